@@ -1,0 +1,8 @@
+"""How the gradient of a step is formed from its samples: whole batch, micro-batch by micro-batch, sample by sample."""
+
+from clipbench.estimators.base import Estimate, Estimator
+from clipbench.estimators.batch import Batch
+from clipbench.estimators.micro_batch import MicroBatch
+from clipbench.estimators.per_sample import PerSample
+
+__all__ = ["Batch", "Estimate", "Estimator", "MicroBatch", "PerSample"]
