@@ -1,0 +1,19 @@
+"""Clippers: rules on the named gradients, and the thresholds they share."""
+
+from clipbench.clipping.base import Clipper, ClipStats
+from clipbench.clipping.none import NoClip
+from clipbench.clipping.norm import NormClip
+from clipbench.clipping.thresholds import ConstantThreshold, EmaThreshold, QuantileThreshold, Threshold
+from clipbench.clipping.value import ValueClip
+
+__all__ = [
+    "ClipStats",
+    "Clipper",
+    "ConstantThreshold",
+    "EmaThreshold",
+    "NoClip",
+    "NormClip",
+    "QuantileThreshold",
+    "Threshold",
+    "ValueClip",
+]
