@@ -12,7 +12,7 @@ class Estimate(NamedTuple):
     """What one optimizer step's estimator saw; all tensors 0-dim, on the device, detached.
 
     `loss` is the mean training loss over the step's samples. `stats` holds further figures by name
-    (`clipped_fraction`: share of the estimator's own groups that were clipped; `dropped`: samples left out).
+    (`sample_clipped_fraction`: share of the samples that were clipped; `dropped`: samples left out).
     """
 
     loss: Tensor

@@ -36,7 +36,7 @@ class MicroBatch:
             sums = [_add(own, new) for own, new in zip(sums, self._take(), strict=True)]
         for (_, parameter), own, old in zip(self.parameters, sums, before, strict=True):
             parameter.grad = _add(old, None if own is None else own.div_(len(loss)))
-        return Estimate(torch.stack(loss).sum(), {"clipped_fraction": torch.stack(clipped).mean()})
+        return Estimate(torch.stack(loss).sum(), {"micro_batch_clipped_fraction": torch.stack(clipped).mean()})
 
     def _take(self) -> list[Tensor | None]:
         """The gradients as they are now; `.grad` is empty afterwards."""

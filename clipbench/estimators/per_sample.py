@@ -30,20 +30,19 @@ class PerSample:
     def __call__(self, losses: Iterable[Tensor], total: int) -> Estimate:
         """Add ĝ to `.grad`; `losses` yields (n_m,) per micro-batch, `total` = Σ n_m samples."""
         offset = 0
-        loss, clipped, dropped, norms = [], [], [], []
+        values, norms, clipped, dropped = [], [], [], []
         for part in losses:
             stats = self.clipper.backward(part, offset=offset, total=total)
-            share = part.numel() / total
-            loss.append(part.detach().sum() / total)
-            clipped.append(stats.clipped_fraction * share)
-            norms.append(stats.norms.mean() * share)
+            values.append(part.detach())
+            norms.append(stats.norms)
+            clipped.append(stats.clipped_fraction * (part.numel() / total))
             dropped.append(stats.dropped)
             offset += part.numel()
         return Estimate(
-            torch.stack(loss).sum(),
+            _finite_mean(torch.cat(values)),
             {
-                "clipped_fraction": torch.stack(clipped).sum(),
-                "sample_norm": torch.stack(norms).sum(),
+                "sample_clipped_fraction": torch.stack(clipped).sum(),
+                "sample_norm": _finite_mean(torch.cat(norms)),
                 "dropped": torch.stack(dropped).sum(),
             },
         )
@@ -56,3 +55,9 @@ class PerSample:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """There is no state."""
+
+
+def _finite_mean(values: Tensor) -> Tensor:
+    """Mean over the finite entries of `values` (n,): a dropped sample does not end a run, NaN where all are lost."""
+    finite = values.isfinite()
+    return torch.where(finite, values, 0.0).sum() / finite.sum()

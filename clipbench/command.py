@@ -1,0 +1,73 @@
+"""The shell of every command: errors a user can cause become one line and exit status 2, without a traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from clipbench.errors import ConfigError, Interrupted
+
+_BESIDE = Path(__file__).parent.parent / "conf"
+# In a checkout conf/ lies beside the package; in an installed wheel, inside it.
+CONFIG_PATH = str(_BESIDE if (_BESIDE / "config.yaml").exists() else Path(__file__).parent / "conf")
+
+
+def command(main: Callable[[], Any]) -> None:
+    """Call `main` and leave with the exit status that belongs to how it ended.
+
+    0 done; 2 bad input, one line on stderr; 1 any other error; 130 and 143 after SIGINT and SIGTERM.
+    `HYDRA_FULL_ERROR=1` shows whole tracebacks.
+    """
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises then, and leaves the printing to us
+    try:
+        main()
+    except Interrupted as stop:
+        print("interrupted: checkpoint written; the same command goes on from it", file=sys.stderr)
+        sys.exit(128 + stop.signal_number)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if full:
+            raise
+        line = condense(error)
+        if line is None:
+            raise
+        print(f"clipbench: {line}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, RuntimeError) else 2)
+
+
+def condense(error: BaseException) -> str | None:
+    """The user's line for an error a user can cause (three at most, for missing data); None for any other."""
+    from clipbench.records import RecordError
+
+    if isinstance(error, ConfigError | RecordError):
+        return str(error)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    return _hydra_line(str(error))
+
+
+def _hydra_line(text: str) -> str:
+    """Hydra's and OmegaConf's errors of 5 to 10 lines, as one."""
+    if found := re.search(r"Could not (?:override|append to config\.?) '([^']*)'.*?Key '([^']*)' is not in struct", text, re.S):
+        return f"{found[1]} is not an option (python -m clipbench.run --help lists them)"
+    if found := re.search(r"Could not find '([^'/]+(?:/[^'/]+)*)/([^'/]+)'", text):
+        options = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)
+        if options:
+            listed = ", ".join(sorted(line.strip() for line in options[1].splitlines()))
+            return f"{found[1]} must be one of {listed}, got {found[2]}"
+        return f"{found[1]} has no choice {found[2]}"
+    if found := re.search(r"Could not override '([^']*)'\.?\s*No match in the defaults list", text):
+        return f"{found[1]} is not a group (python -m clipbench.run --help lists them)"
+    if found := re.search(r"Ambiguous value for argument '([^']*)'", text):
+        return f"{found[1]}: several values need the flag -m (multirun)"
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
+    return " ".join(lines[:3])

@@ -1,0 +1,15 @@
+"""Errors a user can cause, which the command line shows as one line with exit status 2."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """An option, a group or a combination of them that cannot run; the message names option, value and what is allowed."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM reached a run, which wrote its checkpoint; not an Exception, so a sweep ends too."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number

@@ -1,0 +1,26 @@
+"""Metrics of a model on a whole split."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clipbench.data.base import Data, Task
+
+
+def evaluate(model: nn.Module, data: Data, task: Task, split: str, batch_size: int) -> dict[str, float]:
+    """Mean of each of the task's metrics over all samples of `split` (train is not augmented here).
+
+    The model is in evaluation mode during the call and in training mode afterwards; sums are float64.
+    """
+    model.eval()
+    sums: dict[str, Tensor] = {}
+    count = 0
+    with torch.no_grad():
+        for batch in data.evaluation(split, batch_size):
+            count += len(batch.targets)
+            for name, values in task.metrics(model(batch.inputs).float(), batch).items():
+                total = values.double().sum()
+                sums[name] = sums[name] + total if name in sums else total
+    model.train()
+    return {name: float(total) / count for name, total in sums.items()}
