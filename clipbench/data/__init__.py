@@ -1,0 +1,22 @@
+"""Datasets: each names its Spec and its Task, and loads to Data on the device. One file each."""
+
+from clipbench.data.base import Batch, Data, Dataset, DataUnavailable, Spec, Split, Task
+from clipbench.data.cifar import Cifar10, Cifar100
+from clipbench.data.heavy_tailed import HeavyTailed
+from clipbench.data.tasks import Classification, NextToken, Regression
+
+__all__ = [
+    "Batch",
+    "Cifar10",
+    "Cifar100",
+    "Classification",
+    "Data",
+    "DataUnavailable",
+    "Dataset",
+    "HeavyTailed",
+    "NextToken",
+    "Regression",
+    "Spec",
+    "Split",
+    "Task",
+]

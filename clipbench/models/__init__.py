@@ -1,0 +1,10 @@
+"""Models: standard Linear, Conv2d, Embedding and LayerNorm modules, built from a dataset's Spec. One file each.
+
+The output layer of each is called `head`, and a transformer's embeddings `tokens` and `positions`, so that clippers and
+optimizers can name them in patterns.
+"""
+
+from clipbench.models.alexnet import AlexNet, AlexNetFC
+from clipbench.models.mlp import MLP
+
+__all__ = ["MLP", "AlexNet", "AlexNetFC"]
