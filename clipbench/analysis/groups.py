@@ -1,0 +1,142 @@
+"""Which runs belong together: panels (one dataset, one model), and in a panel variants (runs that differ by seed only).
+
+Two runs of one method whose configurations differ in anything but the seed are never averaged: they become two
+variants, and the labels say in what they differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from clipbench.analysis.load import Experiment
+
+BASELINE = "sgd"
+# Options that change what is shown, stored or resumed, but no result; and the seed, which is what a variant repeats.
+IGNORED = frozenset({
+    "seed", "device", "role", "trial", "experiment", "stale", "retry",
+    "log_every", "eval_every", "checkpoint_every", "verbose", "progress",
+})  # fmt: skip
+ORDER = ("sgd", "norm_clip", "value_clip", "ps_clip", "ps_clip_constant", "micro_batch_clip", "spectral")
+
+
+class Variant(NamedTuple):
+    """Runs that differ by their seed only. `setting` is their configuration, flattened to "optimizer.lr" → value."""
+
+    label: str
+    method: str
+    optimizer: str
+    setting: dict[str, Any]
+    runs: pd.DataFrame
+
+
+class Panel(NamedTuple):
+    """What is compared in one table and one figure: one dataset, one model."""
+
+    title: str
+    slug: str
+    experiment: Experiment
+    variants: list[Variant]
+    notes: list[str]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; lists as their JSON text."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list) else value
+    return flat
+
+
+def _setting(run: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {k: v for k, v in flatten(run["config"]).items() if k.split(".")[0] not in IGNORED}
+    return flat | {"device": run["device"].get("type")}
+
+
+def method_order(method: str) -> tuple[int, str]:
+    """Sort key: the methods of `ORDER` first, in that order and with those whose names start alike; then the others."""
+    ranks = [i for i, known in enumerate(ORDER) if method == known or method.startswith(f"{known}_")]
+    return (max(ranks) if ranks else len(ORDER), method)
+
+
+def compared_role(runs: pd.DataFrame) -> tuple[str, list[str]]:
+    """The role shown in comparisons, "final" where there is one and else "single", and a note on what is not shown."""
+    counts = runs["role"].value_counts()
+    role = "final" if counts.get("final", 0) else "single"
+    other = int(counts.get("single", 0)) if role == "final" else 0
+    notes = [f"{other} single runs are not shown beside the final runs of the tuning."] if other else []
+    return role, notes
+
+
+def panels(experiment: Experiment, dataset: str | None = None, model: str | None = None) -> list[Panel]:
+    """The panels of an experiment's final (or else single) runs, never of its tuning runs; sorted by title."""
+    role, notes = compared_role(experiment.runs)
+    runs = experiment.runs[experiment.runs["role"] == role]
+    pairs = sorted({(str(d), str(m)) for d, m in zip(runs["dataset"], runs["model"], strict=True)})
+    result = []
+    for data, net in pairs:
+        if (dataset and data != dataset) or (model and net != model):
+            continue
+        chosen = runs[(runs["dataset"] == data) & (runs["model"] == net)]
+        one = len(pairs) == 1 and experiment.name != "single"
+        base = experiment.name.replace("/", "__")
+        slug = base if one else f"{base}__{data}__{net}"
+        title = experiment.name if one else f"{experiment.name}: {net} on {data}"
+        result.append(Panel(title, slug, experiment, variants(chosen), notes))
+    return result
+
+
+def variants(runs: pd.DataFrame) -> list[Variant]:
+    """The variants among `runs`, labelled by method; with the optimizer where several are there, and with the options
+    that differ where one method (and optimizer) was run with several settings."""
+    groups: dict[tuple[str, str], dict[str, list[Any]]] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    for index, run in runs.iterrows():
+        setting = _setting(run.to_dict())
+        key = json.dumps(setting, sort_keys=True, default=str)
+        settings[key] = setting
+        groups.setdefault((str(run["method"]), str(run["optimizer"])), {}).setdefault(key, []).append(index)
+    several = len({optimizer for _, optimizer in groups}) > 1
+    result = []
+    for (method, optimizer), members in sorted(groups.items(), key=lambda item: (*method_order(item[0][0]), item[0][1])):
+        differing = differing_keys(settings[key] for key in members)
+        for key in sorted(members, key=lambda k: _sort_key(settings[k], differing)):
+            label = method + (f" + {optimizer}" if several else "") + _suffix(settings[key], differing)
+            result.append(Variant(label, method, optimizer, settings[key], runs.loc[members[key]].sort_values("seed")))
+    return result
+
+
+def _sort_key(setting: Mapping[str, Any], keys: Iterable[str]) -> tuple[tuple[bool, float, str], ...]:
+    values = [setting.get(key) for key in keys]
+    return tuple((not isinstance(v, int | float), float(v) if isinstance(v, int | float) else 0.0, str(v)) for v in values)
+
+
+def differing_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys in which the settings differ, in the order of their first appearance."""
+    known = list(settings)
+    keys = dict.fromkeys(key for setting in known for key in setting)
+    return [key for key in keys if len({json.dumps(s.get(key), default=str) for s in known}) > 1]
+
+
+def _suffix(setting: Mapping[str, Any], keys: list[str]) -> str:
+    parts = [f"{key.removeprefix('method.')}={setting.get(key)}" for key in keys]
+    shown = parts if len(parts) <= 3 else [*parts[:3], "…"]
+    return f" ({', '.join(shown)})" if parts else ""
+
+
+def baseline_of(variant: Variant, panel: Panel, baseline: str = BASELINE) -> Variant | None:
+    """The variant of method `baseline` with the same optimizer; of several, the one most like it in everything but the
+    method (then the one with more runs). None where there is none."""
+
+    def distance(other: Variant) -> tuple[int, int, str]:
+        keys = differing_keys([variant.setting, other.setting])
+        return sum(not key.startswith("method.") for key in keys), -len(other.runs), other.label
+
+    candidates = [v for v in panel.variants if v.method == baseline and v.optimizer == variant.optimizer]
+    return min(candidates, key=distance, default=None)

@@ -1,0 +1,96 @@
+"""results/data → data frames. Everything drawn, tabulated or claimed starts here and reads nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from clipbench.analysis.collect import METRIC_COLUMNS, data_file
+
+CALIBRATION_COLUMNS = ["experiment", "method", "device", "threads", "step_seconds", "ratio", "ratio_low", "ratio_high"]
+_JSON = ("final", "best", "seconds", "device", "versions", "data", "config")
+
+
+class Experiment(NamedTuple):
+    """The runs of one experiment.
+
+    `runs` has one row per run: the entries of run.json (`final`, `best`, `seconds`, `device`, `versions`, `data` and
+    `config` as mappings) and `lr`, the learning rate of the configuration. `metrics` is the long table: `run_id`,
+    `step`, `epoch`, `samples`, `train_seconds`, `split`, `metric`, `value`.
+    """
+
+    name: str
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+
+    def curve(self, run_id: str, split: str, metric: str) -> pd.DataFrame:
+        """`step`, `train_seconds` and `value` of one metric of one run, by step."""
+        rows = self.metrics
+        rows = rows[(rows["run_id"] == run_id) & (rows["split"] == split) & (rows["metric"] == metric)]
+        return rows[["step", "train_seconds", "value"]].sort_values("step", kind="stable").reset_index(drop=True)
+
+
+def experiments(results: Path) -> list[str]:
+    """The names of the experiments collected under `results`, sorted. Other tables in results/data are passed over."""
+    names = set()
+    for path in sorted((results / "data").glob("*.parquet")):
+        if {"run_id", "experiment", "config", "metric"} <= set(pq.read_schema(path).names):
+            names |= set(pq.read_table(path, columns=["experiment"]).column(0).unique().to_pylist())
+    return sorted(names)
+
+
+def load(results: Path, experiment: str) -> Experiment:
+    """The runs of `experiment`. Raises ValueError where it has not been collected, naming those that have."""
+    path = data_file(results, experiment)
+    if not path.exists():
+        known = ", ".join(experiments(results)) or "none"
+        raise ValueError(f"experiment must be one collected under {results / 'data'} ({known}), got {experiment}")
+    table = pd.read_parquet(path)
+    metrics = table[["run_id", *METRIC_COLUMNS]].dropna(subset=["metric"]).reset_index(drop=True)
+    metrics = metrics.astype({"step": int})
+    runs = table.drop(columns=METRIC_COLUMNS).drop_duplicates("run_id").reset_index(drop=True)
+    for column in _JSON:
+        texts = runs[column] if column in runs else pd.Series([None] * len(runs))
+        runs[column] = pd.Series([json.loads(t) if isinstance(t, str) else {} for t in texts], dtype=object)
+    runs["lr"] = [_number(config.get("optimizer"), "lr") for config in runs["config"]]
+    return Experiment(experiment, runs, metrics)
+
+
+def _number(mapping: Any, key: str) -> float:
+    value = mapping.get(key) if isinstance(mapping, Mapping) else None
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def final(runs: pd.DataFrame, name: str) -> pd.Series:
+    """The final metric `name` ("test_accuracy", "validation_loss", …) of each run, NaN where it has none; as `runs`."""
+    return pd.Series([_number(values, name) for values in runs["final"]], index=runs.index, dtype=float)
+
+
+def load_calibration(results: Path, experiment: str, runs: pd.DataFrame) -> pd.DataFrame:
+    """The calibrated step times of `experiment`, one row per method (index), of ONE device and thread count.
+
+    Several machines may have calibrated: the rows of the device and the threads most runs were made with are taken;
+    where none fits, those of the last calibration in the file. Empty where there is none.
+    """
+    path = results / "data" / "calibration.parquet"
+    if not path.exists():
+        return pd.DataFrame(columns=CALIBRATION_COLUMNS).set_index("method")
+    table = pd.read_parquet(path)
+    missing = [c for c in CALIBRATION_COLUMNS if c not in table]
+    if missing:
+        raise ValueError(f"{path} must have the column {missing[0]}, it has {', '.join(table.columns)}")
+    table = table[table["experiment"] == experiment]
+    if table.empty:
+        return table.set_index("method")
+    machines = [(d.get("name"), d.get("type"), d.get("threads")) for d in runs["device"]]
+    usual = max(set(machines), key=machines.count) if machines else (None, None, None)
+    fits = [(row.device in usual[:2]) + (row.device in usual[:2] and row.threads == usual[2]) for row in table.itertuples()]
+    best = [i for i, fit in enumerate(fits) if fit == max(fits)][-1]
+    chosen = table.iloc[best]
+    table = table[(table["device"] == chosen["device"]) & (table["threads"] == chosen["threads"])]
+    return table.drop_duplicates("method", keep="last").set_index("method")

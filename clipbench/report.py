@@ -1,0 +1,130 @@
+"""`python -m clipbench.report`: records → results/data → tables, figures and REPORT.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipbench.analysis import collect, experiments
+from clipbench.analysis.document import summary, write_figures, write_report, write_tables
+from clipbench.analysis.groups import BASELINE
+
+DESCRIPTION = """\
+Turn the records of runs into tables and figures.
+
+  collect   records (results/runs) -> one file per experiment (results/data)
+  tables    results/data -> results/tables/*.md
+  figures   results/data -> results/figures/*.png and *.svg
+  summary   collect one experiment, print its table, draw its figure
+  all       collect, tables, figures, and results/REPORT.md
+"""
+EPILOG = """\
+examples:
+  python -m clipbench.report all
+  python -m clipbench.report summary ps_clip_alexnet_cifar100/cpu
+  python -m clipbench.report collect --roots results /mnt/node1/results /mnt/node2/results
+  python -m clipbench.report tables --target 0.25 ps_clip_alexnet_cifar100/cpu
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    main = argparse.ArgumentParser("python -m clipbench.report", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
+    commands = main.add_subparsers(dest="command", required=True, metavar="{collect,tables,figures,summary,all}")
+    for name in ("collect", "tables", "figures", "summary", "all"):
+        command = commands.add_parser(name, description=_line(name))
+        command.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+        if name == "summary":
+            command.add_argument("experiment", help='the name of one experiment, or "single" for runs outside of any')
+            command.add_argument("--dataset", help="only this dataset")
+            command.add_argument("--model", help="only this model")
+        else:
+            command.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all there are")
+        if name in ("collect", "all", "summary"):
+            command.add_argument(
+                "--roots", nargs="+", type=Path, default=[], metavar="DIR", action="extend",
+                help="results folders to merge, as from several machines (default: that of --results)",
+            )  # fmt: skip
+            command.add_argument(
+                "--fresh", action="store_true", help="forget runs collected before whose records are not below the roots"
+            )
+        if name != "collect":
+            command.add_argument("--baseline", default=BASELINE, metavar="METHOD", help=f"default: {BASELINE}")
+        if name in ("tables", "all"):
+            command.add_argument(
+                "--target", type=float, metavar="VALUE",
+                help="for time-to-target, of validation accuracy (0 to 1) or else loss (default: the baseline's final mean)",
+            )  # fmt: skip
+    return main
+
+
+def _line(name: str) -> str:
+    return next(line.strip().removeprefix(name).strip() for line in DESCRIPTION.splitlines() if line.strip().startswith(name))
+
+
+def _collect(args: argparse.Namespace, names: Sequence[str]) -> None:
+    done = collect(args.results, args.roots, names, args.fresh)
+    for warning in done.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for name, count in done.runs.items():
+        print(f"collected {name}: {count} runs")
+
+
+def _summary(args: argparse.Namespace) -> None:
+    _collect(args, [args.experiment])
+    tables, figures = summary(args.results, args.experiment, args.baseline, args.dataset, args.model)
+    if not tables:
+        raise ValueError(f"experiment must have finished runs of that dataset and model, got {args.experiment}")
+    for table in tables:
+        print(f"\n{table.text()}")
+    for path in figures:
+        print(f"\nfigure: {path}")
+
+
+def _names(args: argparse.Namespace) -> list[str]:
+    names = args.experiments or experiments(args.results)
+    if not names:
+        raise ValueError(f"results must hold collected data (run `collect` first), got {args.results}")
+    return list(names)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the command line asks. Raises ValueError for what is not there."""
+    if args.command == "summary":
+        _summary(args)
+        return
+    if args.command in ("collect", "all"):
+        _collect(args, args.experiments)
+        if args.command == "collect":
+            return
+    names = _names(args)
+    written: list[Path] = []
+    if args.command in ("tables", "all"):
+        written += write_tables(args.results, names, args.baseline, args.target)
+    if args.command in ("figures", "all"):
+        written += write_figures(args.results, names, args.baseline)
+    if args.command == "all":
+        if args.experiments:  # the report shows every experiment: those not asked for need their tables too
+            others = [name for name in experiments(args.results) if name not in names]
+            written += write_tables(args.results, others, args.baseline)
+        written.append(write_report(args.results))
+    for path in written:
+        print(path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 2 with one line on stderr for bad input."""
+    args = parser().parse_args(argv)
+    try:
+        run(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
