@@ -9,8 +9,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 from clipbench.checks import at_least, positive, require
+
+
+class Schedule(Protocol):
+    """A learning-rate factor as a function of the step; see the module's docstring."""
+
+    def factor(self, step: int, steps: int) -> float:
+        """The factor at `step` (updates already made) of a run of `steps`."""
+        ...
 
 
 def _warm(step: int, warmup: int) -> float:

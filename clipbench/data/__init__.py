@@ -1,6 +1,6 @@
 """Datasets: each names its Spec and its Task, and loads to Data on the device. One file each."""
 
-from clipbench.data.base import Batch, Data, Dataset, DataUnavailable, Spec, Split, Task
+from clipbench.data.base import Batch, Data, Dataset, DataUnavailable, Spec, Task
 from clipbench.data.cifar import Cifar10, Cifar100
 from clipbench.data.heavy_tailed import HeavyTailed
 from clipbench.data.tasks import Classification, NextToken, Regression
@@ -17,6 +17,5 @@ __all__ = [
     "NextToken",
     "Regression",
     "Spec",
-    "Split",
     "Task",
 ]

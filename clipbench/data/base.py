@@ -9,8 +9,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-Split = Literal["train", "validation", "test"]
-
 
 class Spec(NamedTuple):
     """What a model has to fit.
@@ -62,8 +60,11 @@ class Data(Protocol):
         """
         ...
 
-    def evaluation(self, split: Split, batch_size: int) -> Iterator[Batch]:
-        """Every sample of `split` once, in a fixed order, not augmented; the last batch may be short."""
+    def evaluation(self, split: str, batch_size: int) -> Iterator[Batch]:
+        """Every sample of `split` (train, validation or test) once, not augmented, in a fixed order.
+
+        The last batch may be short.
+        """
         ...
 
 

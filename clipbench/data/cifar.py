@@ -16,7 +16,7 @@ import torch
 from clipbench import seeding
 from clipbench.checks import at_least, require
 from clipbench.data import unpickle
-from clipbench.data.base import DataUnavailable, Spec, Split
+from clipbench.data.base import DataUnavailable, Spec
 from clipbench.data.download import digest, fetch
 from clipbench.data.images import ImageData, Images
 from clipbench.data.tasks import Classification
@@ -75,7 +75,7 @@ class _Cifar:
         if self.subset is not None:
             require(self.subset <= kept, "subset", f"<= {kept}, the images left to train on", self.subset)
         stop = self.validation + (kept if self.subset is None else self.subset)
-        splits: dict[Split, Images] = {
+        splits: dict[str, Images] = {
             "train": images.take(order[self.validation : stop]).to(device),
             "validation": images.take(order[: self.validation]).to(device),
             "test": labels.to(device),

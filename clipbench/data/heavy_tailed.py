@@ -17,7 +17,7 @@ from torch import Tensor
 from clipbench import seeding
 from clipbench.checks import at_least, one_of, positive, require
 from clipbench.data import tails
-from clipbench.data.base import Spec, Split
+from clipbench.data.base import Spec
 from clipbench.data.tasks import Classification, Regression
 from clipbench.data.vectors import VectorData, Vectors
 
@@ -99,7 +99,7 @@ class HeavyTailed:
         inputs, outputs = self._add_noise(inputs, outputs, generator)
         targets = outputs.argmax(1) if self.problem == "classification" else outputs
         kept = self.samples if self.subset is None else self.subset
-        rows: dict[Split, slice] = {
+        rows: dict[str, slice] = {
             "train": slice(0, kept),
             "validation": slice(ends[0], ends[1]),
             "test": slice(ends[1], ends[2]),

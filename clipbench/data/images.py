@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipbench.data.base import Batch, Split, slices
+from clipbench.data.base import Batch, slices
 
 
 class Images(NamedTuple):
@@ -50,7 +50,7 @@ class ImageData:
     """
 
     def __init__(
-        self, splits: dict[Split, Images], mean: Sequence[float], std: Sequence[float], augment: bool, padding: int
+        self, splits: dict[str, Images], mean: Sequence[float], std: Sequence[float], augment: bool, padding: int
     ) -> None:
         self._splits = splits
         self.sizes: dict[str, int] = {name: len(part.labels) for name, part in splits.items()}
@@ -73,7 +73,7 @@ class ImageData:
             images = crop_and_flip(images, offsets, flips, self._padding)
         return Batch(self._normalise(images), train.labels.index_select(0, indices))
 
-    def evaluation(self, split: Split, batch_size: int) -> Iterator[Batch]:
+    def evaluation(self, split: str, batch_size: int) -> Iterator[Batch]:
         part = self._splits[split]
         for rows in slices(len(part.labels), batch_size):
             yield Batch(self._normalise(part.images[rows]), part.labels[rows])

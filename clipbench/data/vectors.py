@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clipbench.data.base import Batch, Split, slices
+from clipbench.data.base import Batch, slices
 
 
 class Vectors(NamedTuple):
@@ -30,7 +30,7 @@ class VectorData:
     output_noise: (n, generator) ↦ (n, outputs), drawn anew for every training batch; None for none.
     """
 
-    def __init__(self, splits: dict[Split, Vectors], output_noise: OutputNoise | None = None) -> None:
+    def __init__(self, splits: dict[str, Vectors], output_noise: OutputNoise | None = None) -> None:
         self._splits = splits
         self._output_noise = output_noise
         self.sizes: dict[str, int] = {name: len(part.inputs) for name, part in splits.items()}
@@ -40,7 +40,7 @@ class VectorData:
         noise = None if self._output_noise is None else self._output_noise(len(indices), generator)
         return Batch(train.inputs.index_select(0, indices), train.targets.index_select(0, indices), noise)
 
-    def evaluation(self, split: Split, batch_size: int) -> Iterator[Batch]:
+    def evaluation(self, split: str, batch_size: int) -> Iterator[Batch]:
         part = self._splits[split]
         for rows in slices(len(part.inputs), batch_size):
             yield Batch(part.inputs[rows], part.targets[rows])
