@@ -12,7 +12,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from clipbench.errors import ConfigError, Interrupted
+from clipbench.errors import ConfigError, Interrupted, JobError
 
 _BESIDE = Path(__file__).parent.parent / "conf"
 # In a checkout conf/ lies beside the package; in an installed wheel, inside it.
@@ -34,12 +34,11 @@ def command(main: Callable[[], Any]) -> None:
         sys.exit(128 + stop.signal_number)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:
-        if full:
-            raise
+    except (Exception, JobError) as raised:
+        error = raised.error if isinstance(raised, JobError) else raised
         line = condense(error)
-        if line is None:
-            raise
+        if full or line is None:
+            raise error from None
         print(f"clipbench: {line}", file=sys.stderr)
         sys.exit(1 if isinstance(error, RuntimeError) else 2)
 

@@ -25,11 +25,15 @@ def resolve(config: DictConfig, choices: dict[str, Any] | None = None) -> dict[s
     return {"experiment": chosen.get("experiment") or "single", **{str(k): v for k, v in plain.items()}}
 
 
+def compose_node(overrides: Sequence[str]) -> DictConfig:
+    """The composed config with Hydra's own node, interpolations unresolved. Raises Hydra's errors."""
+    if GlobalHydra.instance().is_initialized():
+        return hydra_compose("config", list(overrides), return_hydra_config=True)
+    with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        return hydra_compose("config", list(overrides), return_hydra_config=True)
+
+
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
     """The resolved config that `python -m clipbench.run <overrides>` would run. Raises Hydra's errors."""
-    if GlobalHydra.instance().is_initialized():
-        config = hydra_compose("config", list(overrides), return_hydra_config=True)
-    else:
-        with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
-            config = hydra_compose("config", list(overrides), return_hydra_config=True)
+    config = compose_node(overrides)
     return resolve(config, config.hydra.runtime.choices)

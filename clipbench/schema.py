@@ -11,12 +11,12 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import pkgutil
 import typing
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-import hydra.utils
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from clipbench.errors import ConfigError
@@ -131,7 +131,7 @@ def describe(error: ValidationError, prefix: str) -> str:
 @functools.cache
 def _signature(target: str) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
     try:
-        found = hydra.utils.get_object(target)
+        found = pkgutil.resolve_name(target)
     except Exception as error:
         raise ConfigError(f"_target_ must be importable, got {target} ({str(error).splitlines()[0]})") from None
     function = found.__init__ if inspect.isclass(found) else found
@@ -163,7 +163,14 @@ def check_target(node: Any, path: str) -> None:
                 hint = f"did you mean {path}.{near[0]}?" if near else f"allowed: {', '.join(sorted(parameters))}"
                 raise ConfigError(f"{path}.{key} is not an option of {node['_target_']} ({hint})")
         elif key in hints and not isinstance(value, Mapping):
+            _check_finite(value, parameters[key].default, f"{path}.{key}")
             _check_value(value, hints[key], f"{path}.{key}")
+
+
+def _check_finite(value: Any, default: Any, path: str) -> None:
+    """Numbers are finite; infinity is allowed where the signature's own default is infinite (β of PowerThreshold)."""
+    if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and default != value)):
+        raise ConfigError(f"{path} must be a finite number, got {value}")
 
 
 def _check_value(value: Any, annotation: Any, path: str) -> None:
@@ -208,7 +215,7 @@ def instantiate(node: Mapping[str, Any], path: str, **given: Any) -> Any:
     ]
     if missing:
         raise ConfigError(f"{path}.{missing[0]} must be given for {target}")
-    build: Callable[..., Any] = hydra.utils.get_object(target)
+    build: Callable[..., Any] = pkgutil.resolve_name(target)
     try:
         return build(**arguments)
     except ValueError as error:

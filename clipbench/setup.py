@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -17,9 +17,13 @@ from clipbench.data.base import Data, Dataset
 from clipbench.errors import ConfigError
 from clipbench.estimators import Estimator
 from clipbench.noise import Noise
-from clipbench.optimizers import Optimizer
-from clipbench.schedules import Schedule
 from clipbench.seeding import seed_global
+
+
+class Schedule(Protocol):
+    """The factor on every learning rate at a step, counted from 0, of a run of `steps` steps."""
+
+    def factor(self, step: int, steps: int) -> float: ...
 
 
 @dataclass
@@ -33,7 +37,7 @@ class Setup:
     model: nn.Module
     estimator: Estimator
     clipper: Clipper
-    optimizer: Optimizer
+    optimizer: torch.optim.Optimizer
     schedule: Schedule
     noise: Noise | None
     steps: int
@@ -69,8 +73,11 @@ def set_numerics(options: schema.Options) -> None:
         torch.set_num_threads(options.threads)
 
 
-def build(config: Mapping[str, Any], options: schema.Options) -> Setup:
-    """Load the data and build everything else; ConfigError for what does not fit, before anything is written."""
+def build(config: Mapping[str, Any], options: schema.Options, data: Data | None = None) -> Setup:
+    """Load the data and build everything else; ConfigError for what does not fit, before anything is written.
+
+    `data` stands in for the dataset's files where a benchmark or a test brings its own.
+    """
     device = pick_device(options.device)
     set_numerics(options)
     dataset = schema.instantiate(config["dataset"], "dataset")
@@ -84,8 +91,10 @@ def build(config: Mapping[str, Any], options: schema.Options) -> Setup:
     noise = schema.instantiate(config["noise"], "noise", model=model) if "_target_" in config["noise"] else None
     if options.compile:
         model.compile()
-    where = options.data
-    data = dataset.load(device, Path(where.root).expanduser(), where.split_seed, where.verify, where.download)
+    if data is None:
+        where = options.data
+        root = Path(where.root).expanduser()
+        data = dataset.load(device, root, where.split_seed, where.verify, where.download)
     samples = options.batch_size * options.accumulation
     if samples > data.sizes["train"]:
         raise ConfigError(
@@ -93,6 +102,4 @@ def build(config: Mapping[str, Any], options: schema.Options) -> Setup:
             f"the {data.sizes['train']} training samples of {dataset.spec.name}), got {options.batch_size}"
         )
     steps = options.steps or max(1, math.ceil((options.epochs or 0) * (data.sizes["train"] // samples)))
-    return Setup(
-        options, device, dataset, data, model, estimator, clipper, optimizer, schedule, noise, steps
-    )  # fmt: skip
+    return Setup(options, device, dataset, data, model, estimator, clipper, optimizer, schedule, noise, steps)

@@ -1,12 +1,38 @@
-"""Many runs: what is to do before a sweep starts, and what came of it at its end."""
+"""Many runs: what is to do before a sweep starts, and what came of it at its end.
+
+The sweep itself is Hydra's (`python -m clipbench.run -m …`); this is its callback. It finds the records the
+sweep's jobs belong to, so that a sweep that is started again says how much of it is already done.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
 
-from clipbench.execute import Outcome
+from clipbench import provenance, schema
+from clipbench.compose import compose_node, resolve
+from clipbench.errors import ConfigError
+from clipbench.execute import Outcome, locate, settled
+from clipbench.records import Record, State
+
+
+class Job(NamedTuple):
+    """One run of a sweep: where its record lies, its method, its options."""
+
+    folder: Path
+    method: str
+    options: schema.Options
 
 
 def describe(outcome: Outcome) -> str:
@@ -22,5 +48,86 @@ def describe(outcome: Outcome) -> str:
     return f"{head} in {seconds:.1f} train seconds; {', '.join(shown)}"
 
 
-class SweepReport(Callback):
-    """Hydra callback."""
+def jobs(config: DictConfig) -> list[Job]:
+    """The runs that a multirun with this Hydra config will start; ones with bad input are left to their own error."""
+    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create().parse_overrides(given + list(config.hydra.overrides.task))
+    (split,) = BasicSweeper.split_arguments(parsed, None)
+    bases: dict[tuple[str, ...], DictConfig] = {}
+    found = []
+    for overrides in split:
+        try:
+            plain = _compose(overrides, set(config.hydra.runtime.choices), bases)
+            options = schema.check(plain)
+            found.append(Job(locate(plain, options), str(plain["method"]["name"]), options))
+        except ConfigError:
+            continue
+    return found
+
+
+def _compose(overrides: Sequence[str], groups: set[str], bases: dict[tuple[str, ...], DictConfig]) -> dict[str, Any]:
+    """The resolved config of one job; what only changes values is laid over a composition made once per choice."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+
+    def is_value(override: Override) -> bool:
+        return override.type is OverrideType.CHANGE and override.key_or_group not in groups and not override.package
+
+    values = [override for override in parsed if is_value(override)]
+    choice = tuple(text for text, override in zip(overrides, parsed, strict=True) if not is_value(override))
+    if choice not in bases:
+        bases[choice] = compose_node(choice)
+    config = copy.deepcopy(bases[choice])
+    for override in values:
+        if OmegaConf.select(config, override.key_or_group, default=config) is config:
+            raise ConfigError(f"{override.key_or_group} is not an option")
+        OmegaConf.update(config, override.key_or_group, override.value())
+    return resolve(config, config.hydra.runtime.choices)
+
+
+class SweepReport(Callback):  # type: ignore[misc]  # Hydra's class has no types
+    """Hydra callback: says at a sweep's start what is to do and for how long, and at its end what came of it."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print how many runs there are, how many are done, and an estimate from the finished ones."""
+        self.jobs = jobs(config)
+        print(plan(self.jobs), flush=True)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print the number of runs by status, and where the failed ones' records are."""
+        states = [(job, Record(job.folder).state()) for job in self.jobs]
+        counts = Counter(state.status for _, state in states)
+        print("sweep ended: " + ", ".join(f"{number} {status}" for status, number in sorted(counts.items())))
+        for job, state in states:
+            if state.status == "failed":
+                print(f"failed: {job.method}: {state.info.get('error')} ({job.folder})", file=sys.stderr)
+        sys.stdout.flush()
+
+
+def plan(found: Sequence[Job]) -> str:
+    """One line: runs in all, done, to resume, to do, and about how long that takes."""
+    states = [Record(job.folder).state() for job in found]
+    code = provenance.fingerprint()
+    done = [settled(state, job.options, code) for job, state in zip(found, states, strict=True)]
+    open_jobs = [job for job, finished in zip(found, done, strict=True) if not finished]
+    resumable = sum((job.folder / "checkpoint.pt").exists() for job in open_jobs)
+    line = f"sweep: {len(found)} runs, {sum(done)} done, {len(open_jobs)} to do"
+    line += f" ({resumable} of them begun)" if resumable else ""
+    return f"{line}; {_estimate(open_jobs, found, states)}" if open_jobs else line
+
+
+def _estimate(open_jobs: Sequence[Job], found: Sequence[Job], states: Sequence[State]) -> str:
+    """About how long the open jobs take, judged by the finished runs of the same method, else of any method."""
+    seconds: dict[str, list[float]] = {}
+    for job, state in zip(found, states, strict=True):
+        if state.status == "ok":
+            seconds.setdefault(job.method, []).append(state.info["seconds"]["wall"])
+    if not seconds:
+        return "no finished run yet to judge the time by"
+    anyone = statistics.mean(value for values in seconds.values() for value in values)
+    total = sum(statistics.mean(seconds.get(job.method, [anyone])) for job in open_jobs)
+    finished = sum(len(values) for values in seconds.values())
+    shown = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min" if total < 7200 else f"{total / 3600:.1f} h"
+    return f"about {shown}, judged by {finished} finished runs"

@@ -1,0 +1,1 @@
+"""Benchmarks as commands: `python -m clipbench.bench per_sample | spectral | overhead | all`."""

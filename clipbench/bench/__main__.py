@@ -1,0 +1,38 @@
+"""The command `python -m clipbench.bench`: one subcommand a benchmark, each with its own `--help`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from clipbench.command import command
+
+BENCHMARKS = {
+    "per_sample": "per-sample clipping engines: step time and memory as ratios to plain SGD, gradient error",
+    "spectral": "spectral clipping kernels and whole steps: time, error against a float64 SVD",
+    "overhead": "the trainer against a bare hand-written loop on the same model and data",
+}
+
+
+def usage() -> str:
+    """The help text."""
+    rows = [f"  {name:<12}{text}" for name, text in BENCHMARKS.items()]
+    head = "usage: python -m clipbench.bench {" + ",".join([*BENCHMARKS, "all"]) + "} [--smoke] [--results DIR] …"
+    return "\n".join([head, "", *rows, f"  {'all':<12}all of them, one after the other"])
+
+
+def main(arguments: list[str]) -> None:
+    """Run the benchmarks that `arguments` name; SystemExit(2) for an unknown one."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    name, rest = arguments[0], arguments[1:]
+    if name not in [*BENCHMARKS, "all"]:
+        print(f"clipbench: the benchmark must be one of {', '.join([*BENCHMARKS, 'all'])}, got {name}", file=sys.stderr)
+        raise SystemExit(2)
+    for each in BENCHMARKS if name == "all" else [name]:
+        importlib.import_module(f"clipbench.bench.{each}").main(rest)
+
+
+if __name__ == "__main__":
+    command(lambda: main(sys.argv[1:]))
