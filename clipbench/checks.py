@@ -1,6 +1,7 @@
-"""Checks of constructor arguments: each raises ValueError("<argument> must be <what>, got <value>") or returns nothing.
+"""Checks of constructor arguments: each raises ValueError or returns nothing.
 
-The message starts with the argument's own name, so that the configuration layer can put the option's path before it.
+The message is "<argument> must be <what>, got <value>". It starts with the argument's own name, so that the
+configuration layer can put the option's path before it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Noise on the gradient: added in place to `.grad` after it was estimated and before it is clipped.
 
-A noise is called as noise(named_parameters, generator); the generator is on the parameters' device and is all it draws
-from. Nothing waits for the device: a step without noise draws too, and adds zeros. Parameters without gradient are left
-out.
+A noise is called as noise(named_parameters, generator); the generator is on the parameters' device and is all
+it draws from. Nothing waits for the device: a step without noise draws too, and adds zeros. Parameters
+without gradient are left out.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class _Sometimes:
 class RankOne(_Sometimes):
     """Paper 2, MLP experiment: with probability 0.1 a step gets s·u·vᵀ added to EVERY gradient.
 
-    One draw decides for the whole step; u, v (uniform unit vectors) and s (two-sided Pareto, scale 5, tail index 1.1)
-    are drawn for each gradient anew (our choice: the paper does not say). Gradients are matrices (shape[0], −1), vectors
-    n × 1, where v is ±1.
+    One draw decides for the whole step; u, v (uniform unit vectors) and s (two-sided Pareto, scale 5, tail
+    index 1.1) are drawn for each gradient anew (our choice: the paper does not say). Gradients are matrices
+    (shape[0], −1), vectors n × 1, where v is ±1.
     """
 
     def __init__(
@@ -77,9 +77,10 @@ class RankOne(_Sometimes):
 
 
 class Isotropic(_Sometimes):
-    """Heavy-tailed noise r·w: w is a uniform unit vector over ALL parameters together, r its symmetric heavy-tailed length.
+    """Heavy-tailed noise r·w: w a uniform unit vector over ALL parameters, r symmetric, heavy-tailed.
 
-    The direction is uniform, so all layers are hit in proportion to their size; |r| is the noise's Euclidean norm.
+    The direction is uniform, so all layers are hit in proportion to their size; |r| is the noise's Euclidean
+    norm.
     """
 
     def __init__(
@@ -104,4 +105,4 @@ class Isotropic(_Sometimes):
 def _unit(size: int, generator: torch.Generator) -> Tensor:
     """A uniform unit vector, (size,)."""
     vector = torch.randn(size, generator=generator, device=generator.device)
-    return vector / vector.norm()
+    return vector / torch.linalg.vector_norm(vector)

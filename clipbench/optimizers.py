@@ -1,7 +1,7 @@
-"""Optimizers by name: each takes the model, checks its arguments, and returns an optimizer over its trained parameters.
+"""Optimizers by name: each takes the model and returns an optimizer over its trained parameters.
 
-They know nothing of estimators and clippers, which have written `.grad` before. Weight decay acts after clipping: SGD
-and Adam add weight_decay·θ to the gradient, AdamW and Muon subtract lr·weight_decay·θ.
+They know nothing of estimators and clippers, which have written `.grad` before. Weight decay acts after
+clipping: SGD and Adam add weight_decay·θ to the gradient, AdamW and Muon subtract lr·weight_decay·θ.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def sgd(
 ) -> Optimizer:
     """Stochastic gradient descent, m ← momentum·m + g, θ ← θ − lr·m (torch.optim.SGD, no dampening).
 
-    Raises ValueError where lr is not finite and > 0, momentum not in [0, 1), weight_decay negative, or nesterov is
-    asked for without momentum.
+    Raises ValueError where lr is not finite and > 0, momentum not in [0, 1), weight_decay negative, or
+    nesterov is asked for without momentum.
     """
     _check(lr, weight_decay)
     _check_momentum(momentum, nesterov)
@@ -87,7 +87,7 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.01,
 ) -> Optimizer:
-    """Adam with decoupled weight decay (Loshchilov, Hutter 2019, arXiv 1711.05101, algorithm 2), torch.optim.AdamW.
+    """Adam with decoupled weight decay (Loshchilov, Hutter 2019, arXiv 1711.05101, algorithm 2).
 
     Decays every parameter, vectors too. Raises ValueError as `adam` does.
     """
@@ -110,13 +110,13 @@ def muon(
 ) -> Optimizer:
     """Muon (K. Jordan et al. 2024, kellerjordan.github.io/posts/muon) on the matrices, Adam on the rest.
 
-    torch.optim.Muon orthogonalises the momentum of each matrix. Filters (out, in, height, width) go as the matrix
-    (out, −1). Adam, without weight decay, takes vectors, embeddings and what `adam_on` names.
+    torch.optim.Muon orthogonalises the momentum of each matrix. Filters (out, in, height, width) go as the
+    matrix (out, −1). Adam, without weight decay, takes vectors, embeddings and what `adam_on` names.
 
     adjust_lr: how the rate depends on a matrix's shape (see torch.optim.Muon).  adam_lr: None shares lr.
     adam_on: shell patterns of parameter names; by default the output layer.
-    Raises ValueError where a rate is not finite and > 0, momentum or a beta not in [0, 1), weight_decay negative, or the
-    model has no matrix left for Muon.
+    Raises ValueError where a rate is not finite and > 0, momentum or a beta not in [0, 1), weight_decay
+    negative, or the model has no matrix left for Muon.
     """
     _check(lr, weight_decay)
     _check_momentum(momentum, nesterov)
@@ -153,16 +153,15 @@ def matrix_sgd(
     _check(lr, weight_decay)
     _check_momentum(momentum, nesterov)
     matrices, others = _by_shape(model, adam_on)
-    first = torch.optim.SGD(
-        matrices, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
-    )
+    first = torch.optim.SGD(matrices, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     return MatrixOptimizer(first, _adam_on_rest(others, lr, adam_lr, adam_betas, adam_eps), [])
 
 
 class MatrixOptimizer:
     """Two torch optimizers as one: the first for matrices, the second, if any, for the rest.
 
-    flat: pairs (weight, view) where the first optimizer steps the weight's matrix view, which shares its memory.
+    flat: pairs (weight, view) where the first optimizer steps the weight's matrix view, which shares its
+    memory.
     """
 
     def __init__(

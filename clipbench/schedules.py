@@ -1,7 +1,8 @@
 """Schedules: the factor by which every learning rate is multiplied at a step.
 
-Each has `factor(step, steps)`: `step` is the number of updates already made (0 for the first), `steps` those of the whole
-run; the result lies in [0, 1]. A warm-up of w steps multiplies it by min(1, (step + 1)/w), so the first update is not lost.
+Each has `factor(step, steps)`: `step` is the number of updates already made (0 for the first), `steps` those
+of the whole run; the result lies in [0, 1]. A warm-up of w steps multiplies it by min(1, (step + 1)/w), so
+the first update is not lost.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ class Constant:
 
 
 class Cosine:
-    """Half a cosine from 1 to `final` over the steps after the warm-up (Loshchilov, Hutter 2017, arXiv 1608.03983, eq. 5).
+    """Half a cosine from 1 to `final` over the steps after the warm-up (arXiv 1608.03983, eq. 5).
 
-    With t the share of these steps that is over: final + (1 − final)(1 + cos πt)/2. Raises ValueError where final is
-    outside [0, 1] or warmup is negative.
+    Loshchilov, Hutter 2017. With t the share of these steps that is over: final + (1 − final)(1 + cos πt)/2.
+    Raises ValueError where final is outside [0, 1] or warmup is negative.
     """
 
     def __init__(self, final: float = 0.0, warmup: int = 0) -> None:
@@ -63,7 +64,9 @@ class Step:
     Raises ValueError where gamma is not finite and > 0, or the milestones are not increasing within (0, 1).
     """
 
-    def __init__(self, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1, warmup: int = 0) -> None:
+    def __init__(
+        self, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1, warmup: int = 0
+    ) -> None:
         inside = all(0 < milestone < 1 for milestone in milestones)
         increasing = all(a < b for a, b in itertools.pairwise(milestones))
         require(inside and increasing, "milestones", "increasing shares in (0, 1)", list(milestones))

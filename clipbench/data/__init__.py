@@ -4,6 +4,7 @@ from clipbench.data.base import Batch, Data, Dataset, DataUnavailable, Spec, Tas
 from clipbench.data.cifar import Cifar10, Cifar100
 from clipbench.data.heavy_tailed import HeavyTailed
 from clipbench.data.tasks import Classification, NextToken, Regression
+from clipbench.data.text import ShakespeareChar
 
 __all__ = [
     "Batch",
@@ -16,6 +17,7 @@ __all__ = [
     "HeavyTailed",
     "NextToken",
     "Regression",
+    "ShakespeareChar",
     "Spec",
     "Task",
 ]

@@ -1,4 +1,4 @@
-"""What a dataset is to the rest of the package: a Spec, a Task, and, once loaded, batches that live on the device."""
+"""What a dataset is to the rest of the package: a Spec, a Task and, once loaded, batches on the device."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class Batch(NamedTuple):
     """n samples on the device.
 
     inputs: (n, *shape), normalised.  targets: (n,) classes, (n, outputs) real values, or (n, context) tokens.
-    output_noise: (n, outputs) or None; noise on the gradient at the model's output, fresh at every visit of a sample.
+    output_noise: (n, outputs) or None; noise on the gradient at the model's output, fresh at every visit of a
+    sample.
     """
 
     inputs: Tensor
@@ -40,11 +41,11 @@ class Task(Protocol):
     """The loss that is trained and the metrics that are reported, one value per sample."""
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Training losses, (n,): label smoothing and output noise included. Their mean is the training loss."""
+        """Training losses (n,), label smoothing and output noise included; their mean is trained."""
         ...
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Named values, each (n,), whose means over a split are its metrics; "loss" is without smoothing or noise."""
+        """Values (n,) whose means over a split are its metrics; "loss" is without smoothing or noise."""
         ...
 
 
@@ -73,15 +74,17 @@ class Dataset(Protocol):
 
     spec: Spec
     task: Task
-    provenance: dict[str, Any]  # filled by load: which files, their checksums, and whether these were verified
+    provenance: dict[
+        str, Any
+    ]  # filled by load: which files, their checksums, and whether these were verified
 
     def load(
         self, device: torch.device, root: Path, split_seed: int, verify: bool = True, download: bool = True
     ) -> Data:
-        """Read the files under `root` (download them if they are missing and `download`), split, move to `device`.
+        """Read the files under `root` (downloading what is missing if `download`), split, move to `device`.
 
-        verify: compare checksums with the official ones; False opens repacked copies, and `provenance` says so.
-        Raises DataUnavailable (a ValueError of at most three lines) where data are missing or damaged.
+        verify: compare checksums with the official ones; False opens repacked copies, and `provenance` says
+        so. Raises DataUnavailable (a ValueError of at most three lines) where data are missing or damaged.
         """
         ...
 

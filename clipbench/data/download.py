@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import http.client
@@ -11,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +30,7 @@ class _TooSlow(OSError):
 
 
 def digest(path: Path, algorithm: str) -> str:
-    """Hexadecimal checksum of a file: "md5" or "sha256" (for integrity, not security, where md5 is all there is)."""
+    """Hexadecimal checksum of a file, by "md5" (where that is all the source gives) or "sha256"."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
@@ -37,23 +38,52 @@ def digest(path: Path, algorithm: str) -> str:
 def fetch(urls: Sequence[str], target: Path, algorithm: str, checksum: str) -> None:
     """Download `target` from the first of `urls` that delivers it with the right checksum.
 
-    What has arrived stays in `<target>.part`, and the next mirror, or the next call, goes on from there (HTTP range).
-    Processes that want the same file wait for the one that downloads it. The last mirror is also the last
+    What has arrived stays in `<target>.part`, and the next mirror, or the next call, goes on from there (HTTP
+    range). Processes that want the same file wait for the one that downloads it. The last mirror is also the
+    last
     resort: it is not left for being slow. Raises DataUnavailable with the last reason of every mirror.
     """
+    missing = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
+    part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
-        with part.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if target.exists():  # another process was faster
-                part.unlink(missing_ok=True)
-                return
-            _from_any(urls, file, part, algorithm, checksum)
-            os.fsync(file.fileno())
-            os.replace(part, target)
+        with _locked(part) as file:
+            if not target.exists():  # otherwise another process was faster
+                _from_any(urls, file, part, algorithm, checksum)
+                os.fsync(file.fileno())
+                os.replace(part, target)
+            elif _size(file) == 0:
+                part.unlink()
     except OSError as error:
         raise DataUnavailable(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # not empty, or never made
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(part: Path) -> Iterator[BinaryIO]:
+    """`part` opened for appending, for one process at a time; removed if it is empty and the body failed."""
+    while True:
+        with part.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _same_file(part, file):  # who held the lock renamed or removed it meanwhile
+                continue
+            try:
+                yield file
+            except DataUnavailable:
+                if _size(file) == 0:
+                    part.unlink()
+                raise
+            return
+
+
+def _same_file(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _from_any(urls: Sequence[str], file: BinaryIO, part: Path, algorithm: str, checksum: str) -> None:

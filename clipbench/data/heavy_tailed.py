@@ -1,8 +1,8 @@
 """Synthetic regression or classification with heavy-tailed noise on inputs, labels or gradients.
 
-Inputs are N(0, I), targets come from a fixed teacher. All of it is drawn from the split seed, on the CPU, so every
-run and every device sees the same data. Only the training samples are noisy: with infinite variance the mean loss
-over noisy validation samples would not converge to anything.
+Inputs are N(0, I), targets come from a fixed teacher. All of it is drawn from the split seed, on the CPU, so
+every run and every device sees the same data. Only the training samples are noisy: with infinite variance the
+mean loss over noisy validation samples would not converge to anything.
 """
 
 from __future__ import annotations
@@ -35,16 +35,18 @@ class HeavyTailed:
     teacher: linear; network (one hidden layer of tanh units); product (x₁x₂x₃, the target of paper 2's MLP).
         The outputs of the first two are scaled to unit variance over all samples.
     noise, index, scale: the distribution (clipbench.data.tails), its tail index, and the factor before it.
-    on: where a noise vector e is added, independently in every coordinate.
+    noise_on: where a noise vector e is added, independently in every coordinate.
         inputs: to the input of a training sample, once; its target is that of the clean input.
-        labels: to the target of a training sample, once; for classification to the teacher's outputs, before the
+        labels: to the target of a training sample, once; for classification to the teacher's outputs, before
+        the
             largest is taken.
-        gradients: at every visit of a training sample a fresh e_k, from the batch's generator, adds ⟨e_k, output_k⟩ to
-            its training loss, that is e_k to the gradient at the model's output. For index > 1 its mean is zero, so
-            the expected gradient is that of the clean loss. Metrics exclude it.
-    features, outputs: of a sample.  samples, validation, test: sizes.  subset: training samples kept (None: all).
-    Raises ValueError for sizes below 1, an index or scale that is not > 0, an alpha_stable index above 2, and
-    combinations that make no sense (one class, a product of fewer than three features).
+        gradients: at every visit of a training sample a fresh e_k, from the batch's generator, adds ⟨e_k,
+        output_k⟩ to
+            its training loss, that is e_k to the gradient at the model's output. For index > 1 its mean is
+            zero, so the expected gradient is that of the clean loss. Metrics exclude it.
+    features, outputs: of a sample.  samples, validation, test: sizes.  subset: training samples kept (None:
+    all). Raises ValueError for sizes below 1, an index or scale that is not > 0, an alpha_stable index above
+    2, and combinations that make no sense (one class, a product of fewer than three features).
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class HeavyTailed:
         noise: Noise = "student_t",
         index: float = 1.5,
         scale: float = 1.0,
-        on: Place = "labels",
+        noise_on: Place = "labels",
         features: int = 20,
         outputs: int = 1,
         samples: int = 8000,
@@ -65,26 +67,33 @@ class HeavyTailed:
     ) -> None:
         one_of("problem", problem, get_args(Problem))
         one_of("teacher", teacher, get_args(Teacher))
-        one_of("on", on, get_args(Place))
+        one_of("noise_on", noise_on, get_args(Place))
         one_of("noise", noise, get_args(Noise))
         if noise == "none":
             positive("index", index)
             positive("scale", scale)
         else:
             tails.check(noise, index, scale)
-        for name, size in (("outputs", outputs), ("samples", samples), ("validation", validation), ("test", test)):
+        for name, size in (
+            ("outputs", outputs),
+            ("samples", samples),
+            ("validation", validation),
+            ("test", test),
+        ):
             at_least(name, size, 1)
         at_least("features", features, 3 if teacher == "product" else 1)
         require(subset is None or 1 <= subset <= samples, "subset", f"null or in 1 … {samples}", subset)
         classes = problem == "classification"
         require(not classes or outputs >= 2, "outputs", ">= 2 for classification", outputs)
         single = outputs == 1 or teacher != "product"
-        require(single and not (classes and teacher == "product"), "teacher", "linear or network here", teacher)
+        require(
+            single and not (classes and teacher == "product"), "teacher", "linear or network here", teacher
+        )
         require(classes or label_smoothing == 0, "label_smoothing", "0 for regression", label_smoothing)
         self.spec = Spec("vector", (features,), outputs, "heavy_tailed")
         self.task = Classification(label_smoothing) if classes else Regression()
         self.provenance: dict[str, Any] = {}
-        self.problem, self.teacher, self.on = problem, teacher, on
+        self.problem, self.teacher, self.noise_on = problem, teacher, noise_on
         self.noise, self.index, self.scale = noise, index, scale
         self.samples, self.validation, self.test, self.subset = samples, validation, test, subset
 
@@ -104,9 +113,12 @@ class HeavyTailed:
             "validation": slice(ends[0], ends[1]),
             "test": slice(ends[1], ends[2]),
         }
-        splits = {name: Vectors(inputs[part].clone(), targets[part].clone()).to(device) for name, part in rows.items()}
+        splits = {
+            name: Vectors(inputs[part].clone(), targets[part].clone()).to(device)
+            for name, part in rows.items()
+        }
         self.provenance = {"generated": True, "split_seed": split_seed}
-        fresh = self.noise != "none" and self.on == "gradients"
+        fresh = self.noise != "none" and self.noise_on == "gradients"
         return VectorData(splits, functools.partial(self._draw, self.spec.outputs) if fresh else None)
 
     def _teach(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
@@ -117,17 +129,21 @@ class HeavyTailed:
         hidden = inputs
         if self.teacher == "network":
             first = torch.randn(features, TEACHER_WIDTH, generator=generator)
-            hidden = torch.tanh(inputs @ first * (2.0 / features**0.5))  # wide enough to leave tanh's linear part
+            hidden = torch.tanh(
+                inputs @ first * (2.0 / features**0.5)
+            )  # wide enough to leave tanh's linear part
         values = hidden @ torch.randn(hidden.shape[1], outputs, generator=generator)
         return values / values.std(0, correction=0)
 
-    def _add_noise(self, inputs: Tensor, outputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _add_noise(
+        self, inputs: Tensor, outputs: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Noise on the training samples, which come first."""
-        if self.noise == "none" or self.on == "gradients":
+        if self.noise == "none" or self.noise_on == "gradients":
             return inputs, outputs
-        noisy = (inputs if self.on == "inputs" else outputs).clone()
+        noisy = (inputs if self.noise_on == "inputs" else outputs).clone()
         noisy[: self.samples] += self._draw(noisy.shape[1], self.samples, generator)
-        return (noisy, outputs) if self.on == "inputs" else (inputs, noisy)
+        return (noisy, outputs) if self.noise_on == "inputs" else (inputs, noisy)
 
     def _draw(self, width: int, n: int, generator: torch.Generator) -> Tensor:
         return tails.draw(self.noise, (n, width), self.index, self.scale, generator)

@@ -44,13 +44,18 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) 
 class ImageData:
     """Images on the device (see clipbench.data.base.Data).
 
-    mean, std: per channel, on the scale 0 … 1.  augment: random crop after zero padding by `padding` pixels, one
-    offset per SAMPLE, and a horizontal flip with probability 1/2; padding and flip come before normalisation, so the
-    border is black as in torchvision's RandomCrop.
+    mean, std: per channel, on the scale 0 … 1.  augment: random crop after zero padding by `padding` pixels,
+    one offset per SAMPLE, and a horizontal flip with probability 1/2; padding and flip come before
+    normalisation, so the border is black as in torchvision's RandomCrop.
     """
 
     def __init__(
-        self, splits: dict[str, Images], mean: Sequence[float], std: Sequence[float], augment: bool, padding: int
+        self,
+        splits: dict[str, Images],
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: bool,
+        padding: int,
     ) -> None:
         self._splits = splits
         self.sizes: dict[str, int] = {name: len(part.labels) for name, part in splits.items()}

@@ -1,8 +1,8 @@
 """Symmetric heavy-tailed draws, as batched tensor operations from one torch.Generator, on its device.
 
 An `index` a means P(|x| > t) ~ t^{-a}: moments below order a are finite, moments of order a and above are not
-(for alpha_stable with a < 2; a = 2 is Gaussian). Uniform draws are made in float64, whose grain of 2^-53 leaves the
-tail intact far beyond what a float32 draw (grain 2^-24) could reach.
+(for alpha_stable with a < 2; a = 2 is Gaussian). Uniform draws are made in float64, whose grain of 2^-53
+leaves the tail intact far beyond what a float32 draw (grain 2^-24) could reach.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def student_t(shape: Sequence[int], index: float, generator: torch.Generator) ->
 
 
 def pareto(shape: Sequence[int], index: float, generator: torch.Generator) -> Tensor:
-    """Two-sided Pareto, float64: a random sign times a Pareto of minimum 1, P(|x| > t) = t^{−index} for t ≥ 1."""
+    """Two-sided Pareto, float64: a random sign times a Pareto, P(|x| > t) = t^{−index} for t ≥ 1."""
     size = _uniform(shape, generator).pow_(-1.0 / index)
     return size * torch.where(_uniform(shape, generator) > 0.5, 1.0, -1.0)
 
@@ -43,13 +43,18 @@ def alpha_stable(shape: Sequence[int], index: float, generator: torch.Generator)
     """Symmetric α-stable with characteristic function exp(−|t|^α), α = `index` ≤ 2, float64.
 
     x = sin(αv) / cos(v)^{1/α} · (cos(v − αv) / w)^{(1−α)/α}, v uniform on (−π/2, π/2), w exponential
-    (Chambers, Mallows, Stuck, J. Am. Stat. Assoc. 71, 1976, eq. 4.1 with zero skewness). α = 2 is N(0, 2), α = 1 Cauchy.
+    (Chambers, Mallows, Stuck, J. Am. Stat. Assoc. 71, 1976, eq. 4.1 with zero skewness). α = 2 is N(0, 2), α
+    = 1 Cauchy.
     """
     angle = _uniform(shape, generator).sub_(0.5).mul_(math.pi)
     wait = _uniform(shape, generator).log_().neg_()
     wait = wait.clamp_min_(torch.finfo(torch.float64).tiny)  # u = 1 gives w = 0
     power = (1.0 - index) / index
-    return torch.sin(index * angle) / angle.cos().pow(1.0 / index) * ((1.0 - index) * angle).cos().div(wait).pow(power)
+    return (
+        torch.sin(index * angle)
+        / angle.cos().pow(1.0 / index)
+        * ((1.0 - index) * angle).cos().div(wait).pow(power)
+    )
 
 
 SAMPLERS: dict[str, Callable[[Sequence[int], float, torch.Generator], Tensor]] = {

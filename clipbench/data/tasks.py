@@ -27,8 +27,8 @@ def _with_noise(losses: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
 class Classification:
     """Cross-entropy of one class per sample. Outputs (n, classes), targets (n,).
 
-    Label smoothing s trains towards (1 − s)·onehot + s/classes (Szegedy et al. 2016, arXiv 1512.00567, section 7).
-    Raises ValueError where label_smoothing is outside [0, 1).
+    Label smoothing s trains towards (1 − s)·onehot + s/classes (Szegedy et al. 2016, arXiv 1512.00567,
+    section 7). Raises ValueError where label_smoothing is outside [0, 1).
     """
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
@@ -37,7 +37,9 @@ class Classification:
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         outputs = _wide(outputs)
-        losses = F.cross_entropy(outputs, batch.targets, reduction="none", label_smoothing=self.label_smoothing)
+        losses = F.cross_entropy(
+            outputs, batch.targets, reduction="none", label_smoothing=self.label_smoothing
+        )
         return _with_noise(losses, outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -60,7 +62,8 @@ class Regression:
 class NextToken:
     """Cross-entropy of the next token; a sample is a sequence, its loss the mean over its tokens.
 
-    Outputs (n, context, vocabulary), targets (n, context). Raises ValueError where label_smoothing is outside [0, 1).
+    Outputs (n, context, vocabulary), targets (n, context). Raises ValueError where label_smoothing is outside
+    [0, 1).
     """
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
@@ -69,7 +72,9 @@ class NextToken:
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         outputs = _wide(outputs)
-        return _with_noise(self._mean_over_tokens(outputs, batch.targets, self.label_smoothing), outputs, batch)
+        return _with_noise(
+            self._mean_over_tokens(outputs, batch.targets, self.label_smoothing), outputs, batch
+        )
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         outputs = _wide(outputs)

@@ -1,7 +1,7 @@
-"""A restricted unpickler: reads numbers, text, lists, dictionaries and numpy arrays, and refuses everything else.
+"""A restricted unpickler: numbers, text, lists, dictionaries and numpy arrays, and nothing else.
 
-A pickle can name any function for the reader to call. Files whose checksum is the official one are known; those
-opened with data.verify=false are not, and go through here before any other parser sees them.
+A pickle can name any function for the reader to call. Files whose checksum is the official one are known;
+those opened with data.verify=false are not, and go through here before any other parser sees them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _DataUnpickler(pickle.Unpickler):
 
 
 def read(path: Path) -> Any:
-    """The object in `path`. Raises pickle.UnpicklingError where it holds anything but plain data, or is damaged."""
+    """The object in `path`. Raises pickle.UnpicklingError where it is not plain data, or damaged."""
     try:
         return _DataUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except pickle.UnpicklingError:

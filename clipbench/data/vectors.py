@@ -1,4 +1,4 @@
-"""Vector data on the device: rows are taken as they are, with fresh noise at the output where the dataset asks for it."""
+"""Vector data on the device: rows as they are, and fresh noise at the output where it is asked for."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""Models: standard Linear, Conv2d, Embedding and LayerNorm modules, built from a dataset's Spec. One file each.
+"""Models of standard Linear, Conv2d, Embedding and LayerNorm modules, built from a Spec. One file each.
 
-The output layer of each is called `head`, and a transformer's embeddings `tokens` and `positions`, so that clippers and
-optimizers can name them in patterns.
+The output layer of each is called `head`, and a transformer's embeddings `tokens` and `positions`, so that
+clippers and optimizers can name them in patterns.
 """
 
 from clipbench.models.alexnet import AlexNet, AlexNetFC
 from clipbench.models.mlp import MLP
+from clipbench.models.torchvision_alexnet import torchvision_alexnet
+from clipbench.models.transformer import Transformer
 
-__all__ = ["MLP", "AlexNet", "AlexNetFC"]
+__all__ = ["MLP", "AlexNet", "AlexNetFC", "Transformer", "torchvision_alexnet"]

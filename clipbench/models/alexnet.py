@@ -1,10 +1,11 @@
-"""AlexNet (Krizhevsky, Sutskever, Hinton 2012) adapted to 32 × 32 images, with a short or the original's long head.
+"""AlexNet (Krizhevsky, Sutskever, Hinton 2012) for 32 × 32 images, with a short or the original head.
 
-The eight layers of the original, with smaller strides and pools: an 11 × 11 convolution of stride 4 leaves 8 × 8
-positions of a 32 × 32 image, and three 2 × 2 pools leave one. The original's local response normalisation is left out.
+The eight layers of the original, with smaller strides and pools: an 11 × 11 convolution of stride 4 leaves 8
+× 8 positions of a 32 × 32 image, and three 2 × 2 pools leave one. The original's local response normalisation
+is left out.
 
-Initialisation: PyTorch's default for Linear and Conv2d, weights and biases uniform in ±1/√fan_in (LeCun et al., Efficient
-BackProp, 1998, section 4.6, with a smaller variance: 1/(3·fan_in)).
+Initialisation: PyTorch's default for Linear and Conv2d, weights and biases uniform in ±1/√fan_in (LeCun et
+al., Efficient BackProp, 1998, section 4.6, with a smaller variance: 1/(3·fan_in)).
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from clipbench.models.fit import require_shape
 
 
 def _features() -> nn.Sequential:
-    """Five convolutions, (n, 3, 32, 32) → (n, 256). ReLUs are not in place: per-sample hooks read what is before them."""
+    """Five convolutions, (n, 3, 32, 32) → (n, 256).
+
+    ReLUs are not in place, since per-sample hooks read the outputs of the layers before them.
+    """
     return nn.Sequential(
         nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=5),
         nn.ReLU(),
