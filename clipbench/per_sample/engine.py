@@ -1,0 +1,115 @@
+"""One backward pass for activation gradients only, then norms and weighted sums layer by layer (no weight gradient twice)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from clipbench.per_sample.fallback import slow_squared_norms, slow_weighted, warn_slow
+from clipbench.per_sample.graph import Trace, trace
+from clipbench.per_sample.joint import joint_norms, shared_readings
+from clipbench.per_sample.layout import Layout
+from clipbench.per_sample.probe import probe_layouts, readable
+
+PROBES = 3
+"""First steps at which a layer that got no gradient is looked at again, before its layout is taken as guessed."""
+
+
+class SampleGradients:
+    """Per-sample gradients of one batch in factored form: every use has its δ."""
+
+    def __init__(self, losses: Tensor, found: Trace) -> None:
+        self.losses = losses
+        self.uses = found.uses
+        self.slow = list(found.slow.values())
+
+    def norms(self) -> Tensor:
+        """‖g_k‖₂ over all parameters together, (n,)."""
+        shared = shared_readings(self.uses)
+        jointly = {(id(use), role) for group in shared for use, role in group}
+        squares = [joint_norms(group) for group in shared]
+        for use in self.uses:
+            roles = frozenset(role for role in use.slots if (id(use), role) not in jointly)
+            if roles:
+                squares.append(use.squared_norms(roles))
+        if self.slow:
+            squares.append(slow_squared_norms(self.losses, self.slow))
+        if not squares:
+            return torch.zeros_like(self.losses)
+        return torch.stack(squares).sum(0).sqrt_()
+
+    def accumulate(self, gamma: Tensor, keep: Tensor) -> None:
+        """Add Σ_k γ_k g_k to `.grad`; samples that are not kept are taken out, whatever they hold."""
+        clean = self._all_kept(keep)
+        while self.uses:
+            use = self.uses.pop()
+            if not clean:
+                use.drop(keep)
+            for role, gradient in use.weighted(gamma).items():
+                use.slots[role].add(gradient)
+        if self.slow:
+            for param, gradient in zip(self.slow, slow_weighted(self.losses, self.slow, gamma, clean), strict=True):
+                param.grad = gradient if param.grad is None else param.grad.add_(gradient)
+
+    def _all_kept(self, keep: Tensor) -> bool:
+        """Asked only where asking is free, on a CPU: elsewhere samples are always taken out (one pass over δ and a)."""
+        return keep.device.type == "cpu" and readable(keep) and bool(keep.all())
+
+
+class PerSampleGradients:
+    """Collects `SampleGradients` for a model; remembers which layouts were checked and what was warned of."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._norms_over_batch = [
+            (name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)
+        ]
+        self._layouts: dict[tuple[object, ...], list[Layout | None]] = {}
+        self._tries: dict[tuple[object, ...], int] = {}
+        self._warned: set[int] = set()
+
+    def collect(self, losses: Tensor, retain_graph: bool = False) -> SampleGradients:
+        """Run the backward pass to the outputs of all layers. Raises ValueError for BatchNorm in training mode."""
+        for name, module in self._norms_over_batch:
+            if module.training or not module.track_running_stats:
+                raise ValueError(
+                    f"model must not normalise over the batch, got {type(module).__name__} '{name}' in training mode: it "
+                    "makes every loss depend on every sample; put it in eval() mode, or use GroupNorm or LayerNorm"
+                )
+        names = {id(param): name for name, param in self.model.named_parameters()}
+        found = trace(losses, names)
+        self._place(losses, found)
+        if found.slow.keys() - self._warned:
+            self._warned |= found.slow.keys()
+            warn_slow(found.slow, names, losses.shape[0])
+        edges = [use.edge for use in found.uses]
+        if edges:
+            ones = torch.ones_like(losses)
+            keep = retain_graph or bool(found.slow)
+            deltas = torch.autograd.grad(losses, edges, ones, retain_graph=keep)
+            for use, delta in zip(found.uses, deltas, strict=True):
+                use.delta = delta
+        return SampleGradients(losses, found)
+
+    def _place(self, losses: Tensor, found: Trace) -> None:
+        """Set every use's layout, checked at the first step of its kind (see `probe`)."""
+        n = losses.shape[0]
+        signature = tuple((use.layout, use.rows == n, *(s.key for s in use.slots.values())) for use in found.uses)
+        known = self._layouts.get(signature)
+        if known is None and n > 1 and readable(losses):
+            verdicts = probe_layouts(losses, found.uses)
+            known = [u.layout if v == "unseen" else v for u, v in zip(found.uses, verdicts, strict=True)]
+            self._tries[signature] = self._tries.get(signature, 0) + 1
+            if "unseen" not in verdicts or self._tries[signature] >= PROBES:
+                self._layouts[signature] = known
+        if known is None:
+            return
+        rejected = []
+        for use, layout in zip(found.uses, known, strict=True):
+            if layout is None:
+                rejected += list(use.slots.values())
+            else:
+                use.layout = layout
+        if rejected:
+            found.reject(rejected)

@@ -1,0 +1,39 @@
+"""Rules: how each kind of autograd node yields per-sample norms and weighted sums. One file for each family.
+
+`READERS` maps the name of an autograd node to the function (node, operands, n) → Use that reads it, or None where
+this node is used in a way that the rule does not cover (its parameters then take the slow path).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from clipbench.per_sample.rules.base import Use
+from clipbench.per_sample.rules.broadcast import read_add, read_expand, read_mul, read_repeat, read_sub
+from clipbench.per_sample.rules.convolution import read_convolution
+from clipbench.per_sample.rules.embedding import read_embedding
+from clipbench.per_sample.rules.linear import read_addmm, read_mm
+from clipbench.per_sample.rules.normalization import read_batch_norm, read_group_norm, read_layer_norm
+from clipbench.per_sample.rules.prelu import read_prelu
+from clipbench.per_sample.slots import Node, Slot
+
+Reader = Callable[[Node, dict[int, Slot], int], Use | None]
+
+READERS: dict[str, Reader] = {
+    "AddmmBackward0": read_addmm,
+    "MmBackward0": read_mm,
+    "ConvolutionBackward0": read_convolution,
+    "EmbeddingBackward0": read_embedding,
+    "NativeLayerNormBackward0": read_layer_norm,
+    "NativeGroupNormBackward0": read_group_norm,
+    "NativeBatchNormBackward0": read_batch_norm,
+    "CudnnBatchNormBackward0": read_batch_norm,
+    "PreluKernelBackward0": read_prelu,
+    "AddBackward0": read_add,
+    "SubBackward0": read_sub,
+    "MulBackward0": read_mul,
+    "ExpandBackward0": read_expand,
+    "RepeatBackward0": read_repeat,
+}
+
+__all__ = ["READERS", "Reader", "Use"]

@@ -1,0 +1,62 @@
+"""Embedding tables: a sample's gradient has the rows it looked up, each summed over the positions that did."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clipbench.per_sample.factors import wide
+from clipbench.per_sample.rules.base import Use
+from clipbench.per_sample.slots import Node, Slot
+
+
+class EmbeddingUse(Use):
+    """out_t = W[i_t]: g_k[v] = Σ_{t: i_t = v} δ_{kt}. Rows of `padding_idx` get no gradient."""
+
+    def __init__(self, node: Node, slots: dict[str, Slot], indices: Tensor, padding: int, n: int) -> None:
+        super().__init__(node, slots, node._input_metadata[0].shape[:-1], n)
+        self.indices = indices
+        self.padding = padding
+
+    def kept(self, delta: Tensor) -> Tensor:
+        """δ without the positions that looked up the padding row."""
+        if self.padding < 0:
+            return delta
+        return delta.masked_fill((self.indices == self.padding).unsqueeze(-1), 0.0)
+
+    def squared_norms(self, roles: frozenset[str]) -> Tensor:
+        """‖g_k‖² = Σ_t ‖Σ_{s ~ t} δ_s‖², summed over the first position t of every index (s ~ t: same index)."""
+        delta = wide(self.split(self.kept(self.delta)))
+        indices = self.split(self.indices)
+        first = (indices.unsqueeze(2) == indices.unsqueeze(1)).to(torch.uint8).argmax(2)
+        sums = torch.zeros_like(delta, memory_format=torch.contiguous_format)
+        sums.scatter_add_(1, first.unsqueeze(-1).expand_as(delta), delta)
+        return torch.linalg.vector_norm(sums, dim=(1, 2)).square_()
+
+    def instances(self, role: str, first: int, last: int) -> Tensor:
+        delta = wide(self.split(self.kept(self.delta))[first:last])
+        indices = self.split(self.indices)[first:last].unsqueeze(-1).expand_as(delta)
+        table = delta.new_zeros(last - first, *self.slots[role].part_shape)
+        return table.scatter_add_(1, indices, delta)
+
+    def weighted(self, gamma: Tensor) -> dict[str, Tensor]:
+        spread = self.layout.spread(gamma, self.rows).to(self.delta.dtype)
+        rows = self.flat(self.kept(self.delta)) * spread[:, None]
+        table = rows.new_zeros(self.slots["weight"].part_shape)
+        return {"weight": table.index_add_(0, self.indices.reshape(-1), rows)}
+
+
+def read_embedding(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
+    """Operand 0 is the table. Raises ValueError for options that mix samples or leave no dense gradient."""
+    if node._saved_scale_grad_by_freq:
+        raise ValueError(
+            "scale_grad_by_freq must be False in nn.Embedding, got True: it divides a row's gradient by the number of "
+            "times the whole batch looked it up, so no sample has a gradient of its own"
+        )
+    if node._saved_sparse:
+        raise ValueError("sparse must be False in nn.Embedding, got True: per-sample clipping returns dense gradients")
+    if slots[0].transposed or slots[0].reshaped or not slots[0].whole:
+        return None
+    padding = node._saved_padding_idx
+    padding = padding if padding < 2**62 else -1
+    return EmbeddingUse(node, {"weight": slots[0]}, node._saved_indices, padding, n)

@@ -1,0 +1,104 @@
+"""Which part of which parameter an autograd node reads, and through which re-indexing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Node = Any
+"""An autograd node (`tensor.grad_fn`); torch's own type has no stubs for `_saved_*`."""
+
+
+@dataclass
+class Slot:
+    """An operand of an autograd node that is a parameter, or rows `start:stop` of it.
+
+    `shape` is the operand's shape; `transposed` says that the operand is the (2-d) part's transpose, `reshaped`
+    that it has the same entries in another shape. Gradients handed to `add` have the shape of the part.
+    """
+
+    param: Tensor
+    shape: tuple[int, ...]
+    start: int = 0
+    stop: int = -1
+    transposed: bool = False
+    reshaped: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether the operand is all of the parameter."""
+        return self.stop < 0
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First row of the part and the row after its last."""
+        rows = self.param.shape[0] if self.param.dim() else 1
+        return (0, rows) if self.whole else (self.start, self.stop)
+
+    @property
+    def key(self) -> tuple[int, tuple[int, int]]:
+        """Uses with the same key read the same entries."""
+        return id(self.param), self.span
+
+    @property
+    def part_shape(self) -> tuple[int, ...]:
+        """Shape of the part of the parameter that is read."""
+        return tuple(self.param.shape) if self.whole else (self.stop - self.start, *self.param.shape[1:])
+
+    def add(self, gradient: Tensor) -> None:
+        """Add `gradient` (of `part_shape`) to the parameter's `.grad`, as autograd would."""
+        gradient = gradient.reshape(self.part_shape).to(self.param.dtype)
+        if self.param.grad is None and self.whole:
+            self.param.grad = gradient.contiguous()
+            return
+        if self.param.grad is None:
+            self.param.grad = torch.zeros_like(self.param)
+        self.param.grad[slice(*self.span)].add_(gradient) if not self.whole else self.param.grad.add_(gradient)
+
+
+def resolve(node: Node, output: int, params: Mapping[int, str]) -> Slot | None:
+    """The slot that output `output` of `node` stands for, or None where it is not a mere re-indexing of a parameter."""
+    shape: tuple[int, ...] | None = None
+    start, stop, transposed, reshaped = 0, -1, False, False
+    while True:
+        name = type(node).__name__
+        if name == "AccumulateGrad":
+            param = node.variable
+            if id(param) not in params:
+                return None
+            return Slot(param, shape or tuple(param.shape), start, stop, transposed, reshaped)
+        if shape is None:
+            if name not in REINDEXINGS:
+                return None
+            shape = tuple(node._input_metadata[output].shape)
+        if name == "TBackward0" or (name == "TransposeBackward0" and _swaps_two(node)):
+            transposed = not transposed
+            if reshaped:
+                return None
+        elif name in ("ViewBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "ReshapeAliasBackward0"):
+            reshaped = True
+            if transposed:
+                return None
+        elif name == "SplitBackward0" and node._saved_dim == 0 and stop < 0:
+            start = output * node._saved_split_size
+            stop = start + node._input_metadata[output].shape[0]
+        elif name != "ToCopyBackward0":
+            return None
+        node, output = node.next_functions[0]
+        if node is None:
+            return None
+
+
+REINDEXINGS = frozenset(
+    "TBackward0 TransposeBackward0 ViewBackward0 UnsafeViewBackward0 UnsqueezeBackward0 ReshapeAliasBackward0 "
+    "SplitBackward0 ToCopyBackward0".split()
+)
+
+
+def _swaps_two(node: Node) -> bool:
+    """Whether a transposition is that of a matrix."""
+    return len(node._input_metadata[0].shape) == 2

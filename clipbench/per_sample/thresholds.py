@@ -1,0 +1,70 @@
+"""Thresholds: how far a sample's gradient may reach before it is scaled down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+ThresholdRule = Callable[[Tensor, Tensor], Tensor]
+"""A callable (k, norms) -> thresholds: positions k = 1, 2, … and gradient norms, both (n,), to thresholds (n,)."""
+
+
+class PowerThreshold:
+    """PS-Clip-SGD's threshold (Nobile & Grohs, arXiv 2605.02701): τ_k = α k^{1/β}.
+
+    k = 1, 2, … is the sample's position in the batch, counted over all micro-batches of an optimizer step.
+    The theory sets α to the noise scale and β to the order p of the noise's bounded moment, 1 < p ≤ 2;
+    β = inf gives every sample the threshold α. Raises ValueError where α or β is not positive.
+    """
+
+    def __init__(self, alpha: float, beta: float) -> None:
+        if not alpha > 0:
+            raise ValueError(f"alpha must be > 0, got {alpha}")
+        if not beta > 0:
+            raise ValueError(f"beta must be > 0, got {beta}")
+        self.alpha = alpha
+        self.beta = beta
+
+    def __call__(self, k: Tensor, norms: Tensor) -> Tensor:
+        """Thresholds (n,) for positions `k` (n,); the norms (n,) play no part."""
+        return self.alpha * k ** (1.0 / self.beta)
+
+    def __repr__(self) -> str:
+        return f"PowerThreshold(alpha={self.alpha}, beta={self.beta})"
+
+
+def check_threshold(threshold: float | Tensor | ThresholdRule) -> None:
+    """Raise ValueError unless `threshold` is a positive number, a 1-d tensor or a callable."""
+    if isinstance(threshold, Tensor):
+        if threshold.dim() != 1:
+            raise ValueError(f"threshold must be 1-dimensional where it is a tensor, got shape {tuple(threshold.shape)}")
+    elif isinstance(threshold, (int, float)) and not isinstance(threshold, bool):
+        if not threshold > 0:
+            raise ValueError(f"threshold must be > 0, got {threshold}")
+    elif not callable(threshold):
+        raise ValueError(f"threshold must be a number, a tensor or a callable, got {threshold!r}")
+
+
+def evaluate_threshold(
+    threshold: float | Tensor | ThresholdRule, norms: Tensor, offset: int, total: int
+) -> Tensor:
+    """Thresholds (n,) for the samples k = offset + 1 … offset + n of a step of `total` samples."""
+    n = norms.shape[0]
+    if isinstance(threshold, Tensor):
+        if threshold.shape[0] != total:
+            raise ValueError(f"threshold must hold one value per sample ({total}), got {threshold.shape[0]}")
+        return threshold.detach()[offset : offset + n].to(norms)
+    if callable(threshold):
+        k = torch.arange(offset + 1, offset + n + 1, device=norms.device, dtype=norms.dtype)
+        tau = torch.as_tensor(threshold(k, norms), dtype=norms.dtype, device=norms.device)
+        if tau.shape not in ((), (n,)):
+            raise ValueError(f"threshold must return shape ({n},), got {tuple(tau.shape)}")
+        return tau.expand(n)
+    return norms.new_full((n,), float(threshold))
+
+
+def clip_weight(norms: Tensor, thresholds: Tensor) -> Tensor:
+    """γ = min(1, τ/‖g‖), shape (n,): the weight of hard clipping. A zero gradient has weight one."""
+    return (thresholds / norms).clamp(max=1.0).nan_to_num(nan=1.0)
