@@ -6,9 +6,11 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -49,24 +51,39 @@ def condense(error: BaseException) -> str | None:
 
     if isinstance(error, ConfigError | RecordError):
         return str(error)
-    if not isinstance(error, HydraException | OmegaConfBaseException):
-        return None
-    return _hydra_line(str(error))
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _hydra_line(str(error))
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return "a group must be given a choice, got null (noise=none, logger=none and tuned=none switch those off)"
+    return None
 
 
 def _hydra_line(text: str) -> str:
     """Hydra's and OmegaConf's errors of 5 to 10 lines, as one."""
-    if found := re.search(r"Could not (?:override|append to config\.?) '([^']*)'.*?Key '([^']*)' is not in struct", text, re.S):
-        return f"{found[1]} is not an option (python -m clipbench.run --help lists them)"
-    if found := re.search(r"Could not find '([^'/]+(?:/[^'/]+)*)/([^'/]+)'", text):
+    if found := re.search(r"Could not override '([^']*)'", text):
+        return f"{found[1]} is not an option{_near(found[1])}"
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         options = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)
         if options:
             listed = ", ".join(sorted(line.strip() for line in options[1].splitlines()))
             return f"{found[1]} must be one of {listed}, got {found[2]}"
         return f"{found[1]} has no choice {found[2]}"
-    if found := re.search(r"Could not override '([^']*)'\.?\s*No match in the defaults list", text):
-        return f"{found[1]} is not a group (python -m clipbench.run --help lists them)"
     if found := re.search(r"Ambiguous value for argument '([^']*)'", text):
         return f"{found[1]}: several values need the flag -m (multirun)"
     lines = [line.strip() for line in text.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
-    return " ".join(lines[:3])
+    return " ".join(line for line in lines[:3] if not line.startswith("See http"))
+
+
+def _near(option: str) -> str:
+    """A hint at the option of the default config that was probably meant."""
+    from clipbench.compose import compose
+
+    def names(node: Any, path: str = "") -> list[str]:
+        if not isinstance(node, dict):
+            return [path]
+        return [name for key, value in node.items() for name in [f"{path}.{key}", *names(value, f"{path}.{key}")]]
+
+    GlobalHydra.instance().clear()
+    known = {name.lstrip(".") for name in names(compose([]))}
+    near = get_close_matches(option, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else " (python -m clipbench.run --help lists them)"

@@ -97,8 +97,22 @@ def check(config: Mapping[str, Any]) -> Options:
     if options.steps is None and options.epochs is None:
         raise ConfigError("steps must be a number >= 1 where epochs is null, got null")
     for group in GROUPS:
-        check_target(config.get(group), group)
+        _check_shape(config.get(group), group)
+        check_target(config[group], group)
     return options
+
+
+def _check_shape(node: Any, group: str) -> None:
+    """A group is a node with a `_target_`; a method holds two of them; noise and logger may be none."""
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{group} must be a group with a _target_, got {node}")
+    if group == "method":
+        for key in ("estimator", "clipper"):
+            _check_shape(node.get(key), f"{group}.{key}")
+        for key in set(node) - {"name", "estimator", "clipper"}:
+            raise ConfigError(f"method.{key} is not an option (allowed: name, estimator, clipper)")
+    elif "_target_" not in node and not (group in ("noise", "logger") and set(node) <= {"name"}):
+        raise ConfigError(f"{group} must have a _target_, got {dict(node)}")
 
 
 def describe(error: ValidationError, prefix: str) -> str:
@@ -117,8 +131,10 @@ def describe(error: ValidationError, prefix: str) -> str:
     }
     if kind == "extra_forbidden":
         return f"{path} is not an option"
+    if kind == "missing":
+        return f"{path} must be given"
     if kind in bounds:
-        rule = f"must be {bounds[kind]} {next(iter(context.values()))}"
+        rule = f"must be {bounds[kind]} {next(iter(context.values())):.6g}"
     else:
         rule = allowed.get(kind, first["msg"].replace("Input should be", "must be"))
     # A union's branches ("steps.int") are pydantic's, not the user's: keep what stands before them.
@@ -133,10 +149,18 @@ def _signature(target: str) -> tuple[dict[str, inspect.Parameter], dict[str, Any
     try:
         found = pkgutil.resolve_name(target)
     except Exception as error:
-        raise ConfigError(f"_target_ must be importable, got {target} ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"_target_ must be the name of a class or function, got {target} ({reason})") from None
     function = found.__init__ if inspect.isclass(found) else found
     parameters = dict(inspect.signature(found).parameters)
     return parameters, typing.get_type_hints(function, include_extras=True)
+
+
+def _signature_at(target: str, path: str) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    try:
+        return _signature(target)
+    except ConfigError as error:
+        raise ConfigError(f"{path}.{error}") from None
 
 
 def accepts(target: str, argument: str) -> bool:
@@ -152,7 +176,7 @@ def check_target(node: Any, path: str) -> None:
         check_target(value, f"{path}.{key}")
     if "_target_" not in node:
         return
-    parameters, hints = _signature(node["_target_"])
+    parameters, hints = _signature_at(node["_target_"], path)
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for key, value in node.items():
         if key in ("_target_", "_partial_", "_convert_", "_recursive_") or (key == "name" and key not in parameters):
@@ -198,7 +222,7 @@ def instantiate(node: Mapping[str, Any], path: str, **given: Any) -> Any:
     option's path in front.
     """
     target = node["_target_"]
-    parameters, _ = _signature(target)
+    parameters, _ = _signature_at(target, path)
     arguments: dict[str, Any] = {}
     for key, value in node.items():
         if key == "_target_" or (key == "name" and key not in parameters):
