@@ -82,7 +82,9 @@ def build(config: Mapping[str, Any], options: schema.Options, data: Data | None 
     set_numerics(options)
     dataset = schema.instantiate(config["dataset"], "dataset")
     seed_global(options.seed, "initialisation")
-    model = schema.instantiate(config["model"], "model", spec=dataset.spec).to(device)
+    model = schema.instantiate(config["model"], "model", spec=dataset.spec)
+    if device.type != "cpu":
+        model.to(device)  # drawn on the CPU, so that all devices start from the same weights
     method = config["method"]
     estimator = schema.instantiate(method["estimator"], "method.estimator", model=model)
     clipper = schema.instantiate(method["clipper"], "method.clipper", model=model)
