@@ -30,6 +30,25 @@ def instance_cost(positions: int, left: int, right: int, itemsize: int = 4) -> f
     return flops + FLOPS_PER_BYTE * traffic
 
 
+def position_gram_cost(area: int, positions: int, taps: int, channels_in: int, channels_out: int) -> float:
+    """A convolution's Gram form from the (area, area) Gram matrix of its input, summed over taps, nothing unfolded."""
+    grams = gram_cost(area, channels_in, 0) + gram_cost(positions, channels_out, 0)
+    as_matrix = 2.0 * area**2 * positions**2
+    as_slices = FLOPS_PER_BYTE * 12.0 * taps * positions**2
+    return grams + min(as_matrix, as_slices)
+
+
+def prefers_taps(pairs: int, all_pairs: int, channels_in: int, channels_out: int) -> bool:
+    """Whether a weight gradient is cheaper tap by tap over the `pairs` (output, tap) that do not meet padding.
+
+    The library's kernel treats `all_pairs`; going by taps gathers rows of both sides for each tap, and is taken
+    where it wins clearly.
+    """
+    by_taps = 2.0 * pairs * channels_in * channels_out
+    by_taps += FLOPS_PER_BYTE * 8.0 * pairs * (channels_in + channels_out)
+    return by_taps < 0.8 * 2.0 * all_pairs * channels_in * channels_out
+
+
 def chunk_size(bytes_per_sample: float, device_type: str) -> int:
     """Samples to treat at once so that their working set stays in the cache (at least one)."""
     budget = CHUNK_BYTES if device_type == "cpu" else DEVICE_CHUNK_BYTES

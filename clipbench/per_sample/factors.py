@@ -24,8 +24,12 @@ def gram_form(left: Tensor, right: Tensor, bias: bool) -> Tensor:
     grams = torch.bmm(right, right.transpose(1, 2))
     if bias:
         grams += 1.0
-    grams *= torch.bmm(left, left.transpose(1, 2))
-    return grams.sum((1, 2)).clamp_(min=0.0)
+    return gram_sum(grams, torch.bmm(left, left.transpose(1, 2)))
+
+
+def gram_sum(first: Tensor, second: Tensor) -> Tensor:
+    """Σ_{ts} first_{ts} second_{ts} of two Gram matrices (n, t, t), (n,): not negative but for rounding. Overwrites."""
+    return first.mul_(second).sum((1, 2)).clamp_(min=0.0)
 
 
 def instantiated_form(left: Tensor, right: Tensor, bias: bool) -> Tensor:

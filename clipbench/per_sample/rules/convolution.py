@@ -7,25 +7,32 @@ import math
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.cost import chunk_size
-from clipbench.per_sample.factors import factor_norms, row_norms, wide
+from clipbench.per_sample.cost import chunk_size, gram_cost, instance_cost, position_gram_cost, prefers_taps
+from clipbench.per_sample.factors import factor_norms, gram_sum, row_norms, wide
 from clipbench.per_sample.rules.base import Use
+from clipbench.per_sample.rules.taps import weight_by_taps
+from clipbench.per_sample.rules.windows import Geometry, unfold, window_sums
 from clipbench.per_sample.slots import Node, Slot
-from clipbench.per_sample.unfold import patches
 
 
 class ConvolutionUse(Use):
-    """out = W ⋆ x: g_k = Σ_p δ_{kp} u_{kp}ᵀ over output positions p, with u the unfolded input (patches).
+    """out = W ⋆ x: g_k = Σ_p δ_{kp} u_{kp}ᵀ over output positions p, with u the unfolded input.
 
     For a transposed convolution x and δ change places: its gradient is that of the convolution that maps δ to x.
     """
 
     def __init__(self, node: Node, slots: dict[str, Slot], n: int) -> None:
         super().__init__(node, slots, node._input_metadata[0].shape[:1], n)
-        self.x = node._saved_input if "weight" in slots else None
+        self.x: Tensor | None = node._saved_input if "weight" in slots else None
         self.stride, self.padding = list(node._saved_stride), list(node._saved_padding)
         self.dilation, self.groups = list(node._saved_dilation), int(node._saved_groups)
         self.transposed, self.output_padding = bool(node._saved_transposed), list(node._saved_output_padding)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Kernel and steps; only for a use that has a weight."""
+        kernel = tuple(self.slots["weight"].part_shape[2:])
+        return Geometry(kernel, tuple(self.stride), tuple(self.padding), tuple(self.dilation))
 
     def sides(self) -> tuple[Tensor, Tensor]:
         """(image that is unfolded, tensor at the output positions) of the convolution whose gradient is wanted."""
@@ -33,57 +40,85 @@ class ConvolutionUse(Use):
         return (self.delta, self.x) if self.transposed else (self.x, self.delta)
 
     def squared_norms(self, roles: frozenset[str]) -> Tensor:
-        total = self.delta.new_zeros(self.n, dtype=wide(self.delta).dtype)
+        parts = []
         if "weight" in roles:
-            total = total + self.weight_norms()
+            parts.append(self.weight_norms())
         if "bias" in roles:
-            total = total + row_norms(self.split(wide(self.delta).flatten(2).sum(2)).sum(1))
-        return total
+            parts.append(row_norms(self.bias_instances()))
+        return parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
 
     def weight_norms(self) -> Tensor:
-        """Squared norms of the weight's per-sample gradients, in chunks of samples whose patches stay in cache."""
-        image, _ = self.sides()
-        kernel = self.slots["weight"].shape[2:]
-        positions = self.sides()[1][0, 0].numel() * (self.rows // self.n)
-        size = chunk_size(4.0 * positions * image.shape[1] * math.prod(kernel), image.device.type)
-        parts = []
-        for i in range(0, self.n, size):
-            left, right = self.unfolded(i, min(i + size, self.n))
-            parts.append(factor_norms(left.flatten(0, 1), right.flatten(0, 1)).unflatten(0, (-1, self.groups)).sum(1))
+        """Squared norms (n,) of the weight's per-sample gradients, in chunks of samples that stay in cache."""
+        image, out = self.sides()
+        area, positions = math.prod(image.shape[2:]), math.prod(out.shape[2:])
+        fan_in, fan_out = image.shape[1] // self.groups, out.shape[1] // self.groups
+        taps = self.geometry.taps
+        unfolded = min(gram_cost(positions, fan_out, fan_in * taps), instance_cost(positions, fan_out, fan_in * taps))
+        unfolded += 12.0 * 2 * 4 * positions * fan_in * taps
+        in_place = self.rows == self.n and position_gram_cost(area, positions, taps, fan_in, fan_out) < unfolded
+        held = 4.0 * self.groups * (area * area + 2 * positions**2 if in_place else positions * fan_in * taps)
+        size = chunk_size(held * (self.rows // self.n), image.device.type)
+        form = self.position_norms if in_place else self.unfolded_norms
+        parts = [form(first, min(first + size, self.n)) for first in range(0, self.n, size)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def position_norms(self, first: int, last: int) -> Tensor:
+        """Σ_{pq} ⟨u_p, u_q⟩ ⟨δ_p, δ_q⟩ with the first factor from the input's own Gram matrix."""
+        image, out = (wide(side[first:last]) for side in self.sides())
+        x = image.reshape((last - first) * self.groups, -1, math.prod(image.shape[2:]))
+        d = out.reshape((last - first) * self.groups, -1, math.prod(out.shape[2:]))
+        grams = window_sums(torch.bmm(x.transpose(1, 2), x), self.geometry, image.shape[2:], out.shape[2:])
+        return gram_sum(grams, torch.bmm(d.transpose(1, 2), d)).view(-1, self.groups).sum(1)
+
+    def unfolded_norms(self, first: int, last: int) -> Tensor:
+        """The same from unfolded inputs."""
+        left, right = self.unfolded(first, last)
+        return factor_norms(left.flatten(0, 1), right.flatten(0, 1)).view(-1, self.groups).sum(1)
+
     def unfolded(self, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """(b, groups, positions, out channels per group) and (b, groups, positions, fan-in) for some samples."""
-        image, out = (self.split(side)[first:last] for side in self.sides())
-        b, frames = image.shape[:2]
-        kernel = self.slots["weight"].shape[2:]
-        cut = patches(wide(image).flatten(0, 1), kernel, self.stride, self.padding, self.dilation)
-        spatial = out.shape[3:]
-        cut = cut[(..., *(slice(0, length) for length in spatial))]
-        positions = math.prod(spatial)
-        right = cut.reshape(b, frames, self.groups, -1, positions).permute(0, 2, 1, 4, 3)
-        left = wide(out).reshape(b, frames, self.groups, -1, positions).permute(0, 2, 1, 4, 3)
+        """(b, groups, positions, channels out per group) and (b, groups, positions, taps · channels in per group)."""
+        image, out = (wide(self.split(side)[first:last]) for side in self.sides())
+        b, frames, space = out.shape[0], out.shape[1], out.shape[3:]
+        right = unfold(image.flatten(0, 1), self.geometry, space, self.groups)
+        left = out.reshape(b, frames, self.groups, -1, math.prod(space)).permute(0, 2, 1, 4, 3)
+        right = right.unflatten(0, (b, frames)).transpose(1, 2)
         return left.flatten(2, 3), right.flatten(2, 3)
+
+    def bias_instances(self) -> Tensor:
+        """Per-sample gradients of the bias, (n, channels out)."""
+        return self.split(wide(self.delta).flatten(2).sum(2)).sum(1)
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
         if role == "bias":
-            return self.split(wide(self.delta).flatten(2).sum(2))[first:last].sum(1)
+            return self.bias_instances()[first:last]
         left, right = self.unfolded(first, last)
-        shape = (last - first, *self.slots["weight"].part_shape)
-        return torch.matmul(left.transpose(2, 3), right).reshape(shape)
+        kernel = self.geometry.kernel
+        grads = torch.matmul(left.transpose(2, 3), right).unflatten(-1, (*kernel, -1)).movedim(-1, 3)
+        return grads.reshape(last - first, *self.slots["weight"].part_shape)
 
     def weighted(self, gamma: Tensor) -> dict[str, Tensor]:
         scale = self.layout.spread(gamma, self.rows).to(self.delta.dtype)
         scaled = self.delta * scale.reshape(-1, *[1] * (self.delta.dim() - 1))
         sums: dict[str, Tensor] = {}
-        if "weight" in self.slots and self.x is not None:
-            sums["weight"] = torch.ops.aten.convolution_backward(
-                scaled, self.x, self.slots["weight"].param.detach().to(self.delta.dtype), None, self.stride,
-                self.padding, self.dilation, self.transposed, self.output_padding, self.groups, [False, True, False],
-            )[1]  # fmt: skip
+        if "weight" in self.slots:
+            sums["weight"] = self.weighted_weight(scaled)
         if "bias" in self.slots:
-            sums["bias"] = scaled.flatten(2).sum((0, 2))
+            sums["bias"] = scaled.sum((0, *range(2, scaled.dim())))
         return sums
+
+    def weighted_weight(self, scaled: Tensor) -> Tensor:
+        """The weight's gradient for the output gradient `scaled`."""
+        assert self.x is not None
+        weight = self.slots["weight"].param.detach().to(scaled.dtype)
+        if self.groups == 1 and not self.transposed and scaled.device.type == "cpu":
+            geometry, space, out = self.geometry, self.x.shape[2:], scaled.shape[2:]
+            pairs = geometry.valid_pairs(space, out)
+            if prefers_taps(pairs, geometry.taps * math.prod(out), weight.shape[1], weight.shape[0]):
+                return weight_by_taps(self.x, scaled, geometry)
+        return torch.ops.aten.convolution_backward(
+            scaled, self.x, weight, None, self.stride, self.padding, self.dilation, self.transposed,
+            self.output_padding, self.groups, [False, True, False],
+        )[1]  # fmt: skip
 
     def drop(self, keep: Tensor) -> None:
         super().drop(keep)
