@@ -1,8 +1,9 @@
-"""Records → tables, figures and verdicts. Reads files only: it imports nothing else of clipbench, and no torch.
+"""Records → tables, figures and verdicts. Reads files only: it imports nothing else of clipbench, and no
+torch.
 
-The modules, in the order of the work: `collect` (records → results/data), `load` (results/data → data frames), `groups`
-(which runs are compared), `stats` and `survival` (the numbers), `timing`, `targets`, `tables`, `sensitivity`, `plots`
-(imported where it is used: it loads Matplotlib) and `document` (REPORT.md).
+The modules, in the order of the work: `collect` (records → results/data), `load` (results/data → data
+frames), `groups` (which runs are compared), `stats` and `survival` (the numbers), `timing`, `targets`,
+`tables`, `sensitivity`, `plots` (imported where it is used: it loads Matplotlib) and `document` (REPORT.md).
 """
 
 from clipbench.analysis.collect import collect

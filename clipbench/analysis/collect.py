@@ -1,14 +1,16 @@
-"""Records → results/data/<experiment>.parquet: all runs of an experiment in one file, from one or several machines.
+"""Records → results/data/<experiment>.parquet: all runs of an experiment in one file, from one or several
+machines.
 
 The file has one row per metric row, with the run's own columns beside it (see `load.py` for the way back):
 
-- `step`, `epoch`, `samples`, `train_seconds`, `split`, `metric`, `value` as in metrics.parquet; a run that left no
-  metrics keeps one row in which these are null, so that a failed run is still counted;
-- every entry of run.json under its own name: numbers and words as they are, mappings (`final`, `best`, `seconds`,
-  `device`, `versions`, `data`) as JSON text; and `config`, the resolved configuration, as JSON text.
+- `step`, `epoch`, `samples`, `train_seconds`, `split`, `metric`, `value` as in metrics.parquet; a run that
+  left no metrics keeps one row in which these are null, so that a failed run is still counted;
+- every entry of run.json under its own name: numbers and words as they are, mappings (`final`, `best`,
+  `seconds`, `device`, `versions`, `data`) as JSON text; and `config`, the resolved configuration, as JSON
+  text.
 
-What tells of the machine's owner is left out: `host`, `user`, `paths`, the logger's options, the data's folder, and
-the directories of any absolute path within a text. The same runs always give the same bytes.
+What tells of the machine's owner is left out: `host`, `user`, `paths`, the logger's options, the data's
+folder, and the directories of any absolute path within a text. The same runs always give the same bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +36,8 @@ _ABSOLUTE = re.compile(r"(?<![\w:/.~])(?:[A-Za-z]:)?(?:[/\\][\w.~@+ -]*[\w.~@+-]
 
 
 class Run(NamedTuple):
-    """One run: `info` holds run.json and the config (as JSON text, nothing of its owner), `metrics` the long table."""
+    """One run: `info` holds run.json and the config (as JSON text, nothing of its owner), `metrics` the long
+    table."""
 
     info: dict[str, Any]
     metrics: pd.DataFrame
@@ -52,7 +56,8 @@ def data_file(results: Path, experiment: str) -> Path:
 
 
 def scrub(value: Any) -> Any:
-    """`value` without the entries of `DROPPED`, and without the directories of absolute paths inside texts."""
+    """`value` without the entries of `DROPPED`, and without the directories of absolute paths inside
+    texts."""
     if isinstance(value, Mapping):
         return {str(k): scrub(v) for k, v in value.items() if str(k) not in DROPPED}
     if isinstance(value, list | tuple):
@@ -61,7 +66,8 @@ def scrub(value: Any) -> Any:
 
 
 def read_record(folder: Path) -> Run:
-    """The record in `folder`. Raises ValueError, naming the file, where one is missing, cut off or not a record."""
+    """The record in `folder`. Raises ValueError, naming the file, where one is missing, cut off or not a
+    record."""
     try:
         info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         missing = [key for key in REQUIRED if key not in info]
@@ -75,7 +81,9 @@ def read_record(folder: Path) -> Run:
         raise ValueError(f"{folder / 'config.yaml'} cannot be read ({type(error).__name__})") from error
     path = folder / "metrics.parquet"
     try:
-        metrics = pd.read_parquet(path)[METRIC_COLUMNS] if path.exists() else pd.DataFrame(columns=METRIC_COLUMNS)
+        metrics = (
+            pd.read_parquet(path)[METRIC_COLUMNS] if path.exists() else pd.DataFrame(columns=METRIC_COLUMNS)
+        )
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__})") from error
     return Run(_flat(scrub(info) | {"config": scrub(config)}), metrics.reset_index(drop=True))
@@ -93,9 +101,11 @@ def _flat(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_records(root: Path) -> Iterator[Path]:
-    """The record folders below `root`, a results folder or a folder of runs. Folders put aside are passed over.
+    """The record folders below `root`, a results folder or a folder of runs. Folders put aside are passed
+    over.
 
-    A record's folder is named by its run id; anything else (a broken or a stale record moved aside) is no record.
+    A record's folder is named by its run id; anything else (a broken or a stale record moved aside) is no
+    record.
     """
     base = root / "runs" if (root / "runs").is_dir() else root
     for path in sorted(base.rglob("run.json")):
@@ -112,8 +122,9 @@ def read_data(path: Path) -> list[Run]:
     table = pd.read_parquet(path, dtype_backend="pyarrow")
     columns = [c for c in table.columns if c not in METRIC_COLUMNS]
     runs = []
-    for _, rows in table.groupby("run_id", sort=False):
-        info = {c: (None if pd.isna(v) else v) for c, v in zip(columns, rows.iloc[0][columns], strict=True)}
+    for _, rows in table.groupby("run_id", sort=False):  # in the file's order
+        first = rows.iloc[0]
+        info = {str(c): (None if pd.isna(first[c]) else first[c]) for c in columns}
         metrics = rows[METRIC_COLUMNS].dropna(subset=["metric"]).reset_index(drop=True)
         runs.append(Run(info, metrics))
     return runs
@@ -125,7 +136,8 @@ def _equal(left: Any, right: Any) -> bool:
 
 
 def _differences(left: Run, right: Run) -> list[str]:
-    """What two records of one run id differ in: entries of run.json, and "metrics". Empty for copies of one record."""
+    """What two records of one run id differ in: entries of run.json, and "metrics". Empty for copies of one
+    record."""
     keys = dict.fromkeys([*left.info, *right.info])
     differing = [key for key in keys if not _equal(left.info.get(key), right.info.get(key))]
     rows = [[*zip(*(run.metrics[c].tolist() for c in METRIC_COLUMNS), strict=True)] for run in (left, right)]
@@ -140,10 +152,11 @@ def _rank(run: Run) -> tuple[int, str]:
 
 
 def merge(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
-    """One run per run id: identical copies count once; of two that differ the finished one, then the newer, is kept.
+    """One run per run id: identical copies count once; of two that differ the finished one, then the newer,
+    is kept.
 
-    Returns the runs in a fixed order and a line for each conflict between two FINISHED ones (that a run went on
-    since it was last collected is no conflict).
+    Returns the runs in a fixed order and a line for each conflict between two FINISHED ones (that a run went
+    on since it was last collected is no conflict).
     """
     kept: dict[str, Run] = {}
     conflicts = []
@@ -158,12 +171,16 @@ def merge(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
             label = f"{run.info['method']}, seed {run.info['seed']}"
             what = ", ".join(differences[:5]) + (", …" if len(differences) > 5 else "")
             stamps = f"kept {_rank(kept[name])[1] or '?'}, not {_rank(dropped)[1] or '?'}"
-            conflicts.append(f"{run.info['experiment']}: two records of {name} ({label}) differ in {what}: {stamps}")
+            conflicts.append(
+                f"{run.info['experiment']}: two records of {name} ({label}) differ in {what}: {stamps}"
+            )
     return sorted(kept.values(), key=_order), conflicts
 
 
 def _order(run: Run) -> tuple[str, ...]:
-    numbers = (f"{run.info.get(key) if run.info.get(key) is not None else -1:>12}" for key in ("seed", "trial"))
+    numbers = (
+        f"{run.info.get(key) if run.info.get(key) is not None else -1:>12}" for key in ("seed", "trial")
+    )
     return (str(run.info["role"]), str(run.info["method"]), *numbers, str(run.info["run_id"]))
 
 
@@ -193,10 +210,10 @@ def _array(values: list[Any]) -> pa.Array:
 
 def fingerprint_warning(experiment: str, runs: Sequence[Run]) -> list[str]:
     """A line where the runs of an experiment come from several versions of the code."""
-    counts = pd.Series([str(run.info.get("fingerprint")) for run in runs]).value_counts()
+    counts = Counter(str(run.info.get("fingerprint")) for run in runs)
     if len(counts) < 2:
         return []
-    parts = ", ".join(f"{count} by {name[:12]}" for name, count in counts.items())
+    parts = ", ".join(f"{count} by {name[:12]}" for name, count in counts.most_common())
     return [f"{experiment}: runs of {len(counts)} versions of the code ({parts})"]
 
 
@@ -208,18 +225,7 @@ def collect(
     Runs that are in the file but not below `roots` stay (they came from another machine), unless `fresh`.
     `experiments` limits what is written. Raises ValueError for a root or an experiment that is not there.
     """
-    found: dict[str, list[Run]] = {}
-    warnings: list[str] = []
-    for root in roots or [results]:
-        if roots and not root.is_dir():
-            raise ValueError(f"roots must be folders that are there, got {root}")
-        for folder in find_records(root):
-            try:
-                run = read_record(folder)
-            except ValueError as error:
-                warnings.append(f"left out: {error}")
-                continue
-            found.setdefault(str(run.info["experiment"]), []).append(run)
+    found, warnings = _gather(roots or [results], required=bool(roots))
     unknown = [name for name in experiments if name not in found and not data_file(results, name).exists()]
     if unknown:
         known = ", ".join(sorted(found)) or "none"
@@ -235,3 +241,20 @@ def collect(
         written[name] = len(runs)
         warnings += conflicts + fingerprint_warning(name, runs)
     return Collected(written, warnings)
+
+
+def _gather(roots: Sequence[Path], required: bool) -> tuple[dict[str, list[Run]], list[str]]:
+    """The runs below the roots by experiment, and a line for each record that cannot be read."""
+    found: dict[str, list[Run]] = {}
+    warnings = []
+    for root in roots:
+        if required and not root.is_dir():
+            raise ValueError(f"roots must be folders that are there, got {root}")
+        for folder in find_records(root):
+            try:
+                run = read_record(folder)
+            except ValueError as error:
+                warnings.append(f"left out: {error}")
+                continue
+            found.setdefault(str(run.info["experiment"]), []).append(run)
+    return found, warnings

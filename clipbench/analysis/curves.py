@@ -17,7 +17,8 @@ Floats = npt.NDArray[np.float64]
 
 
 class Curve(NamedTuple):
-    """Mean and band (NaN for one run) at `step`, with the mean raw training `seconds` there; arrays of one length."""
+    """Mean and band (NaN for one run) at `step`, with the mean raw training `seconds` there; arrays of one
+    length."""
 
     step: Floats
     seconds: Floats
@@ -70,7 +71,8 @@ def _band(table: Floats) -> tuple[Floats, Floats]:
 
 
 def broken_curves(panel: Panel, variant: Variant, split: str, metric: str) -> list[Broken]:
-    """The curves of the variant's diverged runs, each up to its last finite value; those without one are left out."""
+    """The curves of the variant's diverged runs, each up to its last finite value; those without one are left
+    out."""
     result = []
     for run in variant.runs[variant.runs["status"] == "diverged"]["run_id"]:
         curve = panel.experiment.curve(run, split, metric)

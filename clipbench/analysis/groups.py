@@ -1,7 +1,8 @@
-"""Which runs belong together: panels (one dataset, one model), and in a panel variants (runs that differ by seed only).
+"""Which runs belong together: panels (one dataset, one model), and in a panel variants (runs that differ by
+seed only).
 
-Two runs of one method whose configurations differ in anything but the seed are never averaged: they become two
-variants, and the labels say in what they differ.
+Two runs of one method whose configurations differ in anything but the seed are never averaged: they become
+two variants, and the labels say in what they differ.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import pandas as pd
 from clipbench.analysis.load import Experiment
 
 BASELINE = "sgd"
-# Options that change what is shown, stored or resumed, but no result; and the seed, which is what a variant repeats.
+# Options that change what is shown, stored or resumed, but no result; and the seed, which is what a variant
+# repeats.
 IGNORED = frozenset({
     "seed", "device", "role", "trial", "experiment", "stale", "retry",
-    "log_every", "eval_every", "checkpoint_every", "verbose", "progress",
+    "log_every", "log_layers", "eval_every", "checkpoint_every", "threads", "download",
 })  # fmt: skip
 ORDER = ("sgd", "norm_clip", "value_clip", "ps_clip", "ps_clip_constant", "micro_batch_clip", "spectral")
 
 
 class Variant(NamedTuple):
-    """Runs that differ by their seed only. `setting` is their configuration, flattened to "optimizer.lr" → value."""
+    """Runs that differ by their seed only. `setting` is their configuration, flattened to "optimizer.lr" →
+    value."""
 
     label: str
     method: str
@@ -54,19 +57,25 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _setting(run: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {k: v for k, v in flatten(run["config"]).items() if k.split(".")[0] not in IGNORED}
+def _setting(run: Mapping[Any, Any]) -> dict[str, Any]:
+    flat = {
+        k: v
+        for k, v in flatten(run["config"]).items()
+        if IGNORED.isdisjoint(k.removeprefix("data.").split(".")[:1])
+    }
     return flat | {"device": run["device"].get("type")}
 
 
 def method_order(method: str) -> tuple[int, str]:
-    """Sort key: the methods of `ORDER` first, in that order and with those whose names start alike; then the others."""
+    """Sort key: the methods of `ORDER` first, in that order and with those whose names start alike; then the
+    others."""
     ranks = [i for i, known in enumerate(ORDER) if method == known or method.startswith(f"{known}_")]
     return (max(ranks) if ranks else len(ORDER), method)
 
 
 def compared_role(runs: pd.DataFrame) -> tuple[str, list[str]]:
-    """The role shown in comparisons, "final" where there is one and else "single", and a note on what is not shown."""
+    """The role shown in comparisons, "final" where there is one and else "single", and a note on what is not
+    shown."""
     counts = runs["role"].value_counts()
     role = "final" if counts.get("final", 0) else "single"
     other = int(counts.get("single", 0)) if role == "final" else 0
@@ -75,7 +84,8 @@ def compared_role(runs: pd.DataFrame) -> tuple[str, list[str]]:
 
 
 def panels(experiment: Experiment, dataset: str | None = None, model: str | None = None) -> list[Panel]:
-    """The panels of an experiment's final (or else single) runs, never of its tuning runs; sorted by title."""
+    """The panels of an experiment's final (or else single) runs, never of its tuning runs; sorted by
+    title."""
     role, notes = compared_role(experiment.runs)
     runs = experiment.runs[experiment.runs["role"] == role]
     pairs = sorted({(str(d), str(m)) for d, m in zip(runs["dataset"], runs["model"], strict=True)})
@@ -93,28 +103,35 @@ def panels(experiment: Experiment, dataset: str | None = None, model: str | None
 
 
 def variants(runs: pd.DataFrame) -> list[Variant]:
-    """The variants among `runs`, labelled by method; with the optimizer where several are there, and with the options
-    that differ where one method (and optimizer) was run with several settings."""
+    """The variants among `runs`, labelled by method; with the optimizer where several are there, and with the
+    options that differ where one method (and optimizer) was run with several settings."""
     groups: dict[tuple[str, str], dict[str, list[Any]]] = {}
     settings: dict[str, dict[str, Any]] = {}
-    for index, run in runs.iterrows():
-        setting = _setting(run.to_dict())
+    for index, run in zip(runs.index, runs.to_dict("records"), strict=True):
+        setting = _setting(run)
         key = json.dumps(setting, sort_keys=True, default=str)
         settings[key] = setting
         groups.setdefault((str(run["method"]), str(run["optimizer"])), {}).setdefault(key, []).append(index)
     several = len({optimizer for _, optimizer in groups}) > 1
     result = []
-    for (method, optimizer), members in sorted(groups.items(), key=lambda item: (*method_order(item[0][0]), item[0][1])):
+    for (method, optimizer), members in sorted(
+        groups.items(), key=lambda item: (*method_order(item[0][0]), item[0][1])
+    ):
         differing = differing_keys(settings[key] for key in members)
         for key in sorted(members, key=lambda k: _sort_key(settings[k], differing)):
             label = method + (f" + {optimizer}" if several else "") + _suffix(settings[key], differing)
-            result.append(Variant(label, method, optimizer, settings[key], runs.loc[members[key]].sort_values("seed")))
+            result.append(
+                Variant(label, method, optimizer, settings[key], runs.loc[members[key]].sort_values("seed"))
+            )
     return result
 
 
 def _sort_key(setting: Mapping[str, Any], keys: Iterable[str]) -> tuple[tuple[bool, float, str], ...]:
     values = [setting.get(key) for key in keys]
-    return tuple((not isinstance(v, int | float), float(v) if isinstance(v, int | float) else 0.0, str(v)) for v in values)
+    return tuple(
+        (not isinstance(v, int | float), float(v) if isinstance(v, int | float) else 0.0, str(v))
+        for v in values
+    )
 
 
 def differing_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -131,8 +148,8 @@ def _suffix(setting: Mapping[str, Any], keys: list[str]) -> str:
 
 
 def baseline_of(variant: Variant, panel: Panel, baseline: str = BASELINE) -> Variant | None:
-    """The variant of method `baseline` with the same optimizer; of several, the one most like it in everything but the
-    method (then the one with more runs). None where there is none."""
+    """The variant of method `baseline` with the same optimizer; of several, the one most like it in
+    everything but the method (then the one with more runs). None where there is none."""
 
     def distance(other: Variant) -> tuple[int, int, str]:
         keys = differing_keys([variant.setting, other.setting])

@@ -12,16 +12,25 @@ import pyarrow.parquet as pq
 
 from clipbench.analysis.collect import METRIC_COLUMNS, data_file
 
-CALIBRATION_COLUMNS = ["experiment", "method", "device", "threads", "step_seconds", "ratio", "ratio_low", "ratio_high"]
+CALIBRATION_COLUMNS = [
+    "experiment",
+    "method",
+    "device",
+    "threads",
+    "step_seconds",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+]
 _JSON = ("final", "best", "seconds", "device", "versions", "data", "config")
 
 
 class Experiment(NamedTuple):
     """The runs of one experiment.
 
-    `runs` has one row per run: the entries of run.json (`final`, `best`, `seconds`, `device`, `versions`, `data` and
-    `config` as mappings) and `lr`, the learning rate of the configuration. `metrics` is the long table: `run_id`,
-    `step`, `epoch`, `samples`, `train_seconds`, `split`, `metric`, `value`.
+    `runs` has one row per run: the entries of run.json (`final`, `best`, `seconds`, `device`, `versions`,
+    `data` and `config` as mappings) and `lr`, the learning rate of the configuration. `metrics` is the long
+    table: `run_id`, `step`, `epoch`, `samples`, `train_seconds`, `split`, `metric`, `value`.
     """
 
     name: str
@@ -32,11 +41,14 @@ class Experiment(NamedTuple):
         """`step`, `train_seconds` and `value` of one metric of one run, by step."""
         rows = self.metrics
         rows = rows[(rows["run_id"] == run_id) & (rows["split"] == split) & (rows["metric"] == metric)]
-        return rows[["step", "train_seconds", "value"]].sort_values("step", kind="stable").reset_index(drop=True)
+        return (
+            rows[["step", "train_seconds", "value"]].sort_values("step", kind="stable").reset_index(drop=True)
+        )
 
 
 def experiments(results: Path) -> list[str]:
-    """The names of the experiments collected under `results`, sorted. Other tables in results/data are passed over."""
+    """The names of the experiments collected under `results`, sorted. Other tables in results/data are passed
+    over."""
     names = set()
     for path in sorted((results / "data").glob("*.parquet")):
         if {"run_id", "experiment", "config", "metric"} <= set(pq.read_schema(path).names):
@@ -49,7 +61,9 @@ def load(results: Path, experiment: str) -> Experiment:
     path = data_file(results, experiment)
     if not path.exists():
         known = ", ".join(experiments(results)) or "none"
-        raise ValueError(f"experiment must be one collected under {results / 'data'} ({known}), got {experiment}")
+        raise ValueError(
+            f"experiment must be one collected under {results / 'data'} ({known}), got {experiment}"
+        )
     table = pd.read_parquet(path)
     metrics = table[["run_id", *METRIC_COLUMNS]].dropna(subset=["metric"]).reset_index(drop=True)
     metrics = metrics.astype({"step": int})
@@ -67,15 +81,16 @@ def _number(mapping: Any, key: str) -> float:
 
 
 def final(runs: pd.DataFrame, name: str) -> pd.Series:
-    """The final metric `name` ("test_accuracy", "validation_loss", …) of each run, NaN where it has none; as `runs`."""
+    """The final metric `name` ("test_accuracy", "validation_loss", …) of each run, NaN where it has none; as
+    `runs`."""
     return pd.Series([_number(values, name) for values in runs["final"]], index=runs.index, dtype=float)
 
 
 def load_calibration(results: Path, experiment: str, runs: pd.DataFrame) -> pd.DataFrame:
     """The calibrated step times of `experiment`, one row per method (index), of ONE device and thread count.
 
-    Several machines may have calibrated: the rows of the device and the threads most runs were made with are taken;
-    where none fits, those of the last calibration in the file. Empty where there is none.
+    Several machines may have calibrated: the rows of the device and the threads most runs were made with are
+    taken; where none fits, those of the last calibration in the file. Empty where there is none.
     """
     path = results / "data" / "calibration.parquet"
     if not path.exists():
@@ -89,8 +104,12 @@ def load_calibration(results: Path, experiment: str, runs: pd.DataFrame) -> pd.D
         return table.set_index("method")
     machines = [(d.get("name"), d.get("type"), d.get("threads")) for d in runs["device"]]
     usual = max(set(machines), key=machines.count) if machines else (None, None, None)
-    fits = [(row.device in usual[:2]) + (row.device in usual[:2] and row.threads == usual[2]) for row in table.itertuples()]
+    fits = [
+        (row.device in usual[:2]) + (row.device in usual[:2] and row.threads == usual[2])
+        for row in table.itertuples()
+    ]
     best = [i for i, fit in enumerate(fits) if fit == max(fits)][-1]
     chosen = table.iloc[best]
     table = table[(table["device"] == chosen["device"]) & (table["threads"] == chosen["threads"])]
-    return table.drop_duplicates("method", keep="last").set_index("method")
+    result: pd.DataFrame = table.drop_duplicates("method", keep="last").set_index("method")
+    return result

@@ -1,8 +1,11 @@
-"""The figures: curves against steps and against training seconds side by side, and learning-rate sensitivity."""
+"""The figures: curves against steps and against training seconds side by side, and learning-rate
+sensitivity."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
 
-from clipbench.analysis.curves import Curve, broken_curves, mean_curve
+from clipbench.analysis.curves import Broken, Curve, Floats, broken_curves, mean_curve
 from clipbench.analysis.groups import BASELINE, Panel, Variant
 from clipbench.analysis.sensitivity import Sensitivity
 from clipbench.analysis.style import RC, Look, looks
@@ -22,15 +25,23 @@ from clipbench.analysis.tables import ended
 from clipbench.analysis.timing import StepTimes, step_times
 
 Row = tuple[str, str]  # split, metric
+Position = Callable[[Curve | Broken], Floats]  # where on the x axis the points of a curve are
+CROSS: dict[str, Any] = {
+    "marker": "X",
+    "linestyle": "none",
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.6,
+}
 
 
 def save(figure: Figure, results: Path, slug: str) -> list[Path]:
-    """Write results/figures/<slug>.png (200 dpi) and .svg, the same bytes for the same data: no date, fixed ids."""
+    """Write results/figures/<slug>.png (200 dpi) and .svg, the same bytes for the same data: no date, fixed
+    ids."""
     folder = results / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-        path, aside = folder / f"{slug}.{kind}", folder / f"{slug}.{kind}.part"
+        path, aside = folder / f"{slug}.{kind}", folder / f".{slug}.{kind}.part"
         with matplotlib.rc_context(RC):
             figure.savefig(aside, format=kind, metadata=metadata, bbox_inches="tight")
         os.replace(aside, path)
@@ -39,18 +50,22 @@ def save(figure: Figure, results: Path, slug: str) -> list[Path]:
 
 
 def rows_of(panel: Panel) -> list[Row]:
-    """What the figure shows: training loss, and validation accuracy, or validation loss where there is no accuracy."""
+    """What the figure shows: training loss, and validation accuracy, or validation loss where there is no
+    accuracy."""
     ids = {run for v in panel.variants for run in v.runs["run_id"]}
     table = panel.experiment.metrics
-    table = table[table["run_id"].isin(ids)]
-    steps = table.groupby(["split", "metric"])["step"].nunique()
-    curves = {(str(s), str(m)) for (s, m), count in steps.items() if count > 1}  # type: ignore[misc]
+    table = table[table["run_id"].isin(ids)].drop_duplicates(["split", "metric", "step"])
+    points = Counter(zip(table["split"], table["metric"], strict=True))
+    curves = {row for row, count in points.items() if count > 1}
     rows = [("train", "loss")] if ("train", "loss") in curves else []
-    return rows + next(([row] for row in (("validation", "accuracy"), ("validation", "loss")) if row in curves), [])
+    return rows + next(
+        ([row] for row in (("validation", "accuracy"), ("validation", "loss")) if row in curves), []
+    )
 
 
 def comparison(panel: Panel, results: Path, baseline: str = BASELINE) -> Figure | None:
-    """The panel's curves, against steps (left) and training seconds (right); None where no run has a curve."""
+    """The panel's curves, against steps (left) and training seconds (right); None where no run has a
+    curve."""
     rows = rows_of(panel)
     if not rows:
         return None
@@ -61,63 +76,76 @@ def comparison(panel: Panel, results: Path, baseline: str = BASELINE) -> Figure 
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(rows), 2, sharex="col", sharey="row", squeeze=False)
         for pair, row in zip(axes, rows, strict=True):
-            curves = [mean_curve(panel, v, *row) for v in panel.variants]
-            for axis, seconds in zip(pair, (False, True), strict=True):
-                for variant, style, curve in zip(panel.variants, styles, curves, strict=True):
-                    _draw(axis, panel, variant, row, style, curve, times, seconds)
-            _dress(pair, row, curves)
+            _draw_row(pair, panel, row, styles, times)
         axes[-1][0].set_xlabel("optimizer steps")
-        axes[-1][1].set_xlabel(_seconds_label(times))
-        axes[-1][0].xaxis.set_major_formatter(EngFormatter(sep=""))
+        source = "steps × calibrated step time" if times.calibrated else "raw, not calibrated"
+        axes[-1][1].set_xlabel(f"training seconds ({source})")
         for axis in axes[-1]:
-            axis.xaxis.set_major_locator(MaxNLocator(6, min_n_ticks=3))
+            axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+            axis.xaxis.set_major_formatter(
+                FuncFormatter(lambda value, _: f"{value:,.6g}".replace(",", "\N{THIN SPACE}"))
+            )
             axis.set_xlim(left=0)
         _legend(figure, panel, styles)
     return figure
 
 
-def _seconds_label(times: StepTimes) -> str:
-    return "training seconds (steps × calibrated step time)" if times.calibrated else "training seconds (raw, not calibrated)"
+def _draw_row(pair: Sequence[Axes], panel: Panel, row: Row, styles: list[Look], times: StepTimes) -> None:
+    """One metric: its means and bands, the diverged runs as thin lines, and a cross where each was last
+    seen."""
+    curves = [mean_curve(panel, v, *row) for v in panel.variants]
+    broken = [broken_curves(panel, v, *row) for v in panel.variants]
+    _dress(pair, row, curves, broken)
+    low, high = pair[0].get_ylim()
+    for axis, seconds in zip(pair, (False, True), strict=True):
+        for variant, style, curve, lost in zip(panel.variants, styles, curves, broken, strict=True):
+            x = _position(variant, times, seconds)
+            if curve is not None:
+                _draw_mean(axis, curve, x(curve), style)
+            for run in lost:
+                axis.plot(x(run), run.value, color=style.colour, linestyle=style.dash, linewidth=0.8)
+                y = min(
+                    max(float(run.value[-1]), low), high
+                )  # at the edge where it has left the axis by then
+                axis.plot(x(run)[-1], y, color=style.colour, markersize=7, clip_on=False, zorder=5, **CROSS)
 
 
-def _draw(
-    axis: Axes, panel: Panel, variant: Variant, row: Row, style: Look, curve: Curve | None, times: StepTimes, seconds: bool
-) -> None:
-    """One variant: the mean with its band, and each diverged run as a thin line ending in a cross."""
-
-    def x(line: Any) -> Any:
-        if not seconds:
-            return line.step
-        return line.step * times.seconds[variant.label] if times.calibrated else line.seconds
-
-    if curve is not None:
-        every = max(1, len(curve.step) // 6)
-        axis.plot(
-            x(curve), curve.mean, color=style.colour, linestyle=style.dash, marker=style.marker, markevery=(every // 2, every)
-        )
-        if curve.n > 1:
-            axis.fill_between(x(curve), curve.low, curve.high, color=style.colour, alpha=0.18, linewidth=0)
-    for broken in broken_curves(panel, variant, *row):
-        at = x(broken)
-        axis.plot(at, broken.value, color=style.colour, linestyle=style.dash, linewidth=0.7, alpha=0.7)
-        axis.plot(at[-1], broken.value[-1], color=style.colour, marker="X", markersize=6, clip_on=False, linestyle="none")
+def _position(variant: Variant, times: StepTimes, seconds: bool) -> Position:
+    if not seconds:
+        return lambda line: line.step
+    if times.calibrated:
+        return lambda line: line.step * times.seconds[variant.label]
+    return lambda line: line.seconds
 
 
-def _dress(pair: Any, row: Row, curves: list[Curve | None]) -> None:
-    """Scale, limits and label of one row: a logarithmic axis where the means of a positive metric span a factor of 20."""
+def _draw_mean(axis: Axes, curve: Curve, x: Floats, style: Look) -> None:
+    every = max(1, len(curve.step) // 6)
+    marks = (every // 2, every) if len(curve.step) > 6 else (0, 1)
+    axis.plot(x, curve.mean, color=style.colour, linestyle=style.dash, marker=style.marker, markevery=marks)
+    if curve.n > 1:
+        axis.fill_between(x, curve.low, curve.high, color=style.colour, alpha=0.18, linewidth=0)
+
+
+def _dress(pair: Sequence[Axes], row: Row, curves: list[Curve | None], broken: list[list[Broken]]) -> None:
+    """Label, scale and limits of one row: logarithmic where the means of a positive metric span a factor of
+    20.
+
+    The means decide the range: a band or a diverging run may leave it, and must not flatten everything else.
+    """
     split, metric = row
-    means = np.concatenate([c.mean for c in curves if c is not None] or [np.ones(1)])
-    logarithmic = metric != "accuracy" and means.min() > 0 and means.max() / means.min() > 20
     name = {"train": "training"}.get(split, split)
     pair[0].set_ylabel(f"{name} {metric}" + (" (%)" if metric == "accuracy" else ""))
-    for axis in pair:
-        if logarithmic:
-            axis.set_yscale("log", nonpositive="clip")
-        if metric == "accuracy":
-            axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
-    # The means decide the range: a band or a diverging run may leave it, and must not flatten everything else.
+    lines = (
+        [c.mean for c in curves if c is not None]
+        or [b.value for runs in broken for b in runs]
+        or [np.ones(1)]
+    )
+    means = np.concatenate(lines)
     low, high = float(means.min()), float(means.max())
-    if logarithmic:
+    if metric == "accuracy":
+        pair[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}"))
+    if metric != "accuracy" and low > 0 and high > 20 * low:
+        pair[0].set_yscale("log", nonpositive="clip")
         pair[0].set_ylim(low / 1.3, high * 1.3)
     elif high > low:
         pair[0].set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
@@ -127,43 +155,73 @@ def _legend(figure: Figure, panel: Panel, styles: list[Look]) -> None:
     handles = []
     for variant, style in zip(panel.variants, styles, strict=True):
         ends = ended(variant)
-        parts = [f"n = {ends['ok']}"] + [f"{ends[k]} {k}" for k in ("diverged", "failed", "unfinished") if ends[k]]
-        label = f"{variant.label} ({', '.join(parts)})"
-        handles.append(Line2D([], [], color=style.colour, linestyle=style.dash, marker=style.marker, label=label))
-    columns = min(len(handles), 3 if max(len(str(h.get_label())) for h in handles) < 34 else 2)
+        parts = [f"n = {ends['ok']}"] + [
+            f"{ends[k]} {k}" for k in ("diverged", "failed", "unfinished") if ends[k]
+        ]
+        handles.append(_handle(style, f"{variant.label} ({', '.join(parts)})"))
+    if any(ended(v)["diverged"] for v in panel.variants):
+        handles.append(
+            Line2D([], [], color="#777777", markersize=7, label="diverged run, last seen", **CROSS)
+        )
+    columns = min(len(handles), 3 if max(len(str(h.get_label())) for h in handles) < 30 else 2)
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=3.2)
 
 
+def _handle(style: Look, label: str) -> Line2D:
+    return Line2D([], [], color=style.colour, linestyle=style.dash, marker=style.marker, label=label)
+
+
 def sensitivity(data: Sensitivity) -> Figure:
-    """Final validation loss of every tuning trial against its learning rate, with the best in each part of the range."""
+    """Final validation loss of every tuning trial against its learning rate (points), with the best of
+    neighbouring trials (lines); diverged trials are crosses above the axis, one line of them per method."""
     styles = looks([s.method for s in data.methods])
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(5.2, 3.5), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.7), layout="constrained")
         FigureCanvasAgg(figure)
         axis = figure.subplots()
-        values = np.concatenate([s.loss for s in data.methods] or [np.ones(1)])
-        good = values[np.isfinite(values)]
-        ceiling = float(np.quantile(good, 0.9)) if len(good) else 1.0
-        floor = float(good.min()) if len(good) else 0.0
-        top = ceiling + 0.08 * (ceiling - floor or 1.0)
-        for trials, style in zip(data.methods, styles, strict=True):
-            inside = trials.loss <= top
-            axis.plot(trials.lr[inside], trials.loss[inside], style.marker, color=style.colour, alpha=0.35, markersize=3.5)
-            axis.plot(trials.lr[~inside], np.full((~inside).sum(), top), "X", color=style.colour, alpha=0.6, clip_on=False)
+        axis.set_xscale("log")
+        _sensitivity_limits(axis, np.concatenate([s.loss[np.isfinite(s.loss)] for s in data.methods]))
+        above = axis.get_xaxis_transform()
+        for i, (trials, style) in enumerate(zip(data.methods, styles, strict=True)):
+            good = np.isfinite(trials.loss)
+            dots: dict[str, Any] = {
+                "color": style.colour,
+                "marker": style.marker,
+                "linestyle": "none",
+                "alpha": 0.4,
+            }
+            axis.plot(trials.lr[good], trials.loss[good], markersize=3.5, markeredgewidth=0, **dots)
+            height = np.full((~good).sum(), 1.03 + 0.05 * (len(data.methods) - 1 - i))
+            axis.plot(
+                trials.lr[~good],
+                height,
+                color=style.colour,
+                transform=above,
+                clip_on=False,
+                markersize=6,
+                **CROSS,
+            )
             lr, best = trials.envelope()
             axis.plot(lr, best, color=style.colour, linestyle=style.dash, marker=style.marker)
-        axis.set_xscale("log")
-        axis.set_ylim(floor - 0.06 * (top - floor), top)
         axis.set_xlabel("learning rate")
         axis.set_ylabel("final validation loss")
-        _sensitivity_legend(figure, data, styles)
+        handles = [
+            _handle(s, f"{t.method} ({len(t.lr)} trials, {t.diverged} diverged)")
+            for t, s in zip(data.methods, styles, strict=True)
+        ]
+        handles.append(Line2D([], [], color="#777777", markersize=6, label="diverged trial", **CROSS))
+        figure.legend(handles=handles, loc="outside upper center", ncols=2, handlelength=3.2)
     return figure
 
 
-def _sensitivity_legend(figure: Figure, data: Sensitivity, styles: list[Look]) -> None:
-    handles = [
-        Line2D([], [], color=s.colour, linestyle=s.dash, marker=s.marker, label=f"{t.method} ({len(t.lr)} trials, {t.diverged} diverged)")
-        for t, s in zip(data.methods, styles, strict=True)
-    ]
-    handles.append(Line2D([], [], color="#777777", marker="X", linestyle="none", label="above the axis, or diverged"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, handlelength=3.2)
+def _sensitivity_limits(axis: Axes, values: Floats) -> None:
+    """All finite trials are shown; logarithmic where they span more than a factor of 5."""
+    if not len(values):
+        return
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high > 5 * low:
+        axis.set_yscale("log")
+        axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.7)))
+        axis.set_ylim(low / 1.15, high * 1.15)
+    elif high > low:
+        axis.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))

@@ -1,4 +1,5 @@
-"""Learning-rate sensitivity from the tuning trials: how good is a method when the learning rate is not the best one."""
+"""Learning-rate sensitivity from the tuning trials: how good is a method when the learning rate is not the
+best one."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ TOLERANCE = 1.1
 
 
 class Trials(NamedTuple):
-    """The tuning trials of one method: learning rates, final validation losses (inf: diverged), and how many diverged."""
+    """The tuning trials of one method: learning rates, final validation losses (inf: diverged), and how many
+    diverged."""
 
     method: str
     lr: Floats
@@ -27,16 +29,18 @@ class Trials(NamedTuple):
     failed: int
 
     def envelope(self) -> tuple[Floats, Floats]:
-        """The best trial in each of max(4, ⌈n/3⌉) parts of the range, equally wide in log lr: (learning rates, losses).
+        """The best trial in each of ⌈n/2⌉ parts (4 to 12) of the range, equally wide in log lr: (learning
+        rates, losses).
 
-        Trials also differ in the method's own options; the best of neighbours is what tuning those would find.
+        Trials also differ in the method's own options; the best of neighbours is what tuning those would
+        find.
         """
         good = np.isfinite(self.loss) & (self.lr > 0)
         lr, loss = self.lr[good], self.loss[good]
         if len(lr) == 0 or np.ptp(np.log(lr)) == 0:
             best = np.argsort(loss)[:1]
             return lr[best], loss[best]
-        parts = max(4, math.ceil(len(self.lr) / 3))
+        parts = min(12, max(4, math.ceil(len(self.lr) / 2)))
         place = (np.log(lr) - np.log(lr).min()) / np.ptp(np.log(lr))
         index = np.minimum((place * parts).astype(int), parts - 1)
         best = np.array([np.flatnonzero(index == i)[loss[index == i].argmin()] for i in np.unique(index)])
@@ -51,7 +55,8 @@ class Sensitivity(NamedTuple):
 
 
 def sensitivity(experiment: Experiment) -> Sensitivity | None:
-    """The trials of an experiment (role "tune"), None where it was not tuned. Unfinished trials are left out."""
+    """The trials of an experiment (role "tune"), None where it was not tuned. Unfinished trials are left
+    out."""
     runs = experiment.runs[(experiment.runs["role"] == "tune") & (experiment.runs["status"] != "running")]
     methods = []
     for method in sorted(runs["method"].unique(), key=method_order):
@@ -65,9 +70,19 @@ def sensitivity(experiment: Experiment) -> Sensitivity | None:
 
 
 def sensitivity_table(data: Sensitivity) -> Table:
-    """Per method: best trial, its learning rate, the trials and the range of rates close to the best, the median trial."""
+    """Per method: best trial, its learning rate, the trials and the range of rates close to the best, the
+    median trial."""
     percent = round(100 * (TOLERANCE - 1))
-    columns = ["method", "trials", "diverged", "best loss", "at lr", f"lr within {percent} % of best", f"share within {percent} %", "median loss"]
+    columns = [
+        "method",
+        "trials",
+        "diverged",
+        "best loss",
+        "at lr",
+        f"lr within {percent} % of best",
+        f"share within {percent} %",
+        "median loss",
+    ]
     rows = []
     for trials in data.methods:
         n, best = len(trials.lr), float(trials.loss.min(initial=math.inf))
@@ -78,12 +93,13 @@ def sensitivity_table(data: Sensitivity) -> Table:
         span = f"{trials.lr[close].min():.2g} – {trials.lr[close].max():.2g}"
         factor = f" (×{trials.lr[close].max() / trials.lr[close].min():.3g})"
         rows.append([
-            trials.method, str(n), str(trials.diverged), number(best), f"{trials.lr[trials.loss.argmin()]:.3g}",
+            trials.method, str(n), str(trials.diverged), number(best),
+            f"{trials.lr[trials.loss.argmin()]:.3g}",
             span + factor, f"{100 * close.mean():.0f} %", number(float(np.median(trials.loss))),
         ])  # fmt: skip
     notes = [
-        "Final validation loss of the tuning trials, one seed each; each method is measured against its own best trial.",
-        "The median is over all trials, a diverged one counting as infinitely bad (∞: half of them diverged).",
+        "Final validation loss of the tuning trials; each method is measured against its own best trial.",
+        "The median is over all trials, a diverged one being infinitely bad (∞: half of them diverged).",
     ]
     failed = sum(t.failed for t in data.methods)
     notes += [f"{failed} failed trials are left out."] if failed else []
@@ -91,7 +107,8 @@ def sensitivity_table(data: Sensitivity) -> Table:
 
 
 def expected_best(losses: pd.Series | Floats, trials: int) -> float:
-    """E[min of `trials` losses drawn with replacement] = Σ_i l_(i) [((n−i+1)/n)^m − ((n−i)/n)^m], l_(1) ≤ … ≤ l_(n).
+    """E[min of `trials` losses drawn with replacement] = Σ_i l_(i) [((n−i+1)/n)^m − ((n−i)/n)^m], l_(1) ≤ … ≤
+    l_(n).
 
     What tuning with a budget of m trials is worth on average; inf where diverged trials can be all there is.
     Dodge et al. (2019), arXiv:1909.03004.

@@ -1,8 +1,8 @@
 """One colour per method, everywhere: a function of the method's name alone.
 
-The colours are Okabe and Ito's (2008, jfly.uni-koeln.de/color), without their yellow, which is too light for a line on
-white; four darker ones of Paul Tol's muted scheme follow for further methods. Both stay apart for colour-blind
-readers; line styles and markers tell the methods apart in black-and-white print too.
+The colours are Okabe and Ito's (2008, jfly.uni-koeln.de/color), without their yellow, which is too light for
+a line on white; four darker ones of Paul Tol's muted scheme follow for further methods. Both stay apart for
+colour-blind readers; line styles and markers tell the methods apart in black-and-white print too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ COLOURS = {
     "olive": "#999933",
     "teal": "#44AA99",
 }
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.6)),
+    (0, (1.2, 1.2)),
+    (0, (6, 1.5, 1.2, 1.5)),
+    (0, (3, 1, 1, 1, 1, 1)),
+)
 MARKERS = "os^Dv<>P"
 # method: colour, index into DASHES, index into MARKERS
 KNOWN = {
@@ -40,7 +46,7 @@ KNOWN = {
     "spectral_randomized": ("teal", 2, 1),
 }
 
-RC: dict[str, Any] = {
+RC: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -73,7 +79,8 @@ class Look(NamedTuple):
 
 
 def look(method: str) -> Look:
-    """The look of a method. An unknown one gets its look from a hash of its name: the same in every figure, machine and year."""
+    """The look of a method. An unknown one gets its look from a hash of its name: the same in every figure,
+    machine and year."""
     if method in KNOWN:
         colour, dash, marker = KNOWN[method]
     else:
@@ -84,15 +91,20 @@ def look(method: str) -> Look:
 
 
 def looks(methods: Sequence[str]) -> list[Look]:
-    """The looks of the lines of one figure, in order. The colour is always the method's; where a line's colour and
-    dashes are taken already (two settings of one method, two unknown names), the next free dashes and marker are used."""
+    """The looks of the lines of one figure, in order. The colour is always the method's; where a line's
+    colour and dashes are taken already (two settings of one method, two unknown names), the next free dashes
+    and marker are used."""
     taken: set[tuple[str, int]] = set()
     result = []
     for method in methods:
         own = look(method)
         first = DASHES.index(own.dash)
-        shift = next((s for s in range(len(DASHES)) if (own.colour, (first + s) % len(DASHES)) not in taken), 0)
+        shift = next(
+            (s for s in range(len(DASHES)) if (own.colour, (first + s) % len(DASHES)) not in taken), 0
+        )
         index = (first + shift) % len(DASHES)
         taken.add((own.colour, index))
-        result.append(Look(own.colour, DASHES[index], MARKERS[(MARKERS.index(own.marker) + shift) % len(MARKERS)]))
+        result.append(
+            Look(own.colour, DASHES[index], MARKERS[(MARKERS.index(own.marker) + shift) % len(MARKERS)])
+        )
     return result

@@ -1,4 +1,5 @@
-"""Time to a target with censoring: runs that never reach it are counted as such, neither dropped nor given a number."""
+"""Time to a target with censoring: runs that never reach it are counted as such, neither dropped nor given a
+number."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ Floats = npt.NDArray[np.float64]
 class Times(NamedTuple):
     """Times to a target of n runs (in the unit of what was put in), of which `reached` got there.
 
-    `median` is the Kaplan–Meier median, inf where less than half of the runs reach the target; `low` and `high` bound
-    it (inf where the data do not bound it). `restricted_mean` is the mean of min(time, horizon).
+    `median` is the Kaplan–Meier median, inf where less than half of the runs reach the target; `low` and
+    `high` bound it (inf where the data do not bound it). `restricted_mean` is the mean of min(time, horizon).
     """
 
     median: float
@@ -31,12 +32,16 @@ class Times(NamedTuple):
 
 
 def first_crossing(
-    x: Sequence[float] | Floats, values: Sequence[float] | Floats, target: float, higher_is_better: bool = False
+    x: Sequence[float] | Floats,
+    values: Sequence[float] | Floats,
+    target: float,
+    higher_is_better: bool = False,
 ) -> float | None:
-    """The first x whose value is at least as good as `target`, None where there is none. NaN is never good enough.
+    """The first x whose value is at least as good as `target`, None where there is none. NaN is never good
+    enough.
 
-    Evaluations come every so many steps: what is returned is the first evaluation that meets the target, an upper
-    bound of the true crossing. There is no interpolation.
+    Evaluations come every so many steps: what is returned is the first evaluation that meets the target, an
+    upper bound of the true crossing. There is no interpolation.
     """
     at, curve = np.asarray(x, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if at.shape != curve.shape:
@@ -45,8 +50,11 @@ def first_crossing(
     return float(at[met].min()) if met.any() else None
 
 
-def censored_times(times: Sequence[float], reached: Sequence[bool], horizon: float, level: float = 0.95) -> Times:
-    """Kaplan–Meier summary of times, of which some are only known to be longer (`reached` False: censored there).
+def censored_times(
+    times: Sequence[float], reached: Sequence[bool], horizon: float, level: float = 0.95
+) -> Times:
+    """Kaplan–Meier summary of times, of which some are only known to be longer (`reached` False: censored
+    there).
 
     S(t) = Π_{t_i ≤ t} (1 − d_i/n_i), d_i runs reaching the target at t_i of the n_i still under way.
     median = min{t : S(t) ≤ ½}; its bounds are where the log-log band of S crosses ½;
@@ -91,8 +99,8 @@ def time_to_target(
 ) -> Times:
     """`censored_times` of the runs' `first_crossing`s; each curve is (seconds, values) of one run.
 
-    Every run had `horizon` seconds, a diverged one too: it will never reach the target, so it is censored at the
-    horizon and not where it broke off (which would take its chances for those of the others).
+    Every run had `horizon` seconds, a diverged one too: it will never reach the target, so it is censored at
+    the horizon and not where it broke off (which would take its chances for those of the others).
     """
     crossings = [first_crossing(x, values, target, higher_is_better) for x, values in curves]
     reached = [c is not None and c <= horizon for c in crossings]
@@ -107,5 +115,6 @@ def steps_to_target(
     higher_is_better: bool = False,
     level: float = 0.95,
 ) -> Times:
-    """`time_to_target` in optimizer steps: each curve is (steps, values), `horizon` the number of steps of a full run."""
+    """`time_to_target` in optimizer steps: each curve is (steps, values), `horizon` the number of steps of a
+    full run."""
     return time_to_target(curves, target, horizon, higher_is_better, level)

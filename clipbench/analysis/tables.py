@@ -1,4 +1,5 @@
-"""The comparison as tables: final metrics with intervals, what diverged, step time, differences to the baseline."""
+"""The comparison as tables: final metrics with intervals, what diverged, step time, differences to the
+baseline."""
 
 from __future__ import annotations
 
@@ -30,31 +31,41 @@ class Table(NamedTuple):
         rule = ["---"] + ["---:"] * (len(self.columns) - 1)
         cell = [[text.replace("|", "\\|") for text in row] for row in self.rows]
         lines = ["| " + " | ".join(row) + " |" for row in [self.columns, rule, *cell]]
-        return "\n".join([f"### {self.title}", "", *lines, "", *(f"- {note}" for note in self.notes)]).rstrip() + "\n"
+        return (
+            "\n".join([f"### {self.title}", "", *lines, "", *(f"- {note}" for note in self.notes)]).rstrip()
+            + "\n"
+        )
 
     def text(self) -> str:
         """Aligned columns for a terminal."""
         grid = [self.columns, *self.rows]
         widths = [max(len(row[i]) for row in grid) for i in range(len(self.columns))]
-        body = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in grid]
+        body = [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+            for row in grid
+        ]
         rule = "  ".join("-" * width for width in widths)
         return "\n".join([self.title, body[0], rule, *body[1:], *(f"  {note}" for note in self.notes)])
 
 
 def is_accuracy(metric: str) -> bool:
-    """Whether `metric` is a share of 1, higher is better; everything else is a loss or an error, lower is better."""
+    """Whether `metric` is a share of 1, higher is better; everything else is a loss or an error, lower is
+    better."""
     return metric.endswith("accuracy")
 
 
 def final_metrics(panel: Panel) -> list[str]:
-    """The final metrics the panel's runs have: the preferred ones first, then others; no timings."""
+    """The final metrics the panel's runs have: accuracies and losses, or where there are none all but
+    timings."""
     names = {name for v in panel.variants for values in v.runs["final"] for name in values}
-    others = sorted(n for n in names if n not in PREFERRED and not n.endswith(("_seconds", "_per_second")))
-    return [n for n in PREFERRED if n in names] + others
+    preferred = [n for n in PREFERRED if n in names]
+    others = sorted(n for n in names if not n.endswith(("_seconds", "_per_second")))
+    return preferred or others
 
 
 def number(value: float, spread: float = math.nan, signed: bool = False) -> str:
-    """`value` with the decimals its `spread` (half the width of its interval) warrants: two digits of the spread."""
+    """`value` with the decimals its `spread` (half the width of its interval) warrants: two digits of the
+    spread."""
     if not math.isfinite(value):
         return NONE if math.isnan(value) else ("∞" if value > 0 else "−∞")
     scale = spread if math.isfinite(spread) and spread > 0 else abs(value) / 100
@@ -67,7 +78,8 @@ def number(value: float, spread: float = math.nan, signed: bool = False) -> str:
 
 
 def estimate(interval: stats.Interval, metric: str, signed: bool = False, count: bool = True) -> str:
-    """ "25.8 % [25.1, 26.5] (n = 5)" for an accuracy, "1.234 [1.201, 1.267] (n = 5)" otherwise; "–" without values."""
+    """ "25.8 % [25.1, 26.5] (n = 5)" for an accuracy, "1.234 [1.201, 1.267] (n = 5)" otherwise; "–" without
+    values."""
     if interval.n == 0:
         return NONE
     factor, unit = (100.0, " points" if signed else " %") if is_accuracy(metric) else (1.0, "")
@@ -97,9 +109,15 @@ def by_seed(variant: Variant, metric: str) -> dict[int, float]:
 
 
 def final_table(panel: Panel, times: StepTimes, metrics: Sequence[str] | None = None) -> Table:
-    """Per variant: final metrics (mean, 95 % interval, n), how the runs ended, step time as a ratio to the baseline."""
+    """Per variant: final metrics (mean, 95 % interval, n), how the runs ended, step time as a ratio to the
+    baseline."""
     names = list(metrics) if metrics is not None else final_metrics(panel)
-    columns = ["method", *(n.replace("_", " ") for n in names), "ok / diverged / failed", f"step time ({times.source})"]
+    columns = [
+        "method",
+        *(n.replace("_", " ") for n in names),
+        "ok / diverged / failed",
+        f"step time ({times.source})",
+    ]
     rows = []
     for variant in panel.variants:
         cells = [estimate(stats.mean_interval(list(by_seed(variant, n).values())), n) for n in names]
@@ -107,13 +125,17 @@ def final_table(panel: Panel, times: StepTimes, metrics: Sequence[str] | None = 
         status = " / ".join(str(ends[key]) for key in ("ok", "diverged", "failed"))
         status += f" ({ends['unfinished']} unfinished)" if ends["unfinished"] else ""
         rows.append([variant.label, *cells, status, times.ratio_text(variant)])
-    notes = ["Mean [95 % interval] over the seeds that ended ok; diverged runs are counted beside, not averaged."]
+    notes = [
+        "Mean [95 % interval] over the seeds that ended ok; diverged runs are counted beside, not averaged."
+    ]
     return Table(f"{panel.title}: final metrics", columns, rows, [*notes, *times.notes, *panel.notes])
 
 
-def difference_table(panel: Panel, times: StepTimes, baseline: str = BASELINE, target: float | None = None) -> Table:
-    """Per variant: paired difference to the baseline in the main metric, probability of improvement, verdict, and
-    steps and seconds to the target."""
+def difference_table(
+    panel: Panel, times: StepTimes, baseline: str = BASELINE, target: float | None = None
+) -> Table:
+    """Per variant: paired difference to the baseline in the main metric, probability of improvement, verdict,
+    and steps and seconds to the target."""
     metric = next(iter(final_metrics(panel)), "")
     goal = find_target(panel, baseline, target)
     columns = ["method", f"{metric.replace('_', ' ')} − {baseline}'s", "P(better)", "verdict"]
@@ -124,12 +146,14 @@ def difference_table(panel: Panel, times: StepTimes, baseline: str = BASELINE, t
         reach = [to_target(variant, panel, goal, times, axis) for axis in ("step", "seconds")] if goal else []
         rows.append([variant.label, *against, *(_reach_text(times_) for times_ in reach)])
     notes = [
-        f"Difference: mean of the paired differences (same seed) [95 % interval] (n pairs); {_direction(metric)}.",
-        "P(better): probability that one run of the method beats one of the baseline; a diverged run loses to any other.",
+        f"Difference: mean over the seeds of both [95 % interval] (n pairs); {_direction(metric)}.",
+        "P(better): chance that one run of the method beats one of the baseline; diverged runs lose.",
         f"Verdict: whether the interval excludes zero; none below {stats.VERDICT_FROM} pairs. "
         "The intervals are not corrected for the number of methods.",
     ]
-    return Table(f"{panel.title}: against {baseline}", columns, rows, notes + (_target_notes(goal) if goal else []))
+    return Table(
+        f"{panel.title}: against {baseline}", columns, rows, notes + (_target_notes(goal) if goal else [])
+    )
 
 
 def _direction(metric: str) -> str:
@@ -162,12 +186,21 @@ def _reach_text(times: stats.Times | None) -> str:
     if times is None or times.n == 0:
         return NONE
     if math.isinf(times.median):
-        return f"> {number(times.horizon)} ({times.reached}/{times.n})"
-    return f"{number(times.median)} ({times.reached}/{times.n})"
+        return f"> {_amount(times.horizon)} ({times.reached}/{times.n})"
+    return f"{_amount(times.median)} ({times.reached}/{times.n})"
+
+
+def _amount(value: float) -> str:
+    """Steps or seconds: three digits, and whole numbers from 100 on."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def panel_tables(
-    panel: Panel, results: Path, baseline: str = BASELINE, target: float | None = None, metrics: Sequence[str] | None = None
+    panel: Panel,
+    results: Path,
+    baseline: str = BASELINE,
+    target: float | None = None,
+    metrics: Sequence[str] | None = None,
 ) -> list[Table]:
     """The two tables of a panel."""
     times = step_times(panel, results, baseline)

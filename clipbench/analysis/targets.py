@@ -12,7 +12,8 @@ from clipbench.analysis.timing import StepTimes
 
 
 class Target(NamedTuple):
-    """A validation metric ("accuracy" or "loss"), the value to reach, and where the value comes from, in words."""
+    """A validation metric ("accuracy" or "loss"), the value to reach, and where the value comes from, in
+    words."""
 
     metric: str
     value: float
@@ -21,9 +22,11 @@ class Target(NamedTuple):
 
 
 def find_target(panel: Panel, baseline: str = BASELINE, value: float | None = None) -> Target | None:
-    """`value`, or what the baseline ends with on average, of validation accuracy if there is one and else loss.
+    """`value`, or what the baseline ends with on average, of validation accuracy if there is one and else
+    loss.
 
-    None where nothing was evaluated on the validation split more than once, or there is no baseline to set the target.
+    None where nothing was evaluated on the validation split more than once, or there is no baseline to set
+    the target.
     """
     rows = panel.experiment.metrics
     ids = {run for v in panel.variants for run in v.runs["run_id"]}
@@ -48,8 +51,9 @@ def to_target(
 ) -> stats.Times | None:
     """Steps or seconds until the variant's runs reach `goal`; None without a finished run, or without a time.
 
-    Runs that ended ok or diverged count; a failed or unfinished one says nothing about the method. The horizon is the
-    length of a full run: its steps, or those times the calibrated step, or the longest raw training time.
+    Runs that ended ok or diverged count; a failed or unfinished one says nothing about the method. The
+    horizon is the length of a full run: its steps, or those times the calibrated step, or the longest raw
+    training time.
     """
     runs = variant.runs[variant.runs["status"].isin(["ok", "diverged"])]
     curves = [panel.experiment.curve(run, "validation", goal.metric) for run in runs["run_id"]]
@@ -59,7 +63,10 @@ def to_target(
     if axis == "step":
         xs, horizon = [c["step"] for c in curves], steps
     elif times.calibrated:
-        xs, horizon = [c["step"] * times.seconds[variant.label] for c in curves], steps * times.seconds[variant.label]
+        xs, horizon = (
+            [c["step"] * times.seconds[variant.label] for c in curves],
+            steps * times.seconds[variant.label],
+        )
     else:
         xs, horizon = [c["train_seconds"] for c in curves], _longest(variant, steps)
     if not (math.isfinite(horizon) and horizon > 0):
@@ -69,7 +76,8 @@ def to_target(
 
 
 def _longest(variant: Variant, steps: float) -> float:
-    """Raw training seconds of the variant's longest full run; of a shorter one, extended to the full number of steps."""
+    """Raw training seconds of the variant's longest full run; of a shorter one, extended to the full number
+    of steps."""
     longest = 0.0
     for seconds, done in zip(variant.runs["seconds"], variant.runs["steps_done"], strict=True):
         train = seconds.get("train")

@@ -1,4 +1,5 @@
-"""The time of a training step: calibrated where every method of the panel was calibrated, else raw, and which is said."""
+"""The time of a training step: calibrated where every method of the panel was calibrated, else raw, and which
+is said."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from clipbench.analysis.load import load_calibration
 
 
 class StepTimes(NamedTuple):
-    """Seconds of a step and its ratio to the baseline's (estimate, low, high; NaN where unknown), by variant label."""
+    """Seconds of a step and its ratio to the baseline's (estimate, low, high; NaN where unknown), by variant
+    label."""
 
     source: str
     seconds: dict[str, float]
@@ -33,7 +35,8 @@ class StepTimes(NamedTuple):
 
 
 def step_times(panel: Panel, results: Path, baseline: str = BASELINE) -> StepTimes:
-    """Calibrated times if the calibration has every method of the panel, raw medians otherwise, never a mixture."""
+    """Calibrated times if the calibration has every method of the panel, raw medians otherwise, never a
+    mixture."""
     runs = pd.concat([v.runs for v in panel.variants]) if panel.variants else panel.experiment.runs.iloc[:0]
     table = load_calibration(results, panel.experiment.name, runs)
     missing = sorted({v.method for v in panel.variants} - set(table.index))
@@ -41,33 +44,53 @@ def step_times(panel: Panel, results: Path, baseline: str = BASELINE) -> StepTim
     if table.empty or missing or len(optimizers) > 1:
         why = f" No calibration of {', '.join(missing)}." if missing and not table.empty else ""
         return _raw(panel, baseline, why)
-    seconds = {v.label: float(table.loc[v.method, "step_seconds"]) for v in panel.variants}
-    names = ["ratio", "ratio_low", "ratio_high"]
-    ratios = {v.label: tuple(float(table.loc[v.method, name]) for name in names) for v in panel.variants}
+    seconds = {v.label: _cell(table, v.method, "step_seconds") for v in panel.variants}
+    ratios = _ratios(panel, seconds, baseline)
+    if baseline == BASELINE:  # what the calibration's own ratios, and their intervals, refer to
+        names = ("ratio", "ratio_low", "ratio_high")
+        for v in panel.variants:
+            value, low, high = (_cell(table, v.method, name) for name in names)
+            ratios[v.label] = (value, low, high)
     row = table.iloc[0]
     rounds = f", {int(table['n'].min())} interleaved rounds" if "n" in table else ""
-    note = f"Step time: calibrated on {row['device']}, {int(row['threads'])} threads{rounds}; ratio to sgd [95 % interval]."
-    return StepTimes("calibrated", seconds, ratios, [note])  # type: ignore[arg-type]
+    raw = _ratios(panel, {v.label: raw_step_seconds(v) for v in panel.variants}, baseline)
+    beside = ", ".join(f"{label} {value[0]:.2f}×" for label, value in raw.items() if math.isfinite(value[0]))
+    note = (
+        f"Step time: calibrated on {row['device']}, {int(row['threads'])} threads{rounds}; "
+        f"ratio to {baseline} [95 % interval]. Raw medians of the runs themselves: {beside or 'none'}."
+    )
+    return StepTimes("calibrated", seconds, ratios, [note])
+
+
+def _cell(table: pd.DataFrame, method: str, column: str) -> float:
+    return float(table[column].to_dict()[method])
+
+
+def _ratios(panel: Panel, seconds: dict[str, float], baseline: str) -> dict[str, tuple[float, float, float]]:
+    """Each variant's seconds over its baseline's, without an interval."""
+    result = {}
+    for variant in panel.variants:
+        base = baseline_of(variant, panel, baseline)
+        below = seconds[base.label] if base is not None else math.nan
+        value = seconds[variant.label] / below if below > 0 else math.nan
+        result[variant.label] = (value, math.nan, math.nan)
+    return result
 
 
 def _raw(panel: Panel, baseline: str, why: str) -> StepTimes:
     seconds = {v.label: raw_step_seconds(v) for v in panel.variants}
-    ratios = {}
-    for variant in panel.variants:
-        base = baseline_of(variant, panel, baseline)
-        below = seconds[base.label] if base is not None else math.nan
-        ratios[variant.label] = (seconds[variant.label] / below if below > 0 else math.nan, math.nan, math.nan)
     devices = {(d.get("name"), d.get("threads")) for v in panel.variants for d in v.runs["device"]}
-    mixed = f" The runs come from {len(devices)} different devices or thread counts." if len(devices) > 1 else ""
+    mixed = f" The runs come from {len(devices)} devices or thread counts." if len(devices) > 1 else ""
     note = (
-        f"Step time: RAW medians of each run, a ratio to {baseline}'s, measured at different moments and so only a hint; "
-        f"`python -m clipbench.calibrate` measures them side by side.{why}{mixed}"
+        f"Step time: RAW medians of the runs, as a ratio to {baseline}'s: measured at different moments, "
+        f"a hint. `python -m clipbench.calibrate` measures them side by side.{why}{mixed}"
     )
-    return StepTimes("raw", seconds, ratios, [note])
+    return StepTimes("raw", seconds, _ratios(panel, seconds, baseline), [note])
 
 
 def raw_step_seconds(variant: Variant) -> float:
-    """The median over the variant's finished runs of `train_step_seconds`, itself a run's median; NaN without any."""
+    """The median over the variant's finished runs of `train_step_seconds`, itself a run's median; NaN without
+    any."""
     runs = variant.runs[variant.runs["status"].isin(["ok", "diverged"])]
     if "train_step_seconds" not in runs:
         return math.nan

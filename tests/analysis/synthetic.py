@@ -20,13 +20,15 @@ def write_run(
     status: str = "ok", lr: float = 0.1, steps: int = 400, every: int = 20, quality: float | None = None,
     trial: int | None = None, config: Mapping[str, Any] | None = None, accuracy: bool = True, **info: Any,
 ) -> Path:  # fmt: skip
-    """One run: an exponentially falling loss with noise; a diverged one grows after 40 % of its steps, then NaN."""
+    """One run: an exponentially falling loss with noise; a diverged one grows after 40 % of its steps, then
+    NaN."""
     rng = np.random.default_rng([seed, sum(method.encode())])
     luck = np.random.default_rng(seed).normal(0, 0.05)
     quality = RATES.get(method, 1.2) if quality is None else quality
     settings: dict[str, Any] = {
         "seed": seed, "steps": steps, "batch_size": 128, "method": {"name": method},
-        "optimizer": {"name": "sgd", "lr": lr}, "paths": {"results": "/home/alice/results"}, "data": {"root": "/home/alice/d"},
+        "optimizer": {"name": "sgd", "lr": lr}, "data": {"root": "/home/alice/d"},
+        "paths": {"results": "/home/alice/results"},
     } | dict(config or {})  # fmt: skip
     identity = json.dumps([settings, role, trial, experiment], sort_keys=True)
     name = hashlib.sha256(identity.encode()).hexdigest()[:12]
@@ -48,30 +50,34 @@ def write_run(
     if accuracy and finals:
         finals["test_accuracy"] = finals["validation_accuracy"] - 0.01 + rng.normal(0, 0.002)
     record = {
-        "run_id": name, "experiment": experiment, "method": method, "dataset": "toy", "model": "mlp", "optimizer": "sgd",
-        "seed": seed, "role": role, "trial": trial, "status": status, "error": None,
+        "run_id": name, "experiment": experiment, "method": method, "dataset": "toy", "model": "mlp",
+        "optimizer": "sgd", "seed": seed, "role": role, "trial": trial, "status": status, "error": None,
         "started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:10:00+00:00",
-        "versions": {"python": "3.11", "torch": "2.14"}, "commit": "c0ffee", "dirty": False, "fingerprint": "f" * 16,
-        "device": {"type": "cpu", "name": "Test CPU", "threads": 2}, "precision": "fp32",
+        "versions": {"python": "3.11", "torch": "2.14"}, "commit": "c0ffee", "dirty": False,
+        "fingerprint": "f" * 16, "device": {"type": "cpu", "name": "Test CPU", "threads": 2}, "precision": "fp32",
         "seconds": {"train": stop * second, "setup": 0.5, "evaluation": 1.0, "wall": stop * second + 2},
-        "steps": steps, "steps_done": stop, "samples_per_step": 128, "parameters": 1234, "train_step_seconds": second,
-        "final": finals, "best": finals, "data": {"name": "toy", "verified": True}, "host": "alices-laptop", "user": "alice",
+        "steps": steps, "steps_done": stop, "samples_per_step": 128, "parameters": 1234,
+        "train_step_seconds": second, "final": finals, "best": finals, "data": {"name": "toy", "verified": True},
+        "host": "alices-laptop", "user": "alice",
         "paths": {"record": "/home/alice/results/runs"},
     } | info  # fmt: skip
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    pd.DataFrame(rows, columns=["step", "epoch", "samples", "train_seconds", "split", "metric", "value"]).to_parquet(
-        folder / "metrics.parquet"
-    )
+    pd.DataFrame(
+        rows, columns=["step", "epoch", "samples", "train_seconds", "split", "metric", "value"]
+    ).to_parquet(folder / "metrics.parquet")
     return folder
 
 
-def write_calibration(results: Path, experiment: str = "toy/cpu", device: str = "Test CPU", threads: int = 2) -> None:
+def write_calibration(
+    results: Path, experiment: str = "toy/cpu", device: str = "Test CPU", threads: int = 2
+) -> None:
     """A calibration of sgd, norm_clip and ps_clip."""
     ratios = {"sgd": 1.0, "norm_clip": 1.04, "ps_clip": 1.7}
     rows = [
-        {"experiment": experiment, "method": m, "device": device, "threads": threads, "step_seconds": 0.01 * r, "ratio": r,
-         "ratio_low": r - 0.02, "ratio_high": r + 0.02, "n": 30, "setup_seconds": 0.5, "peak_memory_bytes": 10**8}
+        {"experiment": experiment, "method": m, "device": device, "threads": threads, "step_seconds": 0.01 * r,
+         "ratio": r, "ratio_low": r - 0.02, "ratio_high": r + 0.02, "n": 30, "setup_seconds": 0.5,
+         "peak_memory_bytes": 10**8}
         for m, r in ratios.items()
     ]  # fmt: skip
     (results / "data").mkdir(parents=True, exist_ok=True)
