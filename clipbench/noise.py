@@ -105,4 +105,5 @@ class Isotropic(_Sometimes):
 def _unit(size: int, generator: torch.Generator) -> Tensor:
     """A uniform unit vector, (size,)."""
     vector = torch.randn(size, generator=generator, device=generator.device)
-    return vector / torch.linalg.vector_norm(vector)
+    unit: Tensor = vector / torch.linalg.vector_norm(vector)
+    return unit

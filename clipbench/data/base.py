@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from clipbench.errors import ConfigError
+
 
 class Spec(NamedTuple):
     """What a model has to fit.
@@ -89,7 +91,7 @@ class Dataset(Protocol):
         ...
 
 
-class DataUnavailable(ValueError):
+class DataUnavailable(ConfigError):
     """Data are neither present nor obtainable, or are not what they should be.
 
     The message has at most three lines: what is missing, what to put where, and from where.

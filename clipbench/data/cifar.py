@@ -171,7 +171,8 @@ def _unpack(archive: Path, root: Path, folder: str) -> None:
             (Path(aside) / folder).rename(root / folder)
     except (tarfile.TarError, OSError, EOFError) as error:
         if not (root / folder).is_dir():  # unless another process has just unpacked it
-            raise DataUnavailable(f"{archive} cannot be unpacked ({error})") from error
+            reason = str(error).split("\n")[0].rstrip(":")
+            raise DataUnavailable(f"{archive} cannot be unpacked ({reason})") from error
 
 
 def _unverified(base: Any, folder: Path, names: list[str], classes: int) -> Any:

@@ -37,22 +37,23 @@ class TextData:
     """
 
     def __init__(self, splits: dict[str, Tensor], context: int, subset: int | None) -> None:
-        """splits: (length,) uint8 tokens on the device."""
-        self._windows = {
-            name: tokens.unfold(0, context + 1, 1) for name, tokens in splits.items()
-        }  # views, no copies
+        """splits: (length,) uint8 tokens on the device.  subset: training windows kept (None: all)."""
+        # Windows are views (length − context, context + 1) of the tokens, not copies.
+        self._windows = {name: tokens.unfold(0, context + 1, 1) for name, tokens in splits.items()}
+        self._windows["train"] = self._windows["train"][:subset]
         self._context = context
-        self.sizes = {name: len(self._starts(name)) for name in splits}
-        self.sizes["train"] = len(self._windows["train"]) if subset is None else subset
+        self.sizes = {name: len(self._apart(name)) for name in splits}
+        self.sizes["train"] = len(self._windows["train"])
 
-    def _starts(self, split: str) -> Tensor:
+    def _apart(self, split: str) -> Tensor:
+        """The windows of `split` that do not overlap (but for the one character between input and target)."""
         return self._windows[split][:: self._context]
 
     def batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
         return _shifted(self._windows["train"].index_select(0, indices))
 
     def evaluation(self, split: str, batch_size: int) -> Iterator[Batch]:
-        windows = self._starts(split)
+        windows = self._apart(split)
         for rows in slices(len(windows), batch_size):
             yield _shifted(windows[rows])
 

@@ -6,7 +6,7 @@ clippers and optimizers can name them in patterns.
 
 from clipbench.models.alexnet import AlexNet, AlexNetFC
 from clipbench.models.mlp import MLP
-from clipbench.models.torchvision_alexnet import torchvision_alexnet
+from clipbench.models.torchvision_alexnet import TorchvisionAlexNet
 from clipbench.models.transformer import Transformer
 
-__all__ = ["MLP", "AlexNet", "AlexNetFC", "Transformer", "torchvision_alexnet"]
+__all__ = ["MLP", "AlexNet", "AlexNetFC", "TorchvisionAlexNet", "Transformer"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from clipbench.checks import at_least, fraction
 from clipbench.data.base import Spec
@@ -11,21 +11,32 @@ from clipbench.models.fit import require_kind
 SMALLEST = 63  # pixels: below, its last pool has nothing left
 
 
-def torchvision_alexnet(spec: Spec, size: int = 224, dropout: float = 0.5) -> nn.Sequential:
-    """Resize to size × size, then an untrained torchvision.models.alexnet (57 M parameters, 100 classes).
+class TorchvisionAlexNet(nn.Module):
+    """Bilinear resize to size × size, then torchvision.models.alexnet, untrained (57 M parameters, 100 classes).
 
-    ReLUs are made not to work in place, since per-sample hooks read the outputs of the layers before them.
-    Initialisation: torchvision's, that is PyTorch's default, uniform in ±1/√fan_in.
+    Its last layer is split off as `head`, and its ReLUs do not work in place, since per-sample hooks read the
+    outputs of the layers before them. Initialisation: torchvision's, that is PyTorch's default, ±1/√fan_in.
     Raises ValueError unless the dataset has images, where size is below 63, or dropout not in [0, 1).
     """
-    require_kind("torchvision_alexnet", spec, "image")
-    at_least("size", size, SMALLEST)
-    fraction("dropout", dropout)
-    from torchvision.models import alexnet  # takes a second or two, which other models should not wait for
 
-    model = alexnet(num_classes=spec.outputs, dropout=dropout)
-    for module in model.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False
-    resize = nn.Upsample(size=(size, size), mode="bilinear")
-    return nn.Sequential(resize, model)
+    def __init__(self, spec: Spec, size: int = 224, dropout: float = 0.5) -> None:
+        super().__init__()
+        require_kind("torchvision_alexnet", spec, "image")
+        at_least("size", size, SMALLEST)
+        fraction("dropout", dropout)
+        from torchvision.models import (
+            alexnet,
+        )  # takes a second or two, which other models should not wait for
+
+        original = alexnet(num_classes=spec.outputs, dropout=dropout)
+        for module in original.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False
+        resize = nn.Upsample(size=(size, size), mode="bilinear")
+        self.features = nn.Sequential(resize, *original.features, original.avgpool, nn.Flatten())
+        self.hidden = original.classifier[:-1]
+        self.head = original.classifier[-1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, height, width) → (n, classes)."""
+        return self.head(self.hidden(self.features(images)))  # type: ignore[no-any-return]
