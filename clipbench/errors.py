@@ -15,6 +15,10 @@ class Interrupted(KeyboardInterrupt):
         self.signal_number = signal_number
 
 
+class Stopped(Exception):
+    """The caller's `watch` ended a run, which wrote its checkpoint and may be continued."""
+
+
 class JobError(BaseException):
     """Carries a single run's error past Hydra, which would print a line of its own for an Exception."""
 

@@ -16,10 +16,11 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from clipbench import provenance, schema
-from clipbench.errors import Interrupted
+from clipbench.errors import Interrupted, Stopped
 from clipbench.records import Record, RecordError, Row, State, run_id
 
 Say = Callable[[str], None]
+Watch = Callable[[list[Row]], bool]
 
 
 class Outcome(NamedTuple):
@@ -48,11 +49,12 @@ def settled(state: State, options: schema.Options, fingerprint: str) -> bool:
     return options.stale == "keep" or state.info.get("fingerprint") == fingerprint
 
 
-def execute(config: Mapping[str, Any], say: Say = print) -> Outcome:
+def execute(config: Mapping[str, Any], say: Say = print, watch: Watch | None = None) -> Outcome:
     """Run `config` (resolved, plain containers), or find it finished.
 
+    `watch` gets the new metric rows at every boundary; where it returns True the run stops as if interrupted.
     Raises ConfigError for what cannot run (nothing is written), RunLocked where another process is executing it,
-    RecordError where the record cannot be written, Interrupted after SIGINT or SIGTERM.
+    RecordError where the record cannot be written, Interrupted after SIGINT or SIGTERM, Stopped after `watch`.
     """
     options = schema.check(config)
     folder = locate(config, options)
@@ -69,12 +71,12 @@ def execute(config: Mapping[str, Any], say: Say = print) -> Outcome:
         state = record.state()  # another process may have finished it while this one loaded its data
         if settled(state, options, code):
             return _found(state, folder, code, say)
-        return _Execution(config, setup, record, say).go(_usable(state, options, code, say))
+        return _Execution(config, setup, record, say, watch).go(_usable(state, options, code, say))
 
 
 def _found(state: State, folder: Path, code: str, say: Say) -> Outcome:
-    stale = "" if state.info.get("fingerprint") == code else ", made by other code and kept (stale=keep)"
-    say(f"already done{stale}: {folder}")
+    if state.info.get("fingerprint") != code:
+        say(f"made by other code and kept (stale=keep): {folder}")
     return Outcome(state.status, folder, state.info, True)
 
 
@@ -92,14 +94,17 @@ def _usable(state: State, options: schema.Options, code: str, say: Say) -> bool:
 class _Execution:
     """The part of a run that holds the record's lock."""
 
-    def __init__(self, config: Mapping[str, Any], setup: Any, record: Record, say: Say) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], setup: Any, record: Record, say: Say, watch: Watch | None
+    ) -> None:
         from clipbench.trainer import Trainer
 
-        self.config, self.setup, self.record, self.say = config, setup, record, say
+        self.config, self.setup, self.record, self.say, self.watch = config, setup, record, say, watch
         self.trainer = Trainer(setup)
         self.started = time.monotonic()
         self.wall_before = 0.0
         self.signal_number: int | None = None
+        self.stop = False
         self.info = self._first_info()
         self.tracker = self._tracker()
 
@@ -111,12 +116,12 @@ class _Execution:
             self.record.write_info(self.info)
             self.tracker.start(self.info, dict(self.config))
             with self._signals(), self._progress() as advance:
-                self.trainer.run(lambda rows: (advance(), self.tracker.log(rows)), self._save, self._interrupted)
-            if self.signal_number is not None and self.trainer.status == "running":
+                self.trainer.run(lambda rows: self._boundary(rows, advance), self._save, self._interrupted)
+            if self._interrupted() and self.trainer.status == "running":
                 self._save()
-                raise Interrupted(self.signal_number)
+                raise Stopped if self.signal_number is None else Interrupted(self.signal_number)
             return self._finish()
-        except Interrupted:
+        except (Interrupted, Stopped):
             self.tracker.finish("interrupted")
             raise
         except Exception as error:
@@ -154,8 +159,13 @@ class _Execution:
             self.record.write_info(self.info)
         self.tracker.finish("failed")
 
+    def _boundary(self, rows: list[Row], advance: Callable[[], None]) -> None:
+        advance()
+        self.tracker.log(rows)
+        self.stop = self.watch is not None and self.watch(rows)
+
     def _interrupted(self) -> bool:
-        return self.signal_number is not None
+        return self.signal_number is not None or self.stop
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -16,12 +16,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 Row = dict[str, Any]
 COLUMNS = ("step", "epoch", "samples", "train_seconds", "split", "metric", "value")
 # What cannot change a result: not part of a run's identity.
-NOT_IDENTITY = ("logger", "paths", "log_every", "log_layers", "checkpoint_every", "stale", "retry", "threads")
+NOT_IDENTITY = (
+    "logger", "paths", "log_every", "log_layers", "checkpoint_every", "stale", "retry", "threads",
+    "tuning", "calibration",
+)  # fmt: skip
 DATA_NOT_IDENTITY = ("root", "download")
 
 
@@ -44,10 +47,11 @@ def run_id(config: Mapping[str, Any], device_type: str) -> str:
     """16 hexadecimal digits: SHA-256 of the resolved config and the device type.
 
     Left out is what cannot change a result: logger, paths, `data.root`, `data.download`, the intervals of
-    logging and checkpoints, threads and the rules for stale and failed runs.
+    logging and checkpoints, threads, the rules for stale and failed runs, and how tuning and calibration go about it.
     """
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     kept["data"] = {k: v for k, v in dict(config.get("data", {})).items() if k not in DATA_NOT_IDENTITY}
+    kept["method"] = {k: v for k, v in dict(config.get("method", {})).items() if k != "tuning"}
     kept["device"] = device_type
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -164,18 +168,24 @@ class Record:
         path = self.folder / ".lock"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = open(path, "a")  # noqa: SIM115 - held for the whole run
+            handle = hold(path)
         except OSError as error:
             raise RecordError(f"paths.results must be a writable folder, got {self.folder}: {_reason(error)}") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.close()
-            raise RunLocked(f"another process is executing the run {self.folder}") from error
-        try:
+        if handle is None:
+            raise RunLocked(f"another process is executing the run {self.folder}")
+        with handle:
             yield
-        finally:
-            handle.close()
+
+
+def hold(path: Path) -> IO[str] | None:
+    """The lock file, locked until it is closed or the process dies; None where another process holds it."""
+    handle = open(path, "a")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        return None
+    return handle
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -22,6 +22,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from clipbench.errors import ConfigError
 
 GROUPS = ("model", "dataset", "method", "optimizer", "schedule", "noise", "logger")
+PATTERNS = {
+    "device": "must be auto, cpu, cuda or cuda:N",
+    "tuning.metric": "must be a metric of the validation split, as validation_loss",
+}
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -56,6 +60,45 @@ class PathOptions(_Strict):
     """Where the results go."""
 
     results: Annotated[str, Field(min_length=1)]
+    tuned: str | None
+
+
+class SpaceOptions(_Strict):
+    """Search ranges, laid out as the config they apply to: those of every method, then each method's own."""
+
+    shared: dict[str, Any]
+    methods: dict[str, dict[str, Any]]
+
+
+class PaperOptions(SpaceOptions):
+    """A paper's own ranges and, as papers do not always give methods equal ones, its trials per method."""
+
+    trials: dict[str, Count]
+
+
+class TuningOptions(_Strict):
+    """What `python -m clipbench.tune` does; no run depends on it."""
+
+    trials: Count
+    methods: list[str] | None
+    metric: Annotated[str, Field(pattern=r"^validation_\w+$")]
+    protocol: Literal["ours", "paper"]
+    sampler: Literal["sobol", "tpe"]
+    pruner: Literal["none", "median"]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    final_seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
+    storage: str | None
+    ours: SpaceOptions
+    paper: PaperOptions | None
+
+
+class CalibrationOptions(_Strict):
+    """What `python -m clipbench.calibrate` does; no run depends on it."""
+
+    methods: list[str] | None
+    rounds: Annotated[int, Field(ge=2)]
+    train_steps: Count
+    settle_steps: Count
 
 
 class Options(_Strict):
@@ -83,6 +126,8 @@ class Options(_Strict):
     retry: Literal["failed", "never"]
     data: DataOptions
     paths: PathOptions
+    tuning: TuningOptions
+    calibration: CalibrationOptions
 
 
 def check(config: Mapping[str, Any]) -> Options:
@@ -109,7 +154,7 @@ def _check_shape(node: Any, group: str) -> None:
     if group == "method":
         for key in ("estimator", "clipper"):
             _check_shape(node.get(key), f"{group}.{key}")
-        for key in set(node) - {"name", "estimator", "clipper"}:
+        for key in set(node) - {"name", "estimator", "clipper", "tuning"}:
             raise ConfigError(f"method.{key} is not an option (allowed: name, estimator, clipper)")
     elif "_target_" not in node and not (group in ("noise", "logger") and set(node) <= {"name"}):
         raise ConfigError(f"{group} must have a _target_, got {dict(node)}")
@@ -124,9 +169,10 @@ def describe(error: ValidationError, prefix: str) -> str:
     bounds = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
     allowed = {
         "literal_error": f"must be one of {str(context.get('expected', '')).replace(' or ', ', ')}",
-        "string_pattern_mismatch": "must be auto, cpu, cuda or cuda:N",
+        "string_pattern_mismatch": PATTERNS.get(path, "must have another form"),
         "finite_number": "must be a finite number",
         "string_too_short": "must not be empty",
+        "too_short": "must not be empty",
         "value_error": str(context.get("error", "")),
     }
     if kind == "extra_forbidden":
