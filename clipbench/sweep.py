@@ -44,7 +44,7 @@ def describe(outcome: Outcome) -> str:
         if name.startswith(("validation_", "test_")) or name == "train_loss"
     ]
     seconds = info.get("seconds", {}).get("train", 0.0)
-    head = f"{outcome.status}: {info.get('method')} seed {info.get('seed')}, {info.get('steps_done')} steps"
+    head = f"{outcome.status}{' (already done)' * outcome.found}: {info.get('method')} seed {info.get('seed')}, {info.get('steps_done')} steps"
     return f"{head} in {seconds:.1f} train seconds; {', '.join(shown)}"
 
 
