@@ -67,12 +67,24 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--baseline", default=BASELINE, metavar="METHOD", help=f"default: {BASELINE}"
             )
+        if name == "figures":
+            command.add_argument(
+                "--curves", nargs="+", default=[], metavar="SPLIT/METRIC", type=_curve,
+                help="what to draw, as train/loss validation/loss (default: by what there is)",
+            )  # fmt: skip
         if name in ("tables", "all"):
             command.add_argument(
                 "--target", type=float, metavar="VALUE",
-                help="validation accuracy (0 to 1) or loss to reach (default: the baseline's final mean)",
+                help="validation accuracy (0 to 1) or loss to reach (default: most of the best's progress)",
             )  # fmt: skip
     return main
+
+
+def _curve(text: str) -> tuple[str, str]:
+    split, _, metric = text.partition("/")
+    if split not in ("train", "validation", "test") or not metric:
+        raise argparse.ArgumentTypeError(f"must be SPLIT/METRIC as in validation/loss, got {text}")
+    return split, metric
 
 
 def _line(name: str) -> str:
@@ -125,7 +137,7 @@ def run(args: argparse.Namespace) -> None:
     if args.command in ("tables", "all"):
         written += write_tables(args.results, names, args.baseline, args.target)
     if args.command in ("figures", "all"):
-        written += write_figures(args.results, names, args.baseline)
+        written += write_figures(args.results, names, args.baseline, getattr(args, "curves", ()))
     if args.command == "all":
         if args.experiments:  # the report shows every experiment: those not asked for need their tables too
             others = [name for name in experiments(args.results) if name not in names]

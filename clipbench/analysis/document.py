@@ -59,15 +59,20 @@ def write_tables(
     return written
 
 
-def write_figures(results: Path, names: Sequence[str], baseline: str = BASELINE) -> list[Path]:
-    """results/figures/<the names of write_tables>.png and .svg; nothing for a panel without curves."""
+def write_figures(
+    results: Path, names: Sequence[str], baseline: str = BASELINE, rows: Sequence[tuple[str, str]] = ()
+) -> list[Path]:
+    """results/figures/<the names of write_tables>.png and .svg; nothing for a panel without curves.
+
+    `rows` are (split, metric) pairs to draw, one below the other; without them, a choice by what there is.
+    """
     from clipbench.analysis import plots  # Matplotlib takes a second to import, tables can do without
 
     written = []
     for name in names:
         experiment = load(results, name)
         for panel in panels(experiment):
-            figure = plots.comparison(panel, results, baseline)
+            figure = plots.comparison(panel, results, baseline, rows)
             written += plots.save(figure, results, panel.slug) if figure is not None else []
         trials = sensitivity(experiment)
         if trials is not None:

@@ -50,23 +50,34 @@ def save(figure: Figure, results: Path, slug: str) -> list[Path]:
 
 
 def rows_of(panel: Panel) -> list[Row]:
-    """What the figure shows: training loss, and validation accuracy, or validation loss where there is no
-    accuracy."""
+    """What the figure shows: training loss and validation accuracy, or without an accuracy the validation
+    loss.
+
+    Without an accuracy the training loss is shown only where nothing was evaluated: in regression with
+    heavy-tailed labels it is the noise itself.
+    """
     ids = {run for v in panel.variants for run in v.runs["run_id"]}
     table = panel.experiment.metrics
     table = table[table["run_id"].isin(ids)].drop_duplicates(["split", "metric", "step"])
     points = Counter(zip(table["split"], table["metric"], strict=True))
     curves = {row for row, count in points.items() if count > 1}
-    rows = [("train", "loss")] if ("train", "loss") in curves else []
-    return rows + next(
-        ([row] for row in (("validation", "accuracy"), ("validation", "loss")) if row in curves), []
-    )
+    choices: list[list[Row]] = [
+        [("train", "loss"), ("validation", "accuracy")],
+        [("validation", "accuracy")],
+        [("validation", "loss")],
+        [("train", "loss")],
+    ]
+    return next((rows for rows in choices if curves.issuperset(rows)), [])
 
 
-def comparison(panel: Panel, results: Path, baseline: str = BASELINE) -> Figure | None:
-    """The panel's curves, against steps (left) and training seconds (right); None where no run has a
-    curve."""
-    rows = rows_of(panel)
+def comparison(
+    panel: Panel, results: Path, baseline: str = BASELINE, rows: Sequence[Row] = ()
+) -> Figure | None:
+    """The panel's curves, against steps (left) and training seconds (right); None where no run has a curve.
+
+    `rows` are the curves to draw, one below the other; without them, those of `rows_of`.
+    """
+    rows = rows or rows_of(panel)
     if not rows:
         return None
     times = step_times(panel, results, baseline)

@@ -137,7 +137,7 @@ def difference_table(
     """Per variant: paired difference to the baseline in the main metric, probability of improvement, verdict,
     and steps and seconds to the target."""
     metric = next(iter(final_metrics(panel)), "")
-    goal = find_target(panel, baseline, target)
+    goal = find_target(panel, target)
     columns = ["method", f"{metric.replace('_', ' ')} − {baseline}'s", "P(better)", "verdict"]
     columns += ["steps to target", f"seconds to target ({times.source})"] if goal else []
     rows = []

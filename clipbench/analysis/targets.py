@@ -6,9 +6,11 @@ import math
 from typing import Literal, NamedTuple
 
 from clipbench.analysis import stats
-from clipbench.analysis.groups import BASELINE, Panel, Variant
+from clipbench.analysis.groups import Panel, Variant
 from clipbench.analysis.load import final
 from clipbench.analysis.timing import StepTimes
+
+PROGRESS = 0.9
 
 
 class Target(NamedTuple):
@@ -21,29 +23,32 @@ class Target(NamedTuple):
     origin: str
 
 
-def find_target(panel: Panel, baseline: str = BASELINE, value: float | None = None) -> Target | None:
-    """`value`, or what the baseline ends with on average, of validation accuracy if there is one and else
-    loss.
+def find_target(panel: Panel, value: float | None = None) -> Target | None:
+    """`value`, or `PROGRESS` of the way from the start to the best variant's mean end, on the validation
+    split.
 
-    None where nothing was evaluated on the validation split more than once, or there is no baseline to set
-    the target.
+    The metric is accuracy where there is one and else loss. The rule treats all variants alike: the start is
+    the mean of all runs' first evaluations. None where there are no two evaluations, or no variant ended
+    better than the start.
     """
     rows = panel.experiment.metrics
     ids = {run for v in panel.variants for run in v.runs["run_id"]}
     rows = rows[(rows["split"] == "validation") & rows["run_id"].isin(ids)]
     metric = next((m for m in ("accuracy", "loss") if (rows["metric"] == m).any()), None)
+    rows = rows[rows["metric"] == metric]
     if metric is None or rows["step"].nunique() < 2:
         return None
+    higher = metric == "accuracy"
     if value is not None:
-        return Target(metric, value, metric == "accuracy", "given")
-    bases = [v for v in panel.variants if v.method == baseline]
-    base = max(bases, key=lambda v: len(v.runs), default=None)
-    if base is None:
+        return Target(metric, value, higher, "given")
+    start = rows.sort_values("step").drop_duplicates("run_id")["value"].mean()
+    ends = [final(v.runs[v.runs["status"] == "ok"], f"validation_{metric}").mean() for v in panel.variants]
+    finite = [end for end in ends if math.isfinite(end)]
+    best = max(finite, default=math.nan) if higher else min(finite, default=math.nan)
+    if not (best > start if higher else best < start):
         return None
-    ends = final(base.runs[base.runs["status"] == "ok"], f"validation_{metric}").dropna()
-    if ends.empty or not math.isfinite(ends.mean()):
-        return None
-    return Target(metric, float(ends.mean()), metric == "accuracy", f"what {base.label} ends with on average")
+    origin = f"{PROGRESS:.0%} of the way from the start to the best method's mean end".replace("%", " %")
+    return Target(metric, float(start + PROGRESS * (best - start)), higher, origin)
 
 
 def to_target(

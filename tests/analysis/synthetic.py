@@ -54,10 +54,12 @@ def write_run(
         "optimizer": "sgd", "seed": seed, "role": role, "trial": trial, "status": status, "error": None,
         "started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:10:00+00:00",
         "versions": {"python": "3.11", "torch": "2.14"}, "commit": "c0ffee", "dirty": False,
-        "fingerprint": "f" * 16, "device": {"type": "cpu", "name": "Test CPU", "threads": 2}, "precision": "fp32",
+        "fingerprint": "f" * 16, "device": {"type": "cpu", "name": "Test CPU", "threads": 2},
+        "precision": "fp32",
         "seconds": {"train": stop * second, "setup": 0.5, "evaluation": 1.0, "wall": stop * second + 2},
         "steps": steps, "steps_done": stop, "samples_per_step": 128, "parameters": 1234,
-        "train_step_seconds": second, "final": finals, "best": finals, "data": {"name": "toy", "verified": True},
+        "train_step_seconds": second, "final": finals, "best": finals,
+        "data": {"name": "toy", "verified": True},
         "host": "alices-laptop", "user": "alice",
         "paths": {"record": "/home/alice/results/runs"},
     } | info  # fmt: skip
@@ -75,7 +77,8 @@ def write_calibration(
     """A calibration of sgd, norm_clip and ps_clip."""
     ratios = {"sgd": 1.0, "norm_clip": 1.04, "ps_clip": 1.7}
     rows = [
-        {"experiment": experiment, "method": m, "device": device, "threads": threads, "step_seconds": 0.01 * r,
+        {"experiment": experiment, "method": m, "device": device, "threads": threads,
+         "step_seconds": 0.01 * r,
          "ratio": r, "ratio_low": r - 0.02, "ratio_high": r + 0.02, "n": 30, "setup_seconds": 0.5,
          "peak_memory_bytes": 10**8}
         for m, r in ratios.items()

@@ -51,7 +51,7 @@ def test_t_interval_covers_what_it_promises():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_intervals_refuse_what_is_not_finite(bad):
     for function in (stats.mean_interval, stats.interquartile_mean):
-        with pytest.raises(ValueError, match="^values must be"):
+        with pytest.raises(ValueError, match=r"^values must be"):
             function([1.0, bad, 2.0])
 
 
@@ -77,8 +77,8 @@ def test_pairing_removes_the_seeds_own_luck():
 
 
 def test_interquartile_mean_by_hand():
-    # 1 2 | 3 4 5 6 | 7 100: IQM 4.5. Winsorised 3 3 3 4 5 6 6 6: mean 4.5, sum of squares 2·(2.25·3 + .25) = 14,
-    # s_w = √(14/7) = √2; half width t_{3} · √2 · √8 / 4 = t_3 = 3.182446
+    # 1 2 | 3 4 5 6 | 7 100: IQM 4.5. Winsorised 3 3 3 4 5 6 6 6: mean 4.5, sum of squares 2·(2.25·3 + .25) =
+    # 14, s_w = √(14/7) = √2; half width t_{3} · √2 · √8 / 4 = t_3 = 3.182446
     result = stats.interquartile_mean([100.0, 1, 2, 3, 4, 5, 6, 7])
     assert result == pytest.approx((4.5, 4.5 - 3.182446, 4.5 + 3.182446, 8), rel=1e-6)
 
@@ -168,9 +168,9 @@ def test_censored_times_when_few_or_none_get_there():
 
 
 def test_censored_times_check_their_input():
-    with pytest.raises(ValueError, match="^reached must have one entry per time"):
+    with pytest.raises(ValueError, match=r"^reached must have one entry per time"):
         stats.censored_times([1.0], [True, False], 10)
-    with pytest.raises(ValueError, match="^times must lie in"):
+    with pytest.raises(ValueError, match=r"^times must lie in"):
         stats.censored_times([11.0], [True], 10)
 
 
@@ -213,9 +213,11 @@ def test_performance_profile_properties():
         assert curve[-1] == 1.0
 
 
-@pytest.mark.parametrize("costs", [{"a": {"p": 1.0}, "b": {"q": 1.0}}, {"a": {"p": 0.0}}, {"a": {"p": math.nan}}])
+@pytest.mark.parametrize(
+    "costs", [{"a": {"p": 1.0}, "b": {"q": 1.0}}, {"a": {"p": 0.0}}, {"a": {"p": math.nan}}]
+)
 def test_performance_profile_checks_its_input(costs):
-    with pytest.raises(ValueError, match="^costs must"):
+    with pytest.raises(ValueError, match=r"^costs must"):
         stats.performance_profile(costs, [1.0])
 
 
@@ -245,5 +247,5 @@ def test_brute_force_expected_best():
     draws = [min(draw) for draw in itertools.product(losses, repeat=2)]
     assert expected_best(losses, 2) == pytest.approx(np.mean(draws))
     assert expected_best([1.0, math.inf], 3) == math.inf
-    with pytest.raises(ValueError, match="^trials must be"):
+    with pytest.raises(ValueError, match=r"^trials must be"):
         expected_best(losses, 0)
