@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ConfigError(ValueError):
-    """An option, a group or a combination of them that cannot run; the message names option, value and what is allowed."""
+    """An option or a combination of them that cannot run; the message names option, value and what is allowed."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -106,7 +106,8 @@ def main(argv: list[str]) -> None:
         found = measure(name, rounds, count)
         rows.append({"case": name, **found._asdict(), "threads": torch.get_num_threads()})
         speed = 1 / found.estimate
-        print(f"{name}: trainer {found.estimate:.3f} × the bare loop's time [{found.low:.3f}, {found.high:.3f}], ", end="")
+        interval = f"[{found.low:.3f}, {found.high:.3f}]"
+        print(f"{name}: trainer {found.estimate:.3f} × the bare loop's time {interval},", end=" ")
         print(f"{speed:.1%} of its steps per second (n = {found.n} rounds of {count} steps)", flush=True)
     write(pd.DataFrame(rows), Path(arguments.results))
 
@@ -118,8 +119,9 @@ def write(frame: pd.DataFrame, results: Path) -> None:
     for folder in ("data", "tables"):
         (results / folder).mkdir(parents=True, exist_ok=True)
     atomic_write(results / "data" / "bench_overhead.parquet", lambda path: frame.to_parquet(path))
+    machine = f"{info['name']}, {info['threads']} threads"
     lines = [
-        f"Time of the trainer's step over a bare loop's, with 95 % interval ({info['name']}, {info['threads']} threads).",
+        f"Time of the trainer's step over a bare loop's, with 95 % interval ({machine}).",
         "",
         "| case | ratio | rounds |",
         "| --- | --- | --- |",
