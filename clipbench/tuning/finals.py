@@ -1,0 +1,55 @@
+"""The winners' runs: the selected settings of a method on fresh seeds, with the test metric, once each."""
+
+from __future__ import annotations
+
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from clipbench.errors import ConfigError
+from clipbench.execute import Outcome, Say, execute
+from clipbench.records import RecordError
+from clipbench.tuning.plan import Plan
+from clipbench.tuning.slots import Slots
+from clipbench.tuning.study import Choice, open_study
+
+
+class Finals:
+    """One run for each of the plan's final seeds, shared among workers like trials are."""
+
+    def __init__(self, plan: Plan, method: str, choice: Choice, storage: BaseStorage) -> None:
+        self.plan, self.method, self.choice = plan, method, choice
+        self.seeds = plan.options.tuning.final_seeds
+        seeds = "-".join(str(seed) for seed in self.seeds)
+        name = f"{plan.experiment}/{method}/{plan.keys[method]}/final-of-{choice.slot}-seeds-{seeds}"
+        self.study = open_study(storage, name, minimise=True)
+        self.slots = Slots(self.study, storage, plan.folder / name, len(self.seeds))
+
+    def attempt(self, slot: int, say: Say) -> Outcome | None:
+        """Run the slot's seed unless it is another worker's; None where nothing was done here.
+
+        Raises ConfigError, RecordError and Interrupted; a run that fails otherwise is recorded and counted as failed.
+        """
+        with self.slots.claim(slot) as identity:
+            if identity is None:
+                return None
+            trial = self.slots.trials()[slot].number
+            seed = self.seeds[slot]
+            config = self.plan.config(self.method, self.choice.settings, role="final", trial=None, seed=seed)
+            try:
+                outcome = execute(config, say)
+            except (ConfigError, RecordError):
+                raise
+            except Exception as error:
+                self.study.tell(trial, state=TrialState.FAIL)
+                say(f"{self.method} final seed {seed} failed: {type(error).__name__}: {error}".splitlines()[0])
+                return None
+            self.slots.set(identity, "seed", seed)
+            self.slots.set(identity, "status", outcome.status)
+            self.slots.set(identity, "final", outcome.info.get("final", {}))
+            self.study.tell(trial, 0.0)  # the bookkeeping's own value: selection is over
+            return outcome
+
+    def results(self) -> list[dict[str, float]]:
+        """The final metrics of every seed whose run ended well."""
+        trials = self.slots.trials().values()
+        return [t.user_attrs["final"] for t in trials if t.user_attrs.get("status") == "ok"]

@@ -1,0 +1,127 @@
+"""Search spaces: which options a method's trials vary, within which ranges, and the values at a point of [0, 1)ᵈ.
+
+A space is laid out as the config it applies to. A leaf is a range, `{low: 0.01, high: 1, log: true}`, or a value
+that is fixed for the trials:
+
+    tuning:
+      ours:
+        shared: {optimizer: {lr: {low: 0.01, high: 1, log: true}}}       # dimension 1 of every method
+        methods: {norm_clip: {method: {clipper: {threshold: {low: 0.1, high: 10, log: true}}}}}
+
+A method's own YAML may hold ranges for its own options (`tuning:` beside `clipper:`); the experiment's come over them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from clipbench.errors import ConfigError
+
+TUNED = ("optimizer", "method", "schedule")  # nothing that changes the work of a step or the number of steps
+
+
+class Range(NamedTuple):
+    """An option and its interval; `log` spreads the values evenly over the logarithm."""
+
+    path: str
+    low: float
+    high: float
+    log: bool
+
+    def at(self, position: float) -> float:
+        """The value at `position` in [0, 1), to four significant digits."""
+        if self.log:
+            value = self.low * (self.high / self.low) ** position
+        else:
+            value = self.low + (self.high - self.low) * position
+        return min(max(float(f"{value:.4g}"), self.low), self.high)
+
+
+class Fixed(NamedTuple):
+    """An option and its value in every trial."""
+
+    path: str
+    value: Any
+
+
+class Space(NamedTuple):
+    """The ranges of one method, those shared by all methods first, and its fixed values."""
+
+    ranges: tuple[Range, ...]
+    fixed: tuple[Fixed, ...]
+
+    def paths(self) -> set[str]:
+        """The options that a trial sets."""
+        return {leaf.path for leaf in (*self.ranges, *self.fixed)}
+
+    def describe(self) -> str:
+        """One line: every option with its interval or value."""
+        shown = [f"{r.path} {r.low:g} … {r.high:g}{' (log)' * r.log}" for r in self.ranges]
+        return ", ".join([*shown, *(f"{f.path} = {f.value}" for f in self.fixed)])
+
+
+def space(config: Mapping[str, Any], protocol: str) -> Space:
+    """The space of the config's method under a protocol. Raises ConfigError, naming the option, for a bad one."""
+    node = config["tuning"][protocol]
+    name = str(config["method"]["name"])
+    if protocol == "paper":
+        if node is None or name not in node["methods"]:
+            stated = ", ".join(sorted(node["methods"])) if node else "none"
+            raise ConfigError(f"tuning.paper must state the ranges of {name} for protocol=paper (methods it states: {stated})")
+        own: Mapping[str, Any] = {}
+    else:
+        own = {"method": config["method"]["tuning"]} if config["method"].get("tuning") else {}
+    merged = _merge(_merge(node["shared"], own), node["methods"].get(name) or {})
+    leaves = list(_leaves(merged, "", f"tuning.{protocol}"))
+    ranges = tuple(leaf for leaf in leaves if isinstance(leaf, Range))
+    if not ranges:
+        raise ConfigError(f"tuning.{protocol} must hold at least one range for {name}, got none")
+    return Space(ranges, tuple(leaf for leaf in leaves if isinstance(leaf, Fixed)))
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`; a leaf replaces a leaf, and null takes one away."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _is_range(value) and not _is_range(below):
+            merged[key] = _merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _is_range(node: Any) -> bool:
+    return isinstance(node, Mapping) and bool({"low", "high"} & set(node))
+
+
+def _leaves(node: Any, path: str, where: str) -> Iterator[Range | Fixed]:
+    if node is None:
+        return
+    if not path or (isinstance(node, Mapping) and not _is_range(node)):
+        for key, value in node.items():
+            if not path and key not in TUNED:
+                raise ConfigError(f"{where}: {key} cannot be tuned (only what lies below {', '.join(TUNED)})")
+            yield from _leaves(value, f"{path}.{key}".lstrip("."), where)
+    elif _is_range(node):
+        yield _range(node, path, f"{where}: {path}")
+    else:
+        yield Fixed(path, node)
+
+
+def _range(node: Mapping[str, Any], path: str, where: str) -> Range:
+    for key in set(node) - {"low", "high", "log"}:
+        raise ConfigError(f"{where}.{key} is not an option of a range (allowed: low, high, log)")
+    low, high, log = node.get("low"), node.get("high"), node.get("log", False)
+    for name, value in (("low", low), ("high", high)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(f"{where}.{name} must be a finite number, got {'null' if value is None else value}")
+    if not isinstance(log, bool):
+        raise ConfigError(f"{where}.log must be true or false, got {log}")
+    if not low < high:
+        raise ConfigError(f"{where}.low must be < high, got {low} and {high}")
+    if log and low <= 0:
+        raise ConfigError(f"{where}.low must be > 0 for a logarithmic range, got {low}")
+    return Range(path, float(low), float(high), log)
