@@ -76,9 +76,7 @@ class Dataset(Protocol):
 
     spec: Spec
     task: Task
-    provenance: dict[
-        str, Any
-    ]  # filled by load: which files, their checksums, and whether these were verified
+    provenance: dict[str, Any]  # filled by load: which files, their checksums, and whether these were verified
 
     def load(
         self, device: torch.device, root: Path, split_seed: int, verify: bool = True, download: bool = True

@@ -47,9 +47,7 @@ class _Cifar:
     name: str
     classes: int
     parser: str  # torchvision's class
-    mean: tuple[
-        float, float, float
-    ]  # of the 50 000 training images, scale 0 … 1, computed from the official files
+    mean: tuple[float, float, float]  # of the 50 000 training images, scale 0 … 1, computed from the official files
     std: tuple[float, float, float]
 
     def __init__(
@@ -153,9 +151,7 @@ class Cifar100(_Cifar):
 
 def _as_tensors(part: Any) -> Images:
     """From torchvision's (n, 32, 32, 3) array, a transposed view of the file's channels-first bytes."""
-    return Images(
-        torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))), torch.tensor(part.targets)
-    )
+    return Images(torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))), torch.tensor(part.targets))
 
 
 def _unpack(archive: Path, root: Path, folder: str) -> None:
@@ -203,8 +199,6 @@ def _plausible(content: Any, classes: int) -> bool:
         return False
     labels = content.get("labels", content.get("fine_labels"))
     data = content["data"]
-    if not isinstance(labels, list) or not all(
-        isinstance(label, int) and 0 <= label < classes for label in labels
-    ):
+    if not isinstance(labels, list) or not all(isinstance(label, int) and 0 <= label < classes for label in labels):
         return False
     return bool(data.dtype == np.uint8 and data.shape == (len(labels), 3072))

@@ -132,9 +132,7 @@ def _copy(
     from tqdm import tqdm  # only a download needs it
 
     start, received = time.monotonic(), 0
-    with tqdm(
-        total=total, initial=have, unit="B", unit_scale=True, desc=host, disable=not sys.stderr.isatty()
-    ) as bar:
+    with tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=host, disable=not sys.stderr.isatty()) as bar:
         while chunk := response.read(CHUNK):
             file.write(chunk)
             received += len(chunk)

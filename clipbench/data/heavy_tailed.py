@@ -86,9 +86,7 @@ class HeavyTailed:
         classes = problem == "classification"
         require(not classes or outputs >= 2, "outputs", ">= 2 for classification", outputs)
         single = outputs == 1 or teacher != "product"
-        require(
-            single and not (classes and teacher == "product"), "teacher", "linear or network here", teacher
-        )
+        require(single and not (classes and teacher == "product"), "teacher", "linear or network here", teacher)
         require(classes or label_smoothing == 0, "label_smoothing", "0 for regression", label_smoothing)
         self.spec = Spec("vector", (features,), outputs, "heavy_tailed")
         self.task = Classification(label_smoothing) if classes else Regression()
@@ -113,10 +111,7 @@ class HeavyTailed:
             "validation": slice(ends[0], ends[1]),
             "test": slice(ends[1], ends[2]),
         }
-        splits = {
-            name: Vectors(inputs[part].clone(), targets[part].clone()).to(device)
-            for name, part in rows.items()
-        }
+        splits = {name: Vectors(inputs[part].clone(), targets[part].clone()).to(device) for name, part in rows.items()}
         self.provenance = {"generated": True, "split_seed": split_seed}
         fresh = self.noise != "none" and self.noise_on == "gradients"
         return VectorData(splits, functools.partial(self._draw, self.spec.outputs) if fresh else None)
@@ -129,15 +124,11 @@ class HeavyTailed:
         hidden = inputs
         if self.teacher == "network":
             first = torch.randn(features, TEACHER_WIDTH, generator=generator)
-            hidden = torch.tanh(
-                inputs @ first * (2.0 / features**0.5)
-            )  # wide enough to leave tanh's linear part
+            hidden = torch.tanh(inputs @ first * (2.0 / features**0.5))  # wide enough to leave tanh's linear part
         values = hidden @ torch.randn(hidden.shape[1], outputs, generator=generator)
         return values / values.std(0, correction=0)
 
-    def _add_noise(
-        self, inputs: Tensor, outputs: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def _add_noise(self, inputs: Tensor, outputs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Noise on the training samples, which come first."""
         if self.noise == "none" or self.noise_on == "gradients":
             return inputs, outputs

@@ -25,28 +25,26 @@ class Images(NamedTuple):
         return Images(self.images.to(device), self.labels.to(device))
 
 
-def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
-    """Crop image k of the zero-padded batch at `offsets[:, k]` and mirror it where `flips[k]`.
+def crops_and_flips(height: int, width: int, padding: int) -> Tensor:
+    """Every view of a zero-padded image, as places in its flattened pixels, (2·(2·padding + 1)², height·width).
 
-    images: (n, channels, height, width).  offsets: (2, n) int64, rows then columns, in [0, 2·padding].
-    flips: (n,) bool.  Returns the shape of `images`. One gather does both, whatever the offsets.
+    Row (top·(2·padding + 1) + left)·2 + flip is the crop at (top, left) of the padded image, mirrored if flip is
+    1. Places outside the image are height·width, where `ImageData` keeps a black pixel.
     """
-    n, channels, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4).flatten(2)
-    rows = torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device)
-    rows = rows + offsets[0].view(n, 1)
-    columns = torch.where(flips.view(n, 1), columns.flip(0), columns) + offsets[1].view(n, 1)
-    pixels = rows.unsqueeze(2) * (width + 2 * padding) + columns.unsqueeze(1)
-    return padded.gather(2, pixels.view(n, 1, -1).expand(-1, channels, -1)).view_as(images)
+    offsets = torch.arange(-padding, padding + 1)
+    rows = offsets.view(-1, 1, 1, 1, 1) + torch.arange(height).view(-1, 1)
+    columns = torch.arange(width)
+    columns = offsets.view(-1, 1, 1, 1) + torch.stack([columns, columns.flip(0)]).unsqueeze(1)
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    return torch.where(inside, rows * width + columns, height * width).flatten(3).flatten(0, 2)
 
 
 class ImageData:
     """Images on the device (see clipbench.data.base.Data).
 
-    mean, std: per channel, on the scale 0 … 1.  augment: random crop after zero padding by `padding` pixels,
-    one offset per SAMPLE, and a horizontal flip with probability 1/2; padding and flip come before
-    normalisation, so the border is black as in torchvision's RandomCrop.
+    mean, std: per channel, on the scale 0 … 1.  augment: random crop after zero padding by `padding` pixels, one
+    offset per SAMPLE, and a horizontal flip with probability 1/2; padding and flip come before normalisation, so
+    the border is black as in torchvision's RandomCrop.
     """
 
     def __init__(
@@ -57,31 +55,32 @@ class ImageData:
         augment: bool,
         padding: int,
     ) -> None:
-        self._splits = splits
         self.sizes: dict[str, int] = {name: len(part.labels) for name, part in splits.items()}
-        self._augment = augment
-        self._padding = padding
+        self._labels = {name: part.labels for name, part in splits.items()}
+        # (n, 3, height·width + 1): the black pixel at the end saves every batch the padding.
+        self._pixels = {name: F.pad(part.images.flatten(2), (0, 1)) for name, part in splits.items()}
+        _, *self._shape = splits["train"].images.shape
         device = splits["train"].images.device
-        centre = torch.tensor(mean, device=device).view(1, -1, 1, 1)
-        spread = torch.tensor(std, device=device).view(1, -1, 1, 1)
+        self._views = crops_and_flips(self._shape[1], self._shape[2], padding).to(device) if augment else None
+        centre = torch.tensor(mean, device=device).view(1, -1, 1)
+        spread = torch.tensor(std, device=device).view(1, -1, 1)
         self._factor = 1 / (255 * spread)
         self._shift = -centre / spread
 
     def batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
-        train = self._splits["train"]
-        images = train.images.index_select(0, indices)
-        if self._augment:
-            shape, device = indices.shape, indices.device
-            steps = 2 * self._padding + 1
-            offsets = torch.randint(steps, (2, *shape), generator=generator, device=device)
-            flips = torch.rand(shape, generator=generator, device=device) < 0.5
-            images = crop_and_flip(images, offsets, flips, self._padding)
-        return Batch(self._normalise(images), train.labels.index_select(0, indices))
+        pixels = self._pixels["train"].index_select(0, indices)
+        labels = self._labels["train"].index_select(0, indices)
+        if self._views is None:
+            return Batch(self._normalise(pixels[:, :, :-1]), labels)
+        choice = torch.randint(len(self._views), indices.shape, generator=generator, device=indices.device)
+        places = self._views.index_select(0, choice).unsqueeze(1).expand(-1, pixels.shape[1], -1)
+        return Batch(self._normalise(pixels.gather(2, places)), labels)
 
     def evaluation(self, split: str, batch_size: int) -> Iterator[Batch]:
-        part = self._splits[split]
-        for rows in slices(len(part.labels), batch_size):
-            yield Batch(self._normalise(part.images[rows]), part.labels[rows])
+        pixels, labels = self._pixels[split], self._labels[split]
+        for rows in slices(len(labels), batch_size):
+            yield Batch(self._normalise(pixels[rows, :, :-1]), labels[rows])
 
-    def _normalise(self, images: Tensor) -> Tensor:
-        return torch.addcmul(self._shift, images.float(), self._factor)
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (n, channels, height·width) → float32 (n, channels, height, width)."""
+        return pixels.float().mul_(self._factor).add_(self._shift).reshape(-1, *self._shape)

@@ -50,11 +50,7 @@ def alpha_stable(shape: Sequence[int], index: float, generator: torch.Generator)
     wait = _uniform(shape, generator).log_().neg_()
     wait = wait.clamp_min_(torch.finfo(torch.float64).tiny)  # u = 1 gives w = 0
     power = (1.0 - index) / index
-    return (
-        torch.sin(index * angle)
-        / angle.cos().pow(1.0 / index)
-        * ((1.0 - index) * angle).cos().div(wait).pow(power)
-    )
+    return torch.sin(index * angle) / angle.cos().pow(1.0 / index) * ((1.0 - index) * angle).cos().div(wait).pow(power)
 
 
 SAMPLERS: dict[str, Callable[[Sequence[int], float, torch.Generator], Tensor]] = {

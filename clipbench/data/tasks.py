@@ -37,9 +37,7 @@ class Classification:
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         outputs = _wide(outputs)
-        losses = F.cross_entropy(
-            outputs, batch.targets, reduction="none", label_smoothing=self.label_smoothing
-        )
+        losses = F.cross_entropy(outputs, batch.targets, reduction="none", label_smoothing=self.label_smoothing)
         return _with_noise(losses, outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -53,7 +51,7 @@ class Regression:
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         outputs = _wide(outputs)
-        return _with_noise((outputs - batch.targets).square().mean(1), outputs, batch)
+        return _with_noise(F.mse_loss(outputs, batch.targets, reduction="none").mean(1), outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         return {"loss": (_wide(outputs) - batch.targets).square().mean(1)}
@@ -72,9 +70,7 @@ class NextToken:
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         outputs = _wide(outputs)
-        return _with_noise(
-            self._mean_over_tokens(outputs, batch.targets, self.label_smoothing), outputs, batch
-        )
+        return _with_noise(self._mean_over_tokens(outputs, batch.targets, self.label_smoothing), outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         outputs = _wide(outputs)

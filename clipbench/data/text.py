@@ -133,7 +133,5 @@ class ShakespeareChar:
         """(length,) uint8: each byte's rank among the distinct bytes of the text."""
         alphabet, ranks = np.unique(np.frombuffer(text, dtype=np.uint8), return_inverse=True)
         if len(alphabet) > VOCABULARY:
-            raise DataUnavailable(
-                f"shakespeare_char has {VOCABULARY} characters, but this text has {len(alphabet)}"
-            )
+            raise DataUnavailable(f"shakespeare_char has {VOCABULARY} characters, but this text has {len(alphabet)}")
         return torch.from_numpy(ranks.astype(np.uint8))

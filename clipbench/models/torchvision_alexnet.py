@@ -12,7 +12,7 @@ SMALLEST = 63  # pixels: below, its last pool has nothing left
 
 
 class TorchvisionAlexNet(nn.Module):
-    """Bilinear resize to size × size, then torchvision.models.alexnet, untrained (57 M parameters, 100 classes).
+    """Bilinear resize to size × size, then torchvision.models.alexnet, untrained (57 M parameters).
 
     Its last layer is split off as `head`, and its ReLUs do not work in place, since per-sample hooks read the
     outputs of the layers before them. Initialisation: torchvision's, that is PyTorch's default, ±1/√fan_in.

@@ -234,13 +234,9 @@ if (Path(os.environ.get("CLIPBENCH_DATA", "")) / "cifar-100-python").is_dir():
         assert dataset.provenance["verified"] is True
         assert data.sizes == {"train": 45_000, "validation": 5_000, "test": 10_000}
         counts = sum(torch.bincount(b.targets, minlength=100) for b in data.evaluation("test", 5000))
-        assert torch.equal(
-            counts, torch.full((100,), 100)
-        )  # 100 test images of each class, says the official page
+        assert torch.equal(counts, torch.full((100,), 100))  # 100 test images of each class, says the official page
         total = sum(batch.inputs.double().mean((2, 3)).sum(0) for batch in data.evaluation("train", 5000))
-        square = sum(
-            batch.inputs.double().square().mean((2, 3)).sum(0) for batch in data.evaluation("train", 5000)
-        )
+        square = sum(batch.inputs.double().square().mean((2, 3)).sum(0) for batch in data.evaluation("train", 5000))
         mean = total / 45_000
         torch.testing.assert_close(mean, torch.zeros(3, dtype=torch.float64), atol=0.01, rtol=0)
         spread = (square / 45_000 - mean.square()).sqrt()

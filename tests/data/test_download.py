@@ -39,9 +39,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         behaviour = self.server.behaviour
         if behaviour == "missing":
             return self.send_error(404)
-        start = (
-            int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and behaviour != "no range" else 0
-        )
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and behaviour != "no range" else 0
         if start >= len(CONTENT):
             return self.send_error(416)
         body = (b"x" * len(CONTENT) if behaviour == "wrong" else CONTENT)[start:]
@@ -108,9 +106,7 @@ def test_a_complete_part_is_checked_and_taken(mirror: type[Mirror], tmp_path: Pa
     assert target.read_bytes() == CONTENT
 
 
-def test_a_connection_that_breaks_off_is_continued_until_the_end(
-    mirror: type[Mirror], tmp_path: Path
-) -> None:
+def test_a_connection_that_breaks_off_is_continued_until_the_end(mirror: type[Mirror], tmp_path: Path) -> None:
     cut, target = mirror("cut"), tmp_path / "data.bin"
     fetch([cut.url], target, "md5", MD5)
     assert target.read_bytes() == CONTENT
@@ -145,9 +141,7 @@ def test_wrong_everywhere_says_so_and_leaves_nothing(mirror: type[Mirror], tmp_p
     assert not target.parent.exists()
 
 
-def test_a_host_that_never_answers_costs_a_bounded_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_host_that_never_answers_costs_a_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
 
     def hang(request: object, timeout: float) -> None:

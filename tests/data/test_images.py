@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clipbench.data import images as images_module
-from clipbench.data.images import ImageData, Images, crop_and_flip
+from clipbench.data.images import ImageData, Images, crops_and_flips
 from clipbench.seeding import generator
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -34,44 +34,55 @@ def crop_one(image: Tensor, row: int, column: int, flip: bool) -> Tensor:
     return cropped.flip(2) if flip else cropped
 
 
+def expected_batch(indices: Tensor, choices: Tensor) -> Tensor:
+    """Cropped, flipped and normalised in float64, sample by sample; choices as in `crops_and_flips`."""
+    samples = []
+    for index, choice in zip(indices.tolist(), choices.tolist(), strict=True):
+        corner, flip = divmod(choice, 2)
+        pixels = crop_one(random_images(40).images[index], corner // 9, corner % 9, bool(flip)).double() / 255
+        samples.append(torch.stack([(pixels[c] - MEAN[c]) / STD[c] for c in range(3)]))
+    return torch.stack(samples)
+
+
 def compare_with_loop() -> None:
-    images = random_images(12).images
-    draws = torch.Generator().manual_seed(3)
-    offsets = torch.randint(9, (2, 12), generator=draws)
-    flips = torch.rand(12, generator=draws) < 0.5
-    expected = [
-        crop_one(images[k], int(offsets[0, k]), int(offsets[1, k]), bool(flips[k])) for k in range(12)
-    ]
-    assert torch.equal(images_module.crop_and_flip(images, offsets, flips, 4), torch.stack(expected))
+    indices = torch.arange(200) % 40
+    batch = dataset().batch(indices, generator(0, "augmentation", 1))
+    choices = torch.randint(162, (200,), generator=generator(0, "augmentation", 1))
+    torch.testing.assert_close(batch.inputs.double(), expected_batch(indices, choices), atol=1e-5, rtol=0)
+    assert batch.targets.tolist() == (indices % 10).tolist()
+    assert batch.output_noise is None
 
 
-def test_crop_and_flip_equal_a_loop() -> None:
+def test_a_batch_equals_a_loop() -> None:
     compare_with_loop()
 
 
-def test_the_comparison_notices_one_offset_for_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def same_for_all(images: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
-        return crop_and_flip(images, offsets[:, :1].expand_as(offsets), flips, padding)
+@pytest.mark.parametrize("mistake", ["one view for the whole batch", "no black border", "no flip"])
+def test_the_comparison_notices(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(height: int, width: int, padding: int) -> Tensor:
+        views = crops_and_flips(height, width, padding)
+        if mistake == "no black border":
+            return views.clamp_max(height * width - 1)
+        return views[:1].expand_as(views) if mistake.startswith("one") else views[::2].repeat_interleave(2, 0)
 
-    monkeypatch.setattr(images_module, "crop_and_flip", same_for_all)
+    monkeypatch.setattr(images_module, "crops_and_flips", wrong)
     with pytest.raises(AssertionError):
         compare_with_loop()
 
 
-def test_batch_is_the_normalised_crop_of_the_asked_samples() -> None:
-    data, indices = dataset(), torch.tensor([5, 5, 0, 39])
-    batch = data.batch(indices, generator(0, "augmentation", 1))
-    draws = generator(0, "augmentation", 1)
-    offsets = torch.randint(9, (2, 4), generator=draws)
-    flips = torch.rand(4, generator=draws) < 0.5
-    images = random_images(40)
-    for k, index in enumerate(indices.tolist()):
-        pixels = crop_one(images.images[index], int(offsets[0, k]), int(offsets[1, k]), bool(flips[k]))
-        for channel in range(3):
-            expected = (pixels[channel].double() / 255 - MEAN[channel]) / STD[channel]
-            torch.testing.assert_close(batch.inputs[k, channel].double(), expected, atol=1e-5, rtol=0)
-    assert batch.targets.tolist() == images.labels[indices].tolist()
-    assert batch.output_noise is None
+@pytest.mark.parametrize(("height", "width", "padding"), [(2, 3, 0), (3, 2, 1), (32, 32, 4)])
+def test_views_are_all_crops_in_order(height: int, width: int, padding: int) -> None:
+    views, steps = crops_and_flips(height, width, padding), 2 * padding + 1
+    image = torch.arange(1, height * width + 1)
+    padded = torch.zeros(height + 2 * padding, width + 2 * padding, dtype=torch.int64)
+    padded[padding : padding + height, padding : padding + width] = image.view(height, width)
+    shown = torch.cat([image, torch.zeros(1, dtype=torch.int64)])[views].view(-1, height, width)
+    assert len(views) == 2 * steps**2
+    for top in range(steps):
+        for left in range(steps):
+            crop = padded[top : top + height, left : left + width]
+            assert torch.equal(shown[2 * (top * steps + left)], crop)
+            assert torch.equal(shown[2 * (top * steps + left) + 1], crop.flip(1))
 
 
 def test_augmentation_depends_on_the_generator_alone() -> None:

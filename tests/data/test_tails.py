@@ -63,9 +63,7 @@ def test_alpha_stable_sums_keep_their_law() -> None:
 
 @pytest.mark.parametrize("noise", tails.SAMPLERS)
 def test_draw_is_scaled_float32_and_repeatable(noise: str) -> None:
-    draws = [
-        tails.draw(noise, (3, 4), 1.5, scale, torch.Generator().manual_seed(2)) for scale in (1.0, 1.0, 10.0)
-    ]
+    draws = [tails.draw(noise, (3, 4), 1.5, scale, torch.Generator().manual_seed(2)) for scale in (1.0, 1.0, 10.0)]
     assert draws[0].dtype == torch.float32
     assert draws[0].shape == (3, 4)
     assert torch.equal(draws[0], draws[1])

@@ -33,10 +33,7 @@ def test_classification(smoothing: float) -> None:
     plain = [smoothed(row, int(t), 0.0) for row, t in zip(logits, targets, strict=True)]
     metrics = Classification(smoothing).metrics(logits, batch)
     torch.testing.assert_close(metrics["loss"], torch.tensor(plain, dtype=torch.float64))
-    right = [
-        float(max(range(7), key=row.tolist().__getitem__) == t)
-        for row, t in zip(logits, targets, strict=True)
-    ]
+    right = [float(max(range(7), key=row.tolist().__getitem__) == t) for row, t in zip(logits, targets, strict=True)]
     assert metrics["accuracy"].tolist() == right
 
 
@@ -50,9 +47,7 @@ def test_regression_is_the_mean_over_outputs_without_one_half() -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_text_loss_is_the_mean_over_a_sequences_tokens(smoothing: float) -> None:
     outputs, targets = torch.randn(3, 4, 6, dtype=torch.float64), torch.randint(6, (3, 4))
-    rows = [
-        sum(smoothed(outputs[k, t], int(targets[k, t]), smoothing) for t in range(4)) / 4 for k in range(3)
-    ]
+    rows = [sum(smoothed(outputs[k, t], int(targets[k, t]), smoothing) for t in range(4)) / 4 for k in range(3)]
     task = NextToken(smoothing)
     losses = task.losses(outputs, Batch(EMPTY, targets))
     torch.testing.assert_close(losses, torch.tensor(rows, dtype=torch.float64))
@@ -62,9 +57,7 @@ def test_text_loss_is_the_mean_over_a_sequences_tokens(smoothing: float) -> None
 
 def noisy_case() -> tuple[Tensor, Batch]:
     outputs = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    return outputs, Batch(
-        EMPTY, torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
-    )
+    return outputs, Batch(EMPTY, torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64))
 
 
 def test_output_noise_is_added_to_each_samples_output_gradient_and_to_no_metric() -> None:

@@ -85,14 +85,10 @@ def test_too_many_characters_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("download", [True, False])
-def test_missing_says_what_to_put_where(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, download: bool
-) -> None:
+def test_missing_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, download: bool) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(
-            text_module, "MIRRORS", (f"http://127.0.0.1:{closed.getsockname()[1]}/input.txt",)
-        )
+        monkeypatch.setattr(text_module, "MIRRORS", (f"http://127.0.0.1:{closed.getsockname()[1]}/input.txt",))
     with pytest.raises(DataUnavailable, match="shakespeare_char is missing") as error:
         ShakespeareChar().load(CPU, tmp_path / "nowhere", 0, download=download)
     message = str(error.value).split("\n")
