@@ -134,7 +134,7 @@ def _draw_mean(axis: Axes, curve: Curve, x: Floats, style: Look) -> None:
     marks = (every // 2, every) if len(curve.step) > 6 else (0, 1)
     axis.plot(x, curve.mean, color=style.colour, linestyle=style.dash, marker=style.marker, markevery=marks)
     if curve.n > 1:
-        axis.fill_between(x, curve.low, curve.high, color=style.colour, alpha=0.18, linewidth=0)
+        axis.fill_between(x, curve.low, curve.high, color=style.colour, alpha=0.14, linewidth=0)
 
 
 def _dress(pair: Sequence[Axes], row: Row, curves: list[Curve | None], broken: list[list[Broken]]) -> None:
@@ -172,9 +172,11 @@ def _legend(figure: Figure, panel: Panel, styles: list[Look]) -> None:
         handles.append(_handle(style, f"{variant.label} ({', '.join(parts)})"))
     if any(ended(v)["diverged"] for v in panel.variants):
         handles.append(
-            Line2D([], [], color="#777777", markersize=7, label="diverged run, last seen", **CROSS)
+            Line2D([], [], color="#777777", markersize=7, label="diverged", **CROSS)
         )
-    columns = min(len(handles), 3 if max(len(str(h.get_label())) for h in handles) < 30 else 2)
+    labels = [str(handle.get_label()) for handle in handles]
+    columns = len(handles) if sum(len(label) + 9 for label in labels) < 110 else 3
+    columns = columns if max(map(len, labels)) < 36 else 2
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handlelength=3.2)
 
 
@@ -214,6 +216,8 @@ def sensitivity(data: Sensitivity) -> Figure:
             )
             lr, best = trials.envelope()
             axis.plot(lr, best, color=style.colour, linestyle=style.dash, marker=style.marker)
+        rates = np.concatenate([s.lr for s in data.methods])
+        axis.set_xlim(rates.min() / 1.25, rates.max() * 1.25)
         axis.set_xlabel("learning rate")
         axis.set_ylabel("final validation loss")
         handles = [

@@ -29,8 +29,8 @@ class Table(NamedTuple):
     def markdown(self) -> str:
         """GitHub's pipe table under a title, with the notes below."""
         rule = ["---"] + ["---:"] * (len(self.columns) - 1)
-        cell = [[text.replace("|", "\\|") for text in row] for row in self.rows]
-        lines = ["| " + " | ".join(row) + " |" for row in [self.columns, rule, *cell]]
+        grid = [[text.replace("|", "\\|") for text in row] for row in [self.columns, rule, *self.rows]]
+        lines = ["| " + " | ".join(row) + " |" for row in grid]
         return (
             "\n".join([f"### {self.title}", "", *lines, "", *(f"- {note}" for note in self.notes)]).rstrip()
             + "\n"

@@ -65,15 +65,13 @@ def write_run(
     } | info  # fmt: skip
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    pd.DataFrame(
-        rows, columns=["step", "epoch", "samples", "train_seconds", "split", "metric", "value"]
-    ).to_parquet(folder / "metrics.parquet")
+    pd.DataFrame(rows, columns=["step", "epoch", "samples", "train_seconds", "split", "metric", "value"]).to_parquet(
+        folder / "metrics.parquet"
+    )
     return folder
 
 
-def write_calibration(
-    results: Path, experiment: str = "toy/cpu", device: str = "Test CPU", threads: int = 2
-) -> None:
+def write_calibration(results: Path, experiment: str = "toy/cpu", device: str = "Test CPU", threads: int = 2) -> None:
     """A calibration of sgd, norm_clip and ps_clip."""
     ratios = {"sgd": 1.0, "norm_clip": 1.04, "ps_clip": 1.7}
     rows = [

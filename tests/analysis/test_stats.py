@@ -213,9 +213,7 @@ def test_performance_profile_properties():
         assert curve[-1] == 1.0
 
 
-@pytest.mark.parametrize(
-    "costs", [{"a": {"p": 1.0}, "b": {"q": 1.0}}, {"a": {"p": 0.0}}, {"a": {"p": math.nan}}]
-)
+@pytest.mark.parametrize("costs", [{"a": {"p": 1.0}, "b": {"q": 1.0}}, {"a": {"p": 0.0}}, {"a": {"p": math.nan}}])
 def test_performance_profile_checks_its_input(costs):
     with pytest.raises(ValueError, match=r"^costs must"):
         stats.performance_profile(costs, [1.0])

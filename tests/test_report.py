@@ -1,0 +1,120 @@
+"""python -m clipbench.report, as its users see it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from clipbench import report
+from tests.analysis.synthetic import write_comparison, write_run, write_tuning
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_comparison(tmp_path, seeds=2)
+    return tmp_path
+
+
+def test_all_writes_data_tables_figures_and_report(root, capsys):
+    write_tuning(root, trials=4)
+    assert report.main(["all", "--results", str(root)]) == 0
+    names = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file() and "runs" not in p.parts}
+    stem = "toy__cpu"
+    assert names == {
+        f"data/{stem}.parquet", f"tables/{stem}.md", f"tables/{stem}__sensitivity.md", "REPORT.md",
+        f"figures/{stem}.png", f"figures/{stem}.svg", f"figures/{stem}__sensitivity.png",
+        f"figures/{stem}__sensitivity.svg",
+    }  # fmt: skip
+    text = (root / "REPORT.md").read_text()
+    for expected in ("## toy/cpu", "(figures/toy__cpu.png)", "learning-rate sensitivity", "18 runs", "Test CPU"):
+        assert expected in text
+    assert "/home" not in text
+    assert "collected toy/cpu: 18 runs" in capsys.readouterr().out
+
+
+def test_tables_and_figures_need_only_the_collected_data(root):
+    assert report.main(["collect", "--results", str(root)]) == 0
+    shutil.rmtree(root / "runs")
+    assert report.main(["tables", "--results", str(root)]) == 0
+    first = (root / "tables" / "toy__cpu.md").read_text()
+    assert report.main(["all", "--results", str(root)]) == 0
+    assert (root / "tables" / "toy__cpu.md").read_text() == first
+
+
+def test_summary_prints_the_table_and_the_figures_path(root, capsys):
+    assert report.main(["summary", "toy/cpu", "--results", str(root)]) == 0
+    out = capsys.readouterr().out
+    assert "ok / diverged / failed" in out
+    assert "no verdict (n < 5)" in out
+    path = root / "figures" / "toy__cpu.png"
+    assert out.rstrip().endswith(f"figure: {path}")
+    assert path.exists()
+
+
+def test_summary_of_one_dataset_among_single_runs(tmp_path, capsys):
+    for name in "ab":
+        write_run(tmp_path, experiment="single", dataset=name, config={"dataset": {"name": name}})
+    assert report.main(["summary", "single", "--dataset", "a", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "mlp on a" in out
+    assert "mlp on b" not in out
+
+
+def test_figures_of_chosen_curves(root):
+    report.main(["collect", "--results", str(root)])
+    arguments = ["figures", "toy/cpu", "--results", str(root), "--curves", "validation/loss"]
+    assert report.main(arguments) == 0
+    assert b"validation" in (root / "figures" / "toy__cpu.svg").read_bytes()
+
+
+def test_warnings_go_to_stderr(root, capsys):
+    write_run(root, seed=7, fingerprint="another")
+    report.main(["collect", "--results", str(root)])
+    assert "warning: toy/cpu: runs of 2 versions of the code" in capsys.readouterr().err
+
+
+BAD = [
+    (["collect", "nothing"], "experiment must be one with records"),
+    (["summary", "nothing"], "experiment must be one with records"),
+    (["collect", "--roots", "absent"], "roots must be folders"),
+    (["tables", "nothing"], "experiment must be one collected"),
+    (["summary", "toy/cpu", "--dataset", "other"], "experiment must have"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_is_one_line_and_status_two(root, capsys, arguments, message):
+    assert report.main([*arguments, "--results", str(root)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_nothing_collected_is_bad_input(tmp_path, capsys):
+    assert report.main(["tables", "--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: results must hold collected data")
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["tables", "--target", "x"], ["figures", "--curves", "loss"]])
+def test_usage_errors_exit_with_two(arguments):
+    with pytest.raises(SystemExit) as caught:
+        report.main(arguments)
+    assert caught.value.code == 2
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as caught:
+        report.main(["--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in ("collect", "tables", "figures", "summary", "all"))
+
+
+def test_the_report_command_imports_no_torch():
+    code = "import sys, clipbench.report, clipbench.analysis.plots; print([m for m in sys.modules if m == 'torch'"
+    code += " or m.startswith('clipbench.') and not m.startswith(('clipbench.analysis', 'clipbench.report'))])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
