@@ -47,16 +47,19 @@ class Trainer:
         factor = setup.schedule.factor(step, setup.steps)
         for group, rate in zip(setup.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        setup.estimator.reseed(derive(seed, "clipper", step, 1))
-        setup.clipper.reseed(derive(seed, "clipper", step, 0))
+        draws = derive(seed, "clipper", step)
+        setup.clipper.reseed(draws)
+        setup.estimator.reseed(draws + 1)
         estimate = setup.estimator(self.losses(step), setup.samples_per_step)
         if setup.noise is not None:
             setup.noise(self.named, generator(seed, "noise", step, device=setup.device))
         clip = setup.clipper(self.named)
+        figures = {"loss": estimate.loss, "clipped_fraction": clip.clipped_fraction, **estimate.stats}
+        if clip.norm is not None:
+            figures["gradient_norm"] = clip.norm
         setup.optimizer.step()
         setup.optimizer.zero_grad(set_to_none=True)
-        figures = {"loss": estimate.loss, "gradient_norm": clip.norm, "clipped_fraction": clip.clipped_fraction}
-        return figures | estimate.stats
+        return figures
 
     def losses(self, step: int) -> Iterator[Tensor]:
         """Per-sample losses (n_m,) of each micro-batch of `step`, with their graph."""
@@ -101,7 +104,10 @@ class Trainer:
         start = self.done
         while True:
             figures = self.step(self.done)
-            self._sums = {name: self._sums[name] + v for name, v in figures.items()} if self._sums else figures
+            if self._sums:
+                torch._foreach_add_(list(self._sums.values()), [figures[name] for name in self._sums])
+            else:
+                self._sums = {name: value.clone() for name, value in figures.items()}
             self._summed += 1
             self.done += 1
             if self.clock.setting_up or self._at_boundary() or interrupted():

@@ -44,7 +44,7 @@ def prepared(overrides: list[str]) -> Setup:
 
 def trainer_steps(setup: Setup, count: int) -> Callable[[], None]:
     """`count` steps of the trainer, its clock, figures and boundaries included."""
-    setup.options.log_every = count
+    setup.options.log_every, setup.options.eval_every, setup.options.checkpoint_every = count, 10**9, 10**9
     trainer = Trainer(setup)
     trainer.clock.setting_up = False
     setup.model.train()

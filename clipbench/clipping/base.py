@@ -14,12 +14,13 @@ NamedParameters = Iterable[tuple[str, nn.Parameter]]
 class ClipStats(NamedTuple):
     """What one call did; 0-dim tensors on the gradients' device, so that reading them is the caller's choice.
 
-    norm: vector norm of the whole gradient BEFORE clipping, over all parameters together.
+    norm: vector norm of the whole gradient BEFORE clipping, over all parameters together; None where the rule does
+        not need it (a clipper that clips nothing must not cost anything either).
     clipped_fraction: share of the clipper's groups that were clipped, in [0, 1]; a group is the whole gradient
         (NormClip), a layer (SpectralClip) or an entry (ValueClip).
     """
 
-    norm: Tensor
+    norm: Tensor | None
     clipped_fraction: Tensor
 
 

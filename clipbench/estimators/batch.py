@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from clipbench.estimators.base import Estimate
@@ -19,12 +18,14 @@ class Batch:
 
     def __call__(self, losses: Iterable[Tensor], total: int) -> Estimate:
         """Add ĝ to `.grad`; `losses` yields (n_m,) per micro-batch, `total` = Σ n_m samples."""
-        parts = []
+        loss: Tensor | None = None
         for part in losses:
-            loss = part.sum() / total
-            loss.backward()
-            parts.append(loss.detach())
-        return Estimate(torch.stack(parts).sum(), {})
+            mean = part.sum() / total
+            mean.backward()
+            loss = mean.detach() if loss is None else loss + mean.detach()
+        if loss is None:
+            raise ValueError("losses must hold at least one micro-batch, got none")
+        return Estimate(loss, {})
 
     def reseed(self, seed: int) -> None:
         """Nothing is drawn here."""

@@ -38,7 +38,7 @@ def test_every_method_trains_with_every_optimizer(method: str, optimizer: str) -
     trainer = Trainer(made)
     before = copy.deepcopy(made.model.state_dict())
     figures = [trainer.step(step) for step in range(3)]
-    assert all(torch.isfinite(figures[-1][name]) for name in ("loss", "gradient_norm", "clipped_fraction"))
+    assert all(torch.isfinite(figures[-1][name]) for name in ("loss", "clipped_fraction"))
     assert any(not torch.equal(before[name], value) for name, value in made.model.state_dict().items())
     assert all(p.grad is None for p in made.model.parameters())
 
@@ -84,7 +84,7 @@ def test_the_check_for_synchronisation_can_fail(monkeypatch: pytest.MonkeyPatch)
 
     def reads(self: NoClip, named: Any) -> Any:
         stats = original(self, named)
-        stats.norm.item()
+        stats.clipped_fraction.item()
         return stats
 
     monkeypatch.setattr(NoClip, "__call__", reads)
