@@ -59,9 +59,7 @@ def sgd(
     """
     _check(lr, weight_decay)
     _check_momentum(momentum, nesterov)
-    return torch.optim.SGD(
-        _trained(model), lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
-    )
+    return torch.optim.SGD(_trained(model), lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
 
 
 def adam(

@@ -64,9 +64,7 @@ class Step:
     Raises ValueError where gamma is not finite and > 0, or the milestones are not increasing within (0, 1).
     """
 
-    def __init__(
-        self, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1, warmup: int = 0
-    ) -> None:
+    def __init__(self, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1, warmup: int = 0) -> None:
         inside = all(0 < milestone < 1 for milestone in milestones)
         increasing = all(a < b for a, b in itertools.pairwise(milestones))
         require(inside and increasing, "milestones", "increasing shares in (0, 1)", list(milestones))

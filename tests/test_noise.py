@@ -40,9 +40,7 @@ def is_zero(difference: dict[str, Tensor]) -> bool:
 
 def test_rank_one_noise_has_rank_one_and_the_drawn_size() -> None:
     for name, value in added(RankOne(probability=1.0)).items():
-        singular = torch.linalg.svdvals(
-            value.reshape(value.shape[0], -1) if value.dim() else value.view(1, 1)
-        )
+        singular = torch.linalg.svdvals(value.reshape(value.shape[0], -1) if value.dim() else value.view(1, 1))
         assert singular[0] >= 5 * (1 - 1e-5), name  # |s| is at least the scale
         assert torch.all(singular[1:] <= 1e-5 * singular[0]), name
 
@@ -86,9 +84,7 @@ def test_probability_zero_adds_nothing_even_where_a_draw_overflows(kind: Any) ->
 def test_isotropic_noise_has_the_drawn_length_over_all_parameters() -> None:
     lengths, first = [], []
     for seed in range(2000):
-        vector = torch.cat(
-            [value.flatten() for value in added(Isotropic(noise="pareto", index=1.5), seed).values()]
-        )
+        vector = torch.cat([value.flatten() for value in added(Isotropic(noise="pareto", index=1.5), seed).values()])
         lengths.append(float(vector.norm()))
         first.append(float(vector[0] / vector.norm()))
     assert stats.kstest(lengths, stats.pareto(1.5).cdf).pvalue > 1e-3

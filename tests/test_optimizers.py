@@ -17,9 +17,7 @@ from clipbench.data import Spec
 from clipbench.models import MLP, AlexNet, Transformer
 
 Build = Callable[..., optimizers.Optimizer]
-ALL: dict[str, Build] = {
-    name: getattr(optimizers, name) for name in ("sgd", "adam", "adamw", "muon", "matrix_sgd")
-}
+ALL: dict[str, Build] = {name: getattr(optimizers, name) for name in ("sgd", "adam", "adamw", "muon", "matrix_sgd")}
 SPEC = Spec("vector", (4,), 3, "heavy_tailed")
 SHAPES = ((5, 4), (5,), (3, 5), (3,))  # of small()'s parameters
 
@@ -48,9 +46,7 @@ def run(build: Build, model: nn.Module, steps: int = 4, **options: Any) -> list[
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
-def naive_sgd(
-    start: Tensor, gradients: list[Tensor], lr: float, m: float, nesterov: bool, decay: float
-) -> Tensor:
+def naive_sgd(start: Tensor, gradients: list[Tensor], lr: float, m: float, nesterov: bool, decay: float) -> Tensor:
     theta, velocity = start.double(), torch.zeros_like(start, dtype=torch.float64)
     for gradient in gradients:
         g = gradient.double() + decay * theta
@@ -87,9 +83,7 @@ def compare(
         torch.testing.assert_close(after[i].double(), want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("momentum", "nesterov", "decay"), [(0.0, False, 0.0), (0.9, False, 0.1), (0.9, True, 0.1)]
-)
+@pytest.mark.parametrize(("momentum", "nesterov", "decay"), [(0.0, False, 0.0), (0.9, False, 0.1), (0.9, True, 0.1)])
 def test_sgd(momentum: float, nesterov: bool, decay: float) -> None:
     after = run(optimizers.sgd, small(), lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=decay)
     compare(after, lambda start, g: naive_sgd(start, g, 0.1, momentum, nesterov, decay))

@@ -38,9 +38,7 @@ def test_cosine_ends_at_its_final_value() -> None:
 
 
 def test_step_falls_at_each_milestone() -> None:
-    assert factors(Step(milestones=[0.5, 0.75], gamma=0.1)) == pytest.approx(
-        [1.0] * 4 + [0.1] * 2 + [0.01] * 2
-    )
+    assert factors(Step(milestones=[0.5, 0.75], gamma=0.1)) == pytest.approx([1.0] * 4 + [0.1] * 2 + [0.01] * 2)
     assert factors(Step(milestones=[0.5], gamma=0.5, warmup=2), 4) == pytest.approx([0.5, 1.0, 0.5, 0.5])
 
 

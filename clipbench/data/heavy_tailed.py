@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clipbench import seeding
-from clipbench.checks import at_least, one_of, positive, require
+from clipbench.checks import at_least, one_of, require
 from clipbench.data import tails
 from clipbench.data.base import Spec
 from clipbench.data.tasks import Classification, Regression
@@ -65,31 +65,16 @@ class HeavyTailed:
         label_smoothing: float = 0.0,
         subset: int | None = None,
     ) -> None:
-        one_of("problem", problem, get_args(Problem))
-        one_of("teacher", teacher, get_args(Teacher))
         one_of("noise_on", noise_on, get_args(Place))
         one_of("noise", noise, get_args(Noise))
-        if noise == "none":
-            positive("index", index)
-            positive("scale", scale)
-        else:
-            tails.check(noise, index, scale)
-        for name, size in (
-            ("outputs", outputs),
-            ("samples", samples),
-            ("validation", validation),
-            ("test", test),
-        ):
+        tails.check("student_t" if noise == "none" else noise, index, scale)
+        sizes = {"outputs": outputs, "samples": samples, "validation": validation, "test": test}
+        for name, size in sizes.items():
             at_least(name, size, 1)
-        at_least("features", features, 3 if teacher == "product" else 1)
         require(subset is None or 1 <= subset <= samples, "subset", f"null or in 1 … {samples}", subset)
-        classes = problem == "classification"
-        require(not classes or outputs >= 2, "outputs", ">= 2 for classification", outputs)
-        single = outputs == 1 or teacher != "product"
-        require(single and not (classes and teacher == "product"), "teacher", "linear or network here", teacher)
-        require(classes or label_smoothing == 0, "label_smoothing", "0 for regression", label_smoothing)
+        _check_problem(problem, teacher, features, outputs, label_smoothing)
         self.spec = Spec("vector", (features,), outputs, "heavy_tailed")
-        self.task = Classification(label_smoothing) if classes else Regression()
+        self.task = Classification(label_smoothing) if problem == "classification" else Regression()
         self.provenance: dict[str, Any] = {}
         self.problem, self.teacher, self.noise_on = problem, teacher, noise_on
         self.noise, self.index, self.scale = noise, index, scale
@@ -138,3 +123,16 @@ class HeavyTailed:
 
     def _draw(self, width: int, n: int, generator: torch.Generator) -> Tensor:
         return tails.draw(self.noise, (n, width), self.index, self.scale, generator)
+
+
+def _check_problem(problem: str, teacher: str, features: int, outputs: int, label_smoothing: float) -> None:
+    """Raise ValueError where the teacher cannot teach the problem, or an option has no meaning for it."""
+    one_of("problem", problem, get_args(Problem))
+    one_of("teacher", teacher, get_args(Teacher))
+    at_least("features", features, 3 if teacher == "product" else 1)
+    if problem == "classification":
+        require(outputs >= 2, "outputs", ">= 2 for classification", outputs)
+        require(teacher != "product", "teacher", "linear or network for classification", teacher)
+    else:
+        require(outputs == 1 or teacher != "product", "teacher", "linear or network where outputs > 1", teacher)
+        require(label_smoothing == 0, "label_smoothing", "0 for regression", label_smoothing)

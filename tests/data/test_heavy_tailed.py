@@ -129,7 +129,7 @@ def test_a_batch_never_waits_for_the_device() -> None:
         ({"subset": 61}, "subset must be null or in 1 … 60"),
         ({"problem": "classification"}, "outputs must be >= 2 for classification, got 1"),
         ({"teacher": "product", "features": 2}, "features must be >= 3"),
-        ({"teacher": "product", "outputs": 2}, "teacher must be linear or network here"),
+        ({"teacher": "product", "outputs": 2}, "teacher must be linear or network where outputs > 1"),
         ({"label_smoothing": 0.1}, "label_smoothing must be 0 for regression"),
         ({"problem": "classification", "outputs": 3, "label_smoothing": 1.0}, "label_smoothing must be in"),
     ],
