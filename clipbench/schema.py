@@ -97,7 +97,7 @@ class CalibrationOptions(_Strict):
 
     methods: list[str] | None
     rounds: Annotated[int, Field(ge=2)]
-    train_steps: Count
+    train_steps: Count | None
     settle_steps: Count
 
 

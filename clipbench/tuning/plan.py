@@ -66,7 +66,9 @@ class Plan:
     def config(self, method: str, settings: Mapping[str, Any], **marks: Any) -> dict[str, Any]:
         """The config of one run; `marks` are role, trial and seed."""
         words = [f"{key}={'null' if value is None else value}" for key, value in marks.items()]
-        values = [f"{path}={value!r}" if isinstance(value, float) else f"{path}={value}" for path, value in settings.items()]
+        values = [
+            f"{path}={value!r}" if isinstance(value, float) else f"{path}={value}" for path, value in settings.items()
+        ]
         return compose([*self.overrides, f"method={method}", "tuned=none", *words, *values])
 
 
@@ -117,7 +119,9 @@ def _trials(config: Mapping[str, Any], method: str) -> int:
         return int(tuning["trials"])
     if method not in tuning["paper"]["trials"]:
         stated = ", ".join(sorted(tuning["paper"]["trials"])) or "none"
-        raise ConfigError(f"tuning.paper.trials must state those of {method} (methods it states: {stated}; or give trials=N)")
+        raise ConfigError(
+            f"tuning.paper.trials must state those of {method} (methods it states: {stated}; or give trials=N)"
+        )
     return int(tuning["paper"]["trials"][method])
 
 

@@ -69,7 +69,9 @@ def space(config: Mapping[str, Any], protocol: str) -> Space:
     if protocol == "paper":
         if node is None or name not in node["methods"]:
             stated = ", ".join(sorted(node["methods"])) if node else "none"
-            raise ConfigError(f"tuning.paper must state the ranges of {name} for protocol=paper (methods it states: {stated})")
+            raise ConfigError(
+                f"tuning.paper must state the ranges of {name} for protocol=paper (methods it states: {stated})"
+            )
         own: Mapping[str, Any] = {}
     else:
         own = {"method": config["method"]["tuning"]} if config["method"].get("tuning") else {}

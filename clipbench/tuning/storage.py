@@ -66,7 +66,9 @@ class _turn:
             while (handle := hold(self.path)) is None:
                 time.sleep(0.02)
         except OSError as error:
-            raise RecordError(f"paths.results must be a writable folder, got {self.path.parent} ({error.strerror})") from error
+            raise RecordError(
+                f"paths.results must be a writable folder, got {self.path.parent} ({error.strerror})"
+            ) from error
         self.handle = handle
 
     def __exit__(self, *raised: object) -> None:
@@ -83,6 +85,8 @@ def _open(url: str) -> RDBStorage:
         except (SQLAlchemyError, StorageInternalError) as error:
             if attempt == ATTEMPTS - 1:
                 reason = str(error).splitlines()[0]
-                raise ConfigError(f"tuning.storage must be a database that can be opened, got {url} ({reason})") from error
+                raise ConfigError(
+                    f"tuning.storage must be a database that can be opened, got {url} ({reason})"
+                ) from error
             time.sleep(0.2 * (attempt + 1))
     raise AssertionError  # the loop returns or raises

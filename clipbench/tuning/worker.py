@@ -123,5 +123,7 @@ def summary(results: Sequence[Result]) -> list[str]:
         lines.append(f"{result.method}: trial {result.choice.slot} of {counts}: {values}")
         names = sorted({name for final in result.finals for name in final if name.startswith("test_")})
         means = [f"{name} {statistics.mean(final[name] for final in result.finals):.4g}" for name in names]
-        lines.append(f"  final runs: {len(result.finals)} ok; mean {', '.join(means)}" if means else "  no final run ended well")
+        lines.append(
+            f"  final runs: {len(result.finals)} ok; mean {', '.join(means)}" if means else "  no final run ended well"
+        )
     return lines
