@@ -59,7 +59,7 @@ def execute(config: Mapping[str, Any], say: Say = print, watch: Watch | None = N
     options = schema.check(config)
     folder = locate(config, options)
     record = Record(folder, say)
-    code = provenance.fingerprint()
+    code = provenance.fingerprint(provenance.foreign_targets(config))
     state = record.state()
     if settled(state, options, code):
         return _found(state, folder, code, say)
@@ -86,7 +86,9 @@ def _usable(state: State, options: schema.Options, code: str, say: Say) -> bool:
         return False
     same = state.info.get("fingerprint") == code
     if not same and options.stale == "rerun":
-        say(f"stale: the record's code is {state.info.get('fingerprint')}, this is {code}; running it anew (stale=rerun)")
+        say(
+            f"stale: the record's code is {state.info.get('fingerprint')}, this is {code}; running it anew (stale=rerun)"
+        )
         return False
     return state.status in ("running", "failed")
 
@@ -94,15 +96,14 @@ def _usable(state: State, options: schema.Options, code: str, say: Say) -> bool:
 class _Execution:
     """The part of a run that holds the record's lock."""
 
-    def __init__(
-        self, config: Mapping[str, Any], setup: Any, record: Record, say: Say, watch: Watch | None
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], setup: Any, record: Record, say: Say, watch: Watch | None) -> None:
         from clipbench.trainer import Trainer
 
         self.config, self.setup, self.record, self.say, self.watch = config, setup, record, say, watch
         self.trainer = Trainer(setup)
         self.started = time.monotonic()
         self.wall_before = 0.0
+        self.code = provenance.fingerprint(provenance.foreign_targets(config))
         self.signal_number: int | None = None
         self.stop = False
         self.info = self._first_info()
@@ -157,6 +158,7 @@ class _Execution:
         self.info["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
         with contextlib.suppress(RecordError):  # the disk may be the very thing that failed
             self.record.write_info(self.info)
+            self.record.write_error(error)
         self.tracker.finish("failed")
 
     def _boundary(self, rows: list[Row], advance: Callable[[], None]) -> None:
@@ -219,7 +221,7 @@ class _Execution:
             "seed": setup.options.seed, "role": setup.options.role, "trial": setup.options.trial,
             "status": "running", "error": None, "started": _now(), "finished": None,
             "versions": provenance.versions(), "commit": head, "dirty": dirty,
-            "fingerprint": provenance.fingerprint(), "device": provenance.device_info(setup.device),
+            "fingerprint": self.code, "device": provenance.device_info(setup.device),
             "precision": setup.options.precision, "steps": setup.steps, "samples_per_step": setup.samples_per_step,
             "parameters": sum(p.numel() for _, p in setup.parameters()), "data": setup.dataset.provenance,
             **provenance.machine(), "paths": {"results": setup.options.paths.results, "data": setup.options.data.root},

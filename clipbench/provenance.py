@@ -6,10 +6,13 @@ import ast
 import functools
 import getpass
 import hashlib
+import inspect
 import os
+import pkgutil
 import platform
 import socket
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from typing import Any
 PACKAGE = Path(__file__).parent
 # The code that can change a result; tables, figures, tracking and the commands around it cannot.
 RESULT_CODE = (
-    "trainer.py", "evaluation.py", "setup.py", "seeding.py", "noise.py", "optimizers.py", "schedules.py",
+    "trainer.py", "batches.py", "evaluation.py", "setup.py", "seeding.py", "noise.py", "optimizers.py", "schedules.py",
     "estimators", "clipping", "per_sample", "spectral", "data", "models", "studies",
 )  # fmt: skip
 
@@ -31,10 +34,25 @@ def _normalised(path: Path) -> str:
     return ast.unparse(tree)
 
 
+def foreign_targets(config: Any) -> frozenset[str]:
+    """The `_target_`s of a config that lie outside this package: a user's own method, model or dataset."""
+    if not isinstance(config, Mapping):
+        return frozenset()
+    found = frozenset().union(*(foreign_targets(value) for value in config.values()))
+    target = config.get("_target_")
+    if isinstance(target, str) and not target.startswith(f"{PACKAGE.name}."):
+        found |= {target}
+    return found
+
+
 @functools.cache
-def fingerprint() -> str:
-    """12 hexadecimal digits: SHA-256 of the code that can change a result."""
+def fingerprint(foreign: frozenset[str] = frozenset()) -> str:
+    """12 hexadecimal digits: SHA-256 of the code that can change a result, and of the files of `foreign` targets."""
     digest = hashlib.sha256()
+    for target in sorted(foreign):
+        file = inspect.getsourcefile(inspect.unwrap(pkgutil.resolve_name(target)))
+        if file is not None:
+            digest.update(f"{target}\n{_normalised(Path(file))}\n".encode())
     for name in RESULT_CODE:
         path = PACKAGE / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path] * path.exists():

@@ -28,11 +28,12 @@ from clipbench.records import Record, State
 
 
 class Job(NamedTuple):
-    """One run of a sweep: where its record lies, its method, its options."""
+    """One run of a sweep: where its record lies, its method, its options, its code's fingerprint."""
 
     folder: Path
     method: str
     options: schema.Options
+    code: str
 
 
 def describe(outcome: Outcome) -> str:
@@ -44,7 +45,8 @@ def describe(outcome: Outcome) -> str:
         if name.startswith(("validation_", "test_")) or name == "train_loss"
     ]
     seconds = info.get("seconds", {}).get("train", 0.0)
-    head = f"{outcome.status}{' (already done)' * outcome.found}: {info.get('method')} seed {info.get('seed')}, {info.get('steps_done')} steps"
+    status = f"{outcome.status}{' (already done)' * outcome.found}"
+    head = f"{status}: {info.get('method')} seed {info.get('seed')}, {info.get('steps_done')} steps"
     return f"{head} in {seconds:.1f} train seconds; {', '.join(shown)}"
 
 
@@ -59,7 +61,8 @@ def jobs(config: DictConfig) -> list[Job]:
         try:
             plain = _compose(overrides, set(config.hydra.runtime.choices), bases)
             options = schema.check(plain)
-            found.append(Job(locate(plain, options), str(plain["method"]["name"]), options))
+            code = provenance.fingerprint(provenance.foreign_targets(plain))
+            found.append(Job(locate(plain, options), str(plain["method"]["name"]), options, code))
         except ConfigError:
             continue
     return found
@@ -89,28 +92,56 @@ class SweepReport(Callback):  # type: ignore[misc]  # Hydra's class has no types
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
+        self.done: set[Path] = set()
+        self.logs = ""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Print how many runs there are, how many are done, and an estimate from the finished ones."""
+        global _under_way
         self.jobs = jobs(config)
+        code = provenance.fingerprint()
+        self.done = {job.folder for job in self.jobs if settled(Record(job.folder).state(), job.options, code)}
+        launcher = config.hydra.launcher
+        self.logs = str(launcher.get("submitit_folder", ""))
+        _under_way = self
         print(plan(self.jobs), flush=True)
+        if "joblib" in launcher.get("_target_", ""):
+            print("note: runs beside each other disturb each other's clocks; compare times by clipbench.calibrate only")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the number of runs by status, and where the failed ones' records are."""
+        """Print what came of the sweep. Hydra does not call this where a job has failed; `close` is for that."""
+        close()
+
+    def report(self) -> None:
+        """Print the number of runs by status, and where the records of the failed ones are."""
         states = [(job, Record(job.folder).state()) for job in self.jobs]
-        counts = Counter(state.status for _, state in states)
-        print("sweep ended: " + ", ".join(f"{number} {status}" for status, number in sorted(counts.items())))
+        counts = Counter(WORDS.get(state.status, state.status) for _, state in states)
+        skipped = f" ({len(self.done)} of them were done before and skipped)" if self.done else ""
+        print("sweep ended: " + ", ".join(f"{number} {word}" for word, number in sorted(counts.items())) + skipped)
+        if self.logs:
+            print(f"logs: {self.logs}")
+        sys.stdout.flush()
         for job, state in states:
             if state.status == "failed":
-                print(f"failed: {job.method}: {state.info.get('error')} ({job.folder})", file=sys.stderr)
-        sys.stdout.flush()
+                print(f"failed: {job.method}: {state.info.get('error')} ({job.folder / 'error.txt'})", file=sys.stderr)
+
+
+_under_way: SweepReport | None = None
+WORDS = {"absent": "not begun", "running": "unfinished"}
+
+
+def close() -> None:
+    """Report on the sweep that this process has begun, if there is one that was not reported on yet."""
+    global _under_way
+    if _under_way is not None:
+        ended, _under_way = _under_way, None
+        ended.report()
 
 
 def plan(found: Sequence[Job]) -> str:
     """One line: runs in all, done, to resume, to do, and about how long that takes."""
     states = [Record(job.folder).state() for job in found]
-    code = provenance.fingerprint()
-    done = [settled(state, job.options, code) for job, state in zip(found, states, strict=True)]
+    done = [settled(state, job.options, job.code) for job, state in zip(found, states, strict=True)]
     open_jobs = [job for job, finished in zip(found, done, strict=True) if not finished]
     resumable = sum((job.folder / "checkpoint.pt").exists() for job in open_jobs)
     line = f"sweep: {len(found)} runs, {sum(done)} done, {len(open_jobs)} to do"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from clipbench import provenance
 from clipbench.compose import compose
 from clipbench.execute import Outcome, execute
 from clipbench.records import Record, RecordError, RunLocked, atomic_write, run_id
@@ -158,3 +159,23 @@ def test_no_secret_of_the_environment_is_recorded(tmp_path: Path, monkeypatch: p
     outcome = run(tmp_path)
     for path in outcome.folder.iterdir():
         assert b"s3cret-value" not in path.read_bytes()
+
+
+def test_the_code_of_a_users_own_method_is_part_of_the_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "from clipbench.clipping import NoClip\n\n\nclass Mine(NoClip):\n    {}\n"
+    module = tmp_path / "my_method.py"
+    module.write_text(source.format("'''A docstring.'''"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    overrides = ["method.clipper._target_=my_method.Mine"]
+    first = run(tmp_path, *overrides)
+    assert run(tmp_path, *overrides).found
+    provenance.fingerprint.cache_clear()
+    module.write_text(source.format("'''Another docstring.'''"))
+    assert run(tmp_path, *overrides).found
+    provenance.fingerprint.cache_clear()
+    module.write_text(source.format("factor = 2"))
+    changed = run(tmp_path, *overrides)
+    assert not changed.found
+    assert changed.info["fingerprint"] != first.info["fingerprint"]
