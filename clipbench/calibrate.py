@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     results = Path(found[BASELINE]["paths"]["results"])
 
     from clipbench.calibration import alone, footprint, markdown, measure, rows, store
-    from clipbench.records import atomic_write
+    from clipbench.records import atomic_text
 
     def warn(line: str) -> None:
         print(f"warning: {line}", file=sys.stderr, flush=True)
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
     store(results / "data" / "calibration.parquet", frame, warn)
     page = results / "tables" / f"{session.setup.options.experiment.replace('/', '__')}__calibration.md"
     page.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(page, lambda part: part.write_text(text, encoding="utf-8") and None)
+    atomic_text(page, text)
     print(results / "data" / "calibration.parquet")
 
 
@@ -96,8 +96,8 @@ def disturbed(frame: Any) -> list[str]:
     if worst["spread"] <= DISTURBED:
         return []
     return [
-        f"the machine is disturbed: the middle half of {worst['method']}'s rounds spreads by {worst['spread']:.0%} of its median "
-        f"(over {DISTURBED:.0%}); the ratios hold within their intervals, the seconds hardly: try again, or more rounds"
+        f"the machine is disturbed: the middle half of {worst['method']}'s rounds spreads by {worst['spread']:.0%} "
+        f"of its median (over {DISTURBED:.0%}); ratios hold within their intervals, seconds hardly: use more rounds"
     ]
 
 

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,11 @@ def _reason(error: BaseException) -> str:
     return os.strerror(number) if number else str(error).splitlines()[0]
 
 
+def atomic_text(path: Path, text: str) -> None:
+    """`atomic_write` of a text in UTF-8."""
+    atomic_write(path, lambda part: _write_text(part, text))
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged file (or folder) to `<name>.damaged-<k>` and return its new path."""
     k = 1
@@ -136,11 +142,11 @@ class Record:
         import yaml
 
         text = yaml.safe_dump(dict(config), sort_keys=False)
-        atomic_write(self.folder / "config.yaml", lambda path: _write_text(path, text))
+        atomic_text(self.folder / "config.yaml", text)
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         text = json.dumps(info, indent=1, default=str) + "\n"
-        atomic_write(self.folder / "run.json", lambda path: _write_text(path, text))
+        atomic_text(self.folder / "run.json", text)
 
     def write_metrics(self, rows: list[Row]) -> None:
         import pyarrow as pa
@@ -156,9 +162,14 @@ class Record:
 
         atomic_write(self.folder / "checkpoint.pt", lambda path: torch.save(dict(content), path))
 
+    def write_error(self, error: BaseException) -> None:
+        """`error.txt`: the traceback of a failed run, for its user; `make collect` leaves it behind."""
+        atomic_text(self.folder / "error.txt", "".join(traceback.format_exception(error)))
+
     def drop_checkpoint(self) -> None:
-        """Remove the checkpoint and what a killed write left aside."""
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        """Remove the checkpoint, an earlier failure's traceback and what a killed write left aside."""
+        for name in ("checkpoint.pt", "error.txt"):
+            (self.folder / name).unlink(missing_ok=True)
         for part in self.folder.glob(".*.part"):
             part.unlink(missing_ok=True)
 
@@ -170,7 +181,8 @@ class Record:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = hold(path)
         except OSError as error:
-            raise RecordError(f"paths.results must be a writable folder, got {self.folder}: {_reason(error)}") from error
+            message = f"paths.results must be a writable folder, got {self.folder}: {_reason(error)}"
+            raise RecordError(message) from error
         if handle is None:
             raise RunLocked(f"another process is executing the run {self.folder}")
         with handle:
@@ -179,7 +191,7 @@ class Record:
 
 def hold(path: Path) -> IO[str] | None:
     """The lock file, locked until it is closed or the process dies; None where another process holds it."""
-    handle = open(path, "a")
+    handle = open(path, "a")  # noqa: SIM115 - held for as long as the caller works
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -39,5 +39,14 @@ def job(config: DictConfig) -> str:
     return outcome.status
 
 
+def main() -> None:
+    """The job, or the sweep, whose report comes at its end however it ends."""
+    try:
+        job()
+    finally:
+        if "clipbench.sweep" in sys.modules:
+            sys.modules["clipbench.sweep"].close()
+
+
 if __name__ == "__main__":
-    command(job)
+    command(main)

@@ -116,7 +116,7 @@ class SweepReport(Callback):  # type: ignore[misc]  # Hydra's class has no types
         """Print the number of runs by status, and where the records of the failed ones are."""
         states = [(job, Record(job.folder).state()) for job in self.jobs]
         counts = Counter(WORDS.get(state.status, state.status) for _, state in states)
-        skipped = f" ({len(self.done)} of them were done before and skipped)" if self.done else ""
+        skipped = f" ({len(self.done)} skipped, done before)" if self.done else ""
         print("sweep ended: " + ", ".join(f"{number} {word}" for word, number in sorted(counts.items())) + skipped)
         if self.logs:
             print(f"logs: {self.logs}")

@@ -1,4 +1,4 @@
-"""The command `python -m clipbench.tune`: the same number of trials for every method, then the winners on fresh seeds."""
+"""The command `python -m clipbench.tune`: equal trials for every method, then the winners on fresh seeds."""
 
 from __future__ import annotations
 

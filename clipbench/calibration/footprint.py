@@ -1,11 +1,12 @@
-"""Peak memory and set-up time of one method, measured in a process of its own: `python -m clipbench.calibration.footprint`.
+"""Peak memory and set-up time of one method, in a process of its own (`python -m clipbench.calibration.footprint`).
 
-The resolved config comes on standard input and the figures go out as one line of JSON. In a process that several methods share, the allocator's
-pools and the largest method's peak would be everybody's.
+The resolved config comes on standard input and the figures go out as one line of JSON. In a process that several
+methods share, the allocator's pools and the largest method's peak would be everybody's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import subprocess
@@ -69,10 +70,8 @@ def measure_here(config: Mapping[str, Any]) -> Footprint:
 
 def _forget_peak() -> None:
     """Start the peak of resident memory anew (Linux), so that loading the data does not count."""
-    try:
+    with contextlib.suppress(OSError):  # without it the peak includes loading: an upper bound
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # then the peak includes loading; the figure is an upper bound
 
 
 def _status(field: str) -> int:

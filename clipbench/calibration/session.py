@@ -38,7 +38,7 @@ class Timing(NamedTuple):
 
 
 class Session(NamedTuple):
-    """What was measured: timings by method, steps per measurement, steps of plain training before, notes to the user."""
+    """What was measured: timings by method, steps of one measurement, steps of training before, notes to the user."""
 
     timings: dict[str, Timing]
     repeats: int

@@ -89,11 +89,16 @@ def _read(path: Path, say: Callable[[str], None]) -> pd.DataFrame | None:
 def markdown(frame: pd.DataFrame, baseline: str) -> str:
     """The session as a table, with what it was measured on."""
     first = frame.iloc[0]
+    columns = [
+        "method", "ms per step", f"ratio to {baseline}", "spread", "first step, s", "peak memory, MB",
+        "of it in the steps, MB", "settings",
+    ]  # fmt: skip
     lines = [
-        f"Step time of {first['experiment']}: {first['device']}, {first['threads']} threads, {first['n']} interleaved rounds "
-        f"of {first['repeats']} steps from weights after {first['train_steps']} steps; ratio of medians with 95 % interval.",
+        f"Step time of {first['experiment']}: {first['device']}, {first['threads']} threads, {first['n']} interleaved "
+        f"rounds of {first['repeats']} steps, from the weights after {first['train_steps']} steps of {baseline}; "
+        "ratio of medians with 95 % interval; spread: interquartile range over median.",
         "",
-        f"| method | ms per step | ratio to {baseline} | spread | first step, s | peak memory, MB | of it in the steps, MB | settings |",
+        f"| {' | '.join(columns)} |",
         "| --- | ---: | --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in frame.to_dict("records"):

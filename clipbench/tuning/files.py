@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from clipbench.records import RecordError, atomic_write
+from clipbench.provenance import fingerprint
+from clipbench.records import RecordError, atomic_text
 from clipbench.tuning.plan import Plan
 from clipbench.tuning.study import Choice
 
@@ -23,7 +24,7 @@ def write(plan: Plan, method: str, choice: Choice) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordError(f"paths.tuned must be a writable folder, got {plan.tuned} ({error.strerror})") from error
-    atomic_write(path, lambda part: part.write_text(text, encoding="utf-8") and None)
+    atomic_text(path, text)
     return path
 
 
@@ -35,8 +36,10 @@ def render(plan: Plan, method: str, choice: Choice) -> str:
     lines = [
         "# @package _global_",
         f"# Written by clipbench.tune for experiment={plan.experiment} method={method}; tuned=none switches it off.",
-        f"# Trial {choice.slot} of {sum(counts.values())} ({bad or 'none diverged'}), {length} each: {tuning.metric} {choice.value:.6g}.",
-        f"# Protocol {tuning.protocol}, sampler {tuning.sampler}, pruner {tuning.pruner}, seed {tuning.seed}; {choice.ended}.",
+        f"# Trial {choice.slot} of {sum(counts.values())} ({bad or 'none diverged'}), {length} each; "
+        f"its {tuning.metric} is {choice.value:.6g}.",
+        f"# Protocol {tuning.protocol}, sampler {tuning.sampler}, pruner {tuning.pruner}, seed {tuning.seed}; "
+        f"code {fingerprint()}; {choice.ended}.",
     ]
     shared = [word for word in plan.overrides if not word.startswith(("experiment=", "tuning.", "paths."))]
     lines += [f"# With {' '.join(shared)}."] if shared else []

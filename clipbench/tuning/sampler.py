@@ -16,7 +16,7 @@ from clipbench.tuning.space import Range, Space
 STARTUP = 10  # Optuna's own number of trials before TPE believes its model
 
 
-class SequenceSampler(BaseSampler):
+class SequenceSampler(BaseSampler):  # type: ignore[misc]  # Optuna is checked without its types
     """Values by the number of the trial's slot: no history, no state, the same for every worker."""
 
     def __init__(self, space: Space, slot: int) -> None:

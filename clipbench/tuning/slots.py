@@ -2,9 +2,9 @@
 
 Slot k is the k-th job of the study's budget; its trial in Optuna carries the number in the attribute `slot`. Two
 things keep workers apart. Workers that share a folder hold a file lock for as long as they work on a slot: the
-kernel releases it with the process, so whoever gets the lock of a RUNNING trial of this folder knows that its worker is dead. Workers
-that share nothing but the storage are told apart by the storage's own change from WAITING to RUNNING, which only one
-of them can make, and by a count that a living worker keeps increasing (`pulse.py`).
+kernel releases it with the process, so whoever gets the lock of a RUNNING trial of this folder knows that its worker
+is dead. Workers that share nothing but the storage are told apart by the storage's own change from WAITING to
+RUNNING, which only one of them can make, and by a count that a living worker keeps increasing (`pulse.py`).
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Space(NamedTuple):
 
     def paths(self) -> set[str]:
         """The options that a trial sets."""
-        return {leaf.path for leaf in (*self.ranges, *self.fixed)}
+        return {r.path for r in self.ranges} | {f.path for f in self.fixed}
 
     def describe(self) -> str:
         """One line: every option with its interval or value."""
@@ -116,14 +116,18 @@ def _leaves(node: Any, path: str, where: str) -> Iterator[Range | Fixed]:
 def _range(node: Mapping[str, Any], path: str, where: str) -> Range:
     for key in set(node) - {"low", "high", "log"}:
         raise ConfigError(f"{where}.{key} is not an option of a range (allowed: low, high, log)")
-    low, high, log = node.get("low"), node.get("high"), node.get("log", False)
-    for name, value in (("low", low), ("high", high)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ConfigError(f"{where}.{name} must be a finite number, got {'null' if value is None else value}")
+    low, high, log = _number(node, "low", where), _number(node, "high", where), node.get("log", False)
     if not isinstance(log, bool):
         raise ConfigError(f"{where}.log must be true or false, got {log}")
     if not low < high:
-        raise ConfigError(f"{where}.low must be < high, got {low} and {high}")
+        raise ConfigError(f"{where}.low must be < high, got {low:g} and {high:g}")
     if log and low <= 0:
-        raise ConfigError(f"{where}.low must be > 0 for a logarithmic range, got {low}")
-    return Range(path, float(low), float(high), log)
+        raise ConfigError(f"{where}.low must be > 0 for a logarithmic range, got {low:g}")
+    return Range(path, low, high, log)
+
+
+def _number(node: Mapping[str, Any], name: str, where: str) -> float:
+    value = node.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{where}.{name} must be a finite number, got {'null' if value is None else value}")
+    return float(value)
