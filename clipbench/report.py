@@ -35,49 +35,43 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
         "python -m clipbench.report", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw
     )
-    commands = main.add_subparsers(
-        dest="command", required=True, metavar="{collect,tables,figures,summary,all}"
-    )
+    commands = main.add_subparsers(dest="command", required=True, metavar="{collect,tables,figures,summary,all}")
     for name in ("collect", "tables", "figures", "summary", "all"):
-        command = commands.add_parser(name, description=_line(name))
-        command.add_argument(
-            "--results", type=Path, default=Path("results"), metavar="DIR", help="default: results"
-        )
-        if name == "summary":
-            command.add_argument(
-                "experiment", help='the name of one experiment, or "single" for runs outside of any'
-            )
-            command.add_argument("--dataset", help="only this dataset")
-            command.add_argument("--model", help="only this model")
-        else:
-            command.add_argument(
-                "experiments", nargs="*", metavar="EXPERIMENT", help="default: all there are"
-            )
-        if name in ("collect", "all", "summary"):
-            command.add_argument(
-                "--roots", nargs="+", type=Path, default=[], metavar="DIR", action="extend",
-                help="results folders to merge, as from several machines (default: that of --results)",
-            )  # fmt: skip
-            command.add_argument(
-                "--fresh",
-                action="store_true",
-                help="forget runs collected before whose records are not below the roots",
-            )
-        if name != "collect":
-            command.add_argument(
-                "--baseline", default=BASELINE, metavar="METHOD", help=f"default: {BASELINE}"
-            )
-        if name == "figures":
-            command.add_argument(
-                "--curves", nargs="+", default=[], metavar="SPLIT/METRIC", type=_curve,
-                help="what to draw, as train/loss validation/loss (default: by what there is)",
-            )  # fmt: skip
-        if name in ("tables", "all"):
-            command.add_argument(
-                "--target", type=float, metavar="VALUE",
-                help="validation accuracy (0 to 1) or loss to reach (default: most of the best's progress)",
-            )  # fmt: skip
+        _options(commands.add_parser(name, description=_line(name)), name)
     return main
+
+
+def _options(command: argparse.ArgumentParser, name: str) -> None:
+    """The arguments of the command `name`."""
+    command.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    if name == "summary":
+        command.add_argument("experiment", help='the name of one experiment, or "single" for runs outside of any')
+        command.add_argument("--dataset", help="only this dataset")
+        command.add_argument("--model", help="only this model")
+    else:
+        command.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all there are")
+    if name in ("collect", "all", "summary"):
+        command.add_argument(
+            "--roots", nargs="+", type=Path, default=[], metavar="DIR", action="extend",
+            help="results folders to merge, as from several machines (default: that of --results)",
+        )  # fmt: skip
+        command.add_argument(
+            "--fresh",
+            action="store_true",
+            help="forget runs collected before whose records are not below the roots",
+        )
+    if name != "collect":
+        command.add_argument("--baseline", default=BASELINE, metavar="METHOD", help=f"default: {BASELINE}")
+    if name == "figures":
+        command.add_argument(
+            "--curves", nargs="+", default=[], metavar="SPLIT/METRIC", type=_curve,
+            help="what to draw, as train/loss validation/loss (default: by what there is)",
+        )  # fmt: skip
+    if name in ("tables", "all"):
+        command.add_argument(
+            "--target", type=float, metavar="VALUE",
+            help="validation accuracy (0 to 1) or loss to reach (default: most of the best's progress)",
+        )  # fmt: skip
 
 
 def _curve(text: str) -> tuple[str, str]:
@@ -89,9 +83,7 @@ def _curve(text: str) -> tuple[str, str]:
 
 def _line(name: str) -> str:
     return next(
-        line.strip().removeprefix(name).strip()
-        for line in DESCRIPTION.splitlines()
-        if line.strip().startswith(name)
+        line.strip().removeprefix(name).strip() for line in DESCRIPTION.splitlines() if line.strip().startswith(name)
     )
 
 
@@ -107,9 +99,7 @@ def _summary(args: argparse.Namespace) -> None:
     _collect(args, [args.experiment])
     tables, figures = summary(args.results, args.experiment, args.baseline, args.dataset, args.model)
     if not tables:
-        raise ValueError(
-            f"experiment must have finished runs of that dataset and model, got {args.experiment}"
-        )
+        raise ValueError(f"experiment must have finished runs of that dataset and model, got {args.experiment}")
     for table in tables:
         print(f"\n{table.text()}")
     for path in figures:

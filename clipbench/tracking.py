@@ -11,39 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import itertools
 import json
 import logging
 import os
 import queue
-import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
-AXES = ("step", "samples", "train_seconds", "calibrated_seconds")
-COMPARED = ("loss", "accuracy")
 CAPACITY = 1000
-DESCRIBED = (
-    "run_id",
-    "role",
-    "trial",
-    "commit",
-    "dirty",
-    "fingerprint",
-    "device",
-    "versions",
-    "parameters",
-    "data",
-)
 PRIVATE = frozenset({"host", "user", "paths", "root", "logger", "hydra"})
 
 
@@ -75,10 +59,10 @@ class NoTracker:
 
 
 class WandbTracker:
-    """Weights & Biases: group = experiment, name = method and seed, loss against every axis of `AXES`.
+    """Weights & Biases: group = experiment, name = method and seed, loss against steps, samples and seconds.
 
-    `directory` is where W&B keeps its files, null: <results>/wandb. `calibrated_step_seconds` gives the axis
-    calibrated_seconds = step × that; null: what results/data/calibration.parquet says of the method, if
+    `directory` is where W&B makes its folder wandb/, null: in `results`. `calibrated_step_seconds` gives the
+    axis calibrated_seconds = step × that; null: what results/data/calibration.parquet says of the method, if
     anything. `timeout` (seconds) bounds the wait in `finish`; connecting gets 60 % of it, and a run that
     cannot connect is stored offline. A resumed run continues its W&B run. Raises ValueError for a number that
     is not > 0.
@@ -100,7 +84,7 @@ class WandbTracker:
             raise ValueError(f"timeout must be finite and > 0, got {timeout}")
         if calibrated_step_seconds is not None and not 0 < calibrated_step_seconds < float("inf"):
             raise ValueError(f"calibrated_step_seconds must be finite and > 0, got {calibrated_step_seconds}")
-        folder = Path(directory) if directory is not None else Path(results) / "wandb"
+        folder = Path(directory if directory is not None else results)
         self._directory = folder.absolute()
         self._timeout = timeout
         self._options = {
@@ -171,7 +155,7 @@ class WandbTracker:
         here = str(Path(__file__).resolve().parents[1])
         path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
         return subprocess.Popen(
-            [sys.executable, "-m", "clipbench.tracking"],
+            [sys.executable, "-m", "clipbench.wandb_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
@@ -191,7 +175,7 @@ class WandbTracker:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             self._warn(
-                f"no answer within {self._timeout:g} s; `wandb sync` sends what is in {self._directory}"
+                f"no answer within {self._timeout:g} s; `wandb sync` sends what is in {self._directory / 'wandb'}"
             )
             return
         if code != 0:
@@ -219,115 +203,3 @@ def _public(values: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in values.items()
         if str(key) not in PRIVATE
     }
-
-
-def entries(rows: Iterable[Row], step_seconds: float | None) -> Iterable[dict[str, Any]]:
-    """One W&B entry per step: "validation/loss" …, every axis, and loss and accuracy once more below each
-    axis' name.
-
-    W&B gives a metric one axis; "vs_train_seconds/validation_loss" is the same number with another.
-    """
-    for step, group in itertools.groupby(rows, key=lambda row: row["step"]):
-        entry: dict[str, Any] = {}
-        for row in group:
-            axes = {
-                "step": step,
-                "epoch": row["epoch"],
-                "samples": row["samples"],
-                "train_seconds": row["train_seconds"],
-            }
-            if step_seconds is not None:
-                axes["calibrated_seconds"] = step * step_seconds
-            entry |= axes | {f"{row['split']}/{row['metric']}": row["value"]}
-            if row["metric"] in COMPARED:
-                name = f"{row['split']}_{row['metric']}"
-                entry |= {f"vs_{axis}/{name}": row["value"] for axis in AXES[1:] if axis in axes}
-        yield entry
-
-
-def _serve(pipe: IO[bytes]) -> None:
-    """W&B's own process: the first line opens the run, the others log, the end of the pipe closes it."""
-    first = json.loads(pipe.readline())
-    options, info = first["options"], first["info"]
-    run, note = _open(options, info, first["config"])
-    seconds = options["step_seconds"] or _calibrated(options["results"], info)
-    for axis in AXES:
-        run.define_metric(axis)
-    for axis in AXES[1:]:
-        run.define_metric(f"vs_{axis}/*", step_metric=axis)
-    for split in ("train", "validation", "test"):
-        run.define_metric(f"{split}/*", step_metric="step")
-    status = "interrupted"  # the run's process ended without a word
-    for line in pipe:
-        message = json.loads(line)
-        status = message.get("status", status)
-        for entry in entries(message.get("rows", ()), seconds):
-            run.log(entry)
-    # The run may have been killed: nobody else would end this process where W&B does not answer.
-    watchdog = threading.Timer(options["timeout"], os._exit, [3])
-    watchdog.daemon = True
-    watchdog.start()
-    run.summary["status"] = status
-    run.finish(exit_code=0 if status in ("ok", "diverged") else 1)
-    print(note, file=sys.stderr, flush=True)
-    # Everything is stored by now. W&B's exit handlers would talk to a server that need not answer, offline
-    # too; its service ends by itself when this process is gone.
-    os._exit(1 if note else 0)
-
-
-def _open(options: Mapping[str, Any], info: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Any, str]:
-    """The W&B run, and a note where it had to be opened offline."""
-    import wandb
-
-    # A run made anew is another W&B run, a resumed one is not: its `started` is the first one's.
-    name = f"{info['run_id']}-{re.sub('[^0-9]', '', str(info.get('started')))[:14]}"
-
-    def init(mode: Literal["offline", "online"], identity: str) -> Any:
-        return wandb.init(
-            project=options["project"],
-            entity=options["entity"],
-            dir=options["directory"],
-            mode=mode,
-            id=identity,
-            resume="allow" if mode == "online" else None,
-            group=info["experiment"],
-            name=f"{info['method']}, seed {info['seed']}",
-            job_type=info.get("role"),
-            config=dict(config) | {"run": {key: info[key] for key in DESCRIBED if key in info}},
-            settings=wandb.Settings(
-                console="off",
-                silent=True,
-                save_code=False,
-                x_disable_stats=True,  # sampling the machine would disturb what is timed
-                x_disable_machine_info=True,
-                x_disable_viewer=mode == "offline",  # asks the server who is logged in, offline too
-                init_timeout=0.6 * options["timeout"],
-            ),
-        )
-
-    if options["mode"] == "offline":
-        return init("offline", name), ""
-    try:
-        return init("online", name), ""
-    except Exception as error:  # whatever W&B raises: no account, no network, no answer
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        where = f"stored offline, `wandb sync` sends what is in {options['directory']}"
-        return init("offline", f"{name}-offline"), f"{reason}; {where}"  # the service keeps the refused id
-
-
-def _calibrated(results: str, info: Mapping[str, Any]) -> float | None:
-    """The calibrated step time of the run's method, None where there is none."""
-    if not (Path(results) / "data" / "calibration.parquet").exists():
-        return None
-    import pandas as pd
-
-    from clipbench.analysis.load import load_calibration
-
-    table = load_calibration(
-        Path(results), info["experiment"], pd.DataFrame({"device": [info.get("device") or {}]})
-    )
-    return float(table.loc[info["method"], "step_seconds"]) if info["method"] in table.index else None
-
-
-if __name__ == "__main__":
-    _serve(sys.stdin.buffer)

@@ -81,9 +81,7 @@ def read_record(folder: Path) -> Run:
         raise ValueError(f"{folder / 'config.yaml'} cannot be read ({type(error).__name__})") from error
     path = folder / "metrics.parquet"
     try:
-        metrics = (
-            pd.read_parquet(path)[METRIC_COLUMNS] if path.exists() else pd.DataFrame(columns=METRIC_COLUMNS)
-        )
+        metrics = pd.read_parquet(path)[METRIC_COLUMNS] if path.exists() else pd.DataFrame(columns=METRIC_COLUMNS)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__})") from error
     return Run(_flat(scrub(info) | {"config": scrub(config)}), metrics.reset_index(drop=True))
@@ -171,16 +169,12 @@ def merge(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
             label = f"{run.info['method']}, seed {run.info['seed']}"
             what = ", ".join(differences[:5]) + (", …" if len(differences) > 5 else "")
             stamps = f"kept {_rank(kept[name])[1] or '?'}, not {_rank(dropped)[1] or '?'}"
-            conflicts.append(
-                f"{run.info['experiment']}: two records of {name} ({label}) differ in {what}: {stamps}"
-            )
+            conflicts.append(f"{run.info['experiment']}: two records of {name} ({label}) differ in {what}: {stamps}")
     return sorted(kept.values(), key=_order), conflicts
 
 
 def _order(run: Run) -> tuple[str, ...]:
-    numbers = (
-        f"{run.info.get(key) if run.info.get(key) is not None else -1:>12}" for key in ("seed", "trial")
-    )
+    numbers = (f"{run.info.get(key) if run.info.get(key) is not None else -1:>12}" for key in ("seed", "trial"))
     return (str(run.info["role"]), str(run.info["method"]), *numbers, str(run.info["run_id"]))
 
 

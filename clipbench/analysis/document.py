@@ -76,9 +76,7 @@ def write_figures(
             written += plots.save(figure, results, panel.slug) if figure is not None else []
         trials = sensitivity(experiment)
         if trials is not None:
-            written += plots.save(
-                plots.sensitivity(trials), results, f"{name.replace('/', '__')}__sensitivity"
-            )
+            written += plots.save(plots.sensitivity(trials), results, f"{name.replace('/', '__')}__sensitivity")
     return written
 
 

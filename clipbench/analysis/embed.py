@@ -1,8 +1,8 @@
 """Generated tables inside a hand-written document: what stands between two markers is replaced by a file's text.
 
-    <!-- generated: results/tables/bench_per_sample.md -->
-    … replaced …
-    <!-- end -->
+<!-- generated: results/tables/bench_per_sample.md -->
+… replaced …
+<!-- end -->
 """
 
 from __future__ import annotations

@@ -59,9 +59,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _setting(run: Mapping[Any, Any]) -> dict[str, Any]:
     flat = {
-        k: v
-        for k, v in flatten(run["config"]).items()
-        if IGNORED.isdisjoint(k.removeprefix("data.").split(".")[:1])
+        k: v for k, v in flatten(run["config"]).items() if IGNORED.isdisjoint(k.removeprefix("data.").split(".")[:1])
     }
     return flat | {"device": run["device"].get("type")}
 
@@ -120,17 +118,14 @@ def variants(runs: pd.DataFrame) -> list[Variant]:
         differing = differing_keys(settings[key] for key in members)
         for key in sorted(members, key=lambda k: _sort_key(settings[k], differing)):
             label = method + (f" + {optimizer}" if several else "") + _suffix(settings[key], differing)
-            result.append(
-                Variant(label, method, optimizer, settings[key], runs.loc[members[key]].sort_values("seed"))
-            )
+            result.append(Variant(label, method, optimizer, settings[key], runs.loc[members[key]].sort_values("seed")))
     return result
 
 
 def _sort_key(setting: Mapping[str, Any], keys: Iterable[str]) -> tuple[tuple[bool, float, str], ...]:
     values = [setting.get(key) for key in keys]
     return tuple(
-        (not isinstance(v, int | float), float(v) if isinstance(v, int | float) else 0.0, str(v))
-        for v in values
+        (not isinstance(v, int | float), float(v) if isinstance(v, int | float) else 0.0, str(v)) for v in values
     )
 
 

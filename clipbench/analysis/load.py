@@ -41,9 +41,7 @@ class Experiment(NamedTuple):
         """`step`, `train_seconds` and `value` of one metric of one run, by step."""
         rows = self.metrics
         rows = rows[(rows["run_id"] == run_id) & (rows["split"] == split) & (rows["metric"] == metric)]
-        return (
-            rows[["step", "train_seconds", "value"]].sort_values("step", kind="stable").reset_index(drop=True)
-        )
+        return rows[["step", "train_seconds", "value"]].sort_values("step", kind="stable").reset_index(drop=True)
 
 
 def experiments(results: Path) -> list[str]:
@@ -61,9 +59,7 @@ def load(results: Path, experiment: str) -> Experiment:
     path = data_file(results, experiment)
     if not path.exists():
         known = ", ".join(experiments(results)) or "none"
-        raise ValueError(
-            f"experiment must be one collected under {results / 'data'} ({known}), got {experiment}"
-        )
+        raise ValueError(f"experiment must be one collected under {results / 'data'} ({known}), got {experiment}")
     table = pd.read_parquet(path)
     metrics = table[["run_id", *METRIC_COLUMNS]].dropna(subset=["metric"]).reset_index(drop=True)
     metrics = metrics.astype({"step": int})
@@ -105,8 +101,7 @@ def load_calibration(results: Path, experiment: str, runs: pd.DataFrame) -> pd.D
     machines = [(d.get("name"), d.get("type"), d.get("threads")) for d in runs["device"]]
     usual = max(set(machines), key=machines.count) if machines else (None, None, None)
     fits = [
-        (row.device in usual[:2]) + (row.device in usual[:2] and row.threads == usual[2])
-        for row in table.itertuples()
+        (row.device in usual[:2]) + (row.device in usual[:2] and row.threads == usual[2]) for row in table.itertuples()
     ]
     best = [i for i, fit in enumerate(fits) if fit == max(fits)][-1]
     chosen = table.iloc[best]

@@ -70,9 +70,7 @@ def rows_of(panel: Panel) -> list[Row]:
     return next((rows for rows in choices if curves.issuperset(rows)), [])
 
 
-def comparison(
-    panel: Panel, results: Path, baseline: str = BASELINE, rows: Sequence[Row] = ()
-) -> Figure | None:
+def comparison(panel: Panel, results: Path, baseline: str = BASELINE, rows: Sequence[Row] = ()) -> Figure | None:
     """The panel's curves, against steps (left) and training seconds (right); None where no run has a curve.
 
     `rows` are the curves to draw, one below the other; without them, those of `rows_of`.
@@ -115,9 +113,7 @@ def _draw_row(pair: Sequence[Axes], panel: Panel, row: Row, styles: list[Look], 
                 _draw_mean(axis, curve, x(curve), style)
             for run in lost:
                 axis.plot(x(run), run.value, color=style.colour, linestyle=style.dash, linewidth=0.8)
-                y = min(
-                    max(float(run.value[-1]), low), high
-                )  # at the edge where it has left the axis by then
+                y = min(max(float(run.value[-1]), low), high)  # at the edge where it has left the axis by then
                 axis.plot(x(run)[-1], y, color=style.colour, markersize=7, clip_on=False, zorder=5, **CROSS)
 
 
@@ -146,11 +142,7 @@ def _dress(pair: Sequence[Axes], row: Row, curves: list[Curve | None], broken: l
     split, metric = row
     name = {"train": "training"}.get(split, split)
     pair[0].set_ylabel(f"{name} {metric}" + (" (%)" if metric == "accuracy" else ""))
-    lines = (
-        [c.mean for c in curves if c is not None]
-        or [b.value for runs in broken for b in runs]
-        or [np.ones(1)]
-    )
+    lines = [c.mean for c in curves if c is not None] or [b.value for runs in broken for b in runs] or [np.ones(1)]
     means = np.concatenate(lines)
     low, high = float(means.min()), float(means.max())
     if metric == "accuracy":
@@ -166,14 +158,10 @@ def _legend(figure: Figure, panel: Panel, styles: list[Look]) -> None:
     handles = []
     for variant, style in zip(panel.variants, styles, strict=True):
         ends = ended(variant)
-        parts = [f"n = {ends['ok']}"] + [
-            f"{ends[k]} {k}" for k in ("diverged", "failed", "unfinished") if ends[k]
-        ]
+        parts = [f"n = {ends['ok']}"] + [f"{ends[k]} {k}" for k in ("diverged", "failed", "unfinished") if ends[k]]
         handles.append(_handle(style, f"{variant.label} ({', '.join(parts)})"))
     if any(ended(v)["diverged"] for v in panel.variants):
-        handles.append(
-            Line2D([], [], color="#777777", markersize=7, label="diverged", **CROSS)
-        )
+        handles.append(Line2D([], [], color="#777777", markersize=7, label="diverged", **CROSS))
     labels = [str(handle.get_label()) for handle in handles]
     columns = len(handles) if sum(len(label) + 9 for label in labels) < 110 else 3
     columns = columns if max(map(len, labels)) < 36 else 2
@@ -192,6 +180,8 @@ def sensitivity(data: Sensitivity) -> Figure:
         figure = Figure(figsize=(5.2, 3.7), layout="constrained")
         FigureCanvasAgg(figure)
         axis = figure.subplots()
+        rates = np.concatenate([s.lr for s in data.methods])
+        axis.set_xlim(rates.min() / 1.25, rates.max() * 1.25)
         axis.set_xscale("log")
         _sensitivity_limits(axis, np.concatenate([s.loss[np.isfinite(s.loss)] for s in data.methods]))
         above = axis.get_xaxis_transform()
@@ -216,16 +206,9 @@ def sensitivity(data: Sensitivity) -> Figure:
             )
             lr, best = trials.envelope()
             axis.plot(lr, best, color=style.colour, linestyle=style.dash, marker=style.marker)
-        rates = np.concatenate([s.lr for s in data.methods])
-        axis.set_xlim(rates.min() / 1.25, rates.max() * 1.25)
         axis.set_xlabel("learning rate")
         axis.set_ylabel("final validation loss")
-        handles = [
-            _handle(s, f"{t.method} ({len(t.lr)} trials, {t.diverged} diverged)")
-            for t, s in zip(data.methods, styles, strict=True)
-        ]
-        handles.append(Line2D([], [], color="#777777", markersize=6, label="diverged trial", **CROSS))
-        figure.legend(handles=handles, loc="outside upper center", ncols=2, handlelength=3.2)
+        _sensitivity_legend(figure, data, styles)
     return figure
 
 
@@ -240,3 +223,11 @@ def _sensitivity_limits(axis: Axes, values: Floats) -> None:
         axis.set_ylim(low / 1.15, high * 1.15)
     elif high > low:
         axis.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+
+
+def _sensitivity_legend(figure: Figure, data: Sensitivity, styles: list[Look]) -> None:
+    pairs = zip(data.methods, styles, strict=True)
+    handles = [_handle(s, f"{t.method} ({len(t.lr)} trials, {t.diverged} diverged)") for t, s in pairs]
+    if any(t.diverged for t in data.methods):
+        handles.append(Line2D([], [], color="#777777", markersize=6, label="diverged trial", **CROSS))
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, handlelength=3.2)

@@ -99,12 +99,8 @@ def looks(methods: Sequence[str]) -> list[Look]:
     for method in methods:
         own = look(method)
         first = DASHES.index(own.dash)
-        shift = next(
-            (s for s in range(len(DASHES)) if (own.colour, (first + s) % len(DASHES)) not in taken), 0
-        )
+        shift = next((s for s in range(len(DASHES)) if (own.colour, (first + s) % len(DASHES)) not in taken), 0)
         index = (first + shift) % len(DASHES)
         taken.add((own.colour, index))
-        result.append(
-            Look(own.colour, DASHES[index], MARKERS[(MARKERS.index(own.marker) + shift) % len(MARKERS)])
-        )
+        result.append(Look(own.colour, DASHES[index], MARKERS[(MARKERS.index(own.marker) + shift) % len(MARKERS)]))
     return result

@@ -50,9 +50,7 @@ def first_crossing(
     return float(at[met].min()) if met.any() else None
 
 
-def censored_times(
-    times: Sequence[float], reached: Sequence[bool], horizon: float, level: float = 0.95
-) -> Times:
+def censored_times(times: Sequence[float], reached: Sequence[bool], horizon: float, level: float = 0.95) -> Times:
     """Kaplan–Meier summary of times, of which some are only known to be longer (`reached` False: censored
     there).
 

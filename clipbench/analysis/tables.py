@@ -31,19 +31,13 @@ class Table(NamedTuple):
         rule = ["---"] + ["---:"] * (len(self.columns) - 1)
         grid = [[text.replace("|", "\\|") for text in row] for row in [self.columns, rule, *self.rows]]
         lines = ["| " + " | ".join(row) + " |" for row in grid]
-        return (
-            "\n".join([f"### {self.title}", "", *lines, "", *(f"- {note}" for note in self.notes)]).rstrip()
-            + "\n"
-        )
+        return "\n".join([f"### {self.title}", "", *lines, "", *(f"- {note}" for note in self.notes)]).rstrip() + "\n"
 
     def text(self) -> str:
         """Aligned columns for a terminal."""
         grid = [self.columns, *self.rows]
         widths = [max(len(row[i]) for row in grid) for i in range(len(self.columns))]
-        body = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-            for row in grid
-        ]
+        body = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in grid]
         rule = "  ".join("-" * width for width in widths)
         return "\n".join([self.title, body[0], rule, *body[1:], *(f"  {note}" for note in self.notes)])
 
@@ -125,15 +119,11 @@ def final_table(panel: Panel, times: StepTimes, metrics: Sequence[str] | None = 
         status = " / ".join(str(ends[key]) for key in ("ok", "diverged", "failed"))
         status += f" ({ends['unfinished']} unfinished)" if ends["unfinished"] else ""
         rows.append([variant.label, *cells, status, times.ratio_text(variant)])
-    notes = [
-        "Mean [95 % interval] over the seeds that ended ok; diverged runs are counted beside, not averaged."
-    ]
+    notes = ["Mean [95 % interval] over the seeds that ended ok; diverged runs are counted beside, not averaged."]
     return Table(f"{panel.title}: final metrics", columns, rows, [*notes, *times.notes, *panel.notes])
 
 
-def difference_table(
-    panel: Panel, times: StepTimes, baseline: str = BASELINE, target: float | None = None
-) -> Table:
+def difference_table(panel: Panel, times: StepTimes, baseline: str = BASELINE, target: float | None = None) -> Table:
     """Per variant: paired difference to the baseline in the main metric, probability of improvement, verdict,
     and steps and seconds to the target."""
     metric = next(iter(final_metrics(panel)), "")
@@ -151,9 +141,7 @@ def difference_table(
         f"Verdict: whether the interval excludes zero; none below {stats.VERDICT_FROM} pairs. "
         "The intervals are not corrected for the number of methods.",
     ]
-    return Table(
-        f"{panel.title}: against {baseline}", columns, rows, notes + (_target_notes(goal) if goal else [])
-    )
+    return Table(f"{panel.title}: against {baseline}", columns, rows, notes + (_target_notes(goal) if goal else []))
 
 
 def _direction(metric: str) -> str:
