@@ -117,7 +117,7 @@ def variants(runs: pd.DataFrame) -> list[Variant]:
     ):
         differing = differing_keys(settings[key] for key in members)
         for key in sorted(members, key=lambda k: _sort_key(settings[k], differing)):
-            label = method + (f" + {optimizer}" if several else "") + _suffix(settings[key], differing)
+            label = method + (f" with {optimizer}" if several else "") + _suffix(settings[key], differing)
             result.append(Variant(label, method, optimizer, settings[key], runs.loc[members[key]].sort_values("seed")))
     return result
 
@@ -137,9 +137,11 @@ def differing_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _suffix(setting: Mapping[str, Any], keys: list[str]) -> str:
-    parts = [f"{key.removeprefix('method.')}={setting.get(key)}" for key in keys]
+    """ ", lr=0.1, threshold.alpha=5": what follows the group's name, and of the method the last two parts."""
+    names = [".".join(key.removeprefix("optimizer.").removeprefix("method.").split(".")[-2:]) for key in keys]
+    parts = [f"{name}={setting.get(key)}" for name, key in zip(names, keys, strict=True)]
     shown = parts if len(parts) <= 3 else [*parts[:3], "…"]
-    return f" ({', '.join(shown)})" if parts else ""
+    return "".join(f", {part}" for part in shown)
 
 
 def baseline_of(variant: Variant, panel: Panel, baseline: str = BASELINE) -> Variant | None:

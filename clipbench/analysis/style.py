@@ -1,7 +1,7 @@
 """One colour per method, everywhere: a function of the method's name alone.
 
 The colours are Okabe and Ito's (2008, jfly.uni-koeln.de/color), without their yellow, which is too light for
-a line on white; four darker ones of Paul Tol's muted scheme follow for further methods. Both stay apart for
+a line on white; darker ones of Paul Tol's muted scheme follow for further methods. Both stay apart for
 colour-blind readers; line styles and markers tell the methods apart in black-and-white print too.
 """
 
@@ -21,9 +21,10 @@ COLOURS = {
     "purple": "#CC79A7",
     "indigo": "#332288",
     "wine": "#882255",
-    "olive": "#999933",
     "teal": "#44AA99",
 }
+# For methods that are not in KNOWN, so that a new one never takes a known one's colour.
+SPARE = ("#999933", "#661100", "#AA4499", "#117733", "#6699CC", "#888888")
 DASHES: tuple[Any, ...] = (
     "-",
     (0, (5, 1.6)),
@@ -83,11 +84,9 @@ def look(method: str) -> Look:
     machine and year."""
     if method in KNOWN:
         colour, dash, marker = KNOWN[method]
-    else:
-        code = zlib.crc32(method.encode())
-        names = [name for name in COLOURS if name != "black"]
-        colour, dash, marker = names[code % len(names)], code // 16 % len(DASHES), code // 256 % len(MARKERS)
-    return Look(COLOURS[colour], DASHES[dash], MARKERS[marker])
+        return Look(COLOURS[colour], DASHES[dash], MARKERS[marker])
+    code = zlib.crc32(method.encode())
+    return Look(SPARE[code % len(SPARE)], DASHES[code // 16 % len(DASHES)], MARKERS[code // 256 % len(MARKERS)])
 
 
 def looks(methods: Sequence[str]) -> list[Look]:

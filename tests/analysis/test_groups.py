@@ -49,14 +49,14 @@ def test_settings_that_differ_are_never_averaged(tmp_path):
         for seed in (0, 1):
             write_run(tmp_path, seed=seed, lr=lr)
     panel = only(tmp_path)
-    assert [v.label for v in panel.variants] == ["sgd (optimizer.lr=0.02)", "sgd (optimizer.lr=0.3)"]
+    assert [v.label for v in panel.variants] == ["sgd, lr=0.02", "sgd, lr=0.3"]
     assert [len(v.runs) for v in panel.variants] == [2, 2]
 
 
 def test_runs_on_different_devices_are_never_averaged(tmp_path):
     write_run(tmp_path, seed=0)
     write_run(tmp_path, seed=1, device={"type": "cuda", "name": "GPU", "threads": 2})
-    assert [v.label for v in only(tmp_path).variants] == ["sgd (device=cpu)", "sgd (device=cuda)"]
+    assert [v.label for v in only(tmp_path).variants] == ["sgd, device=cpu", "sgd, device=cuda"]
 
 
 def test_optimizers_are_named_where_there_are_several(tmp_path):
@@ -64,10 +64,10 @@ def test_optimizers_are_named_where_there_are_several(tmp_path):
     write_run(tmp_path, "sgd", optimizer="adam", config={"optimizer": {"name": "adam", "lr": 0.01}})
     write_run(tmp_path, "ps_clip", optimizer="adam", config={"optimizer": {"name": "adam", "lr": 0.01}})
     panel = only(tmp_path)
-    assert [v.label for v in panel.variants] == ["sgd + adam", "sgd + sgd", "ps_clip + adam"]
+    assert [v.label for v in panel.variants] == ["sgd with adam", "sgd with sgd", "ps_clip with adam"]
     base = baseline_of(panel.variants[2], panel)
     assert base is not None
-    assert base.label == "sgd + adam"
+    assert base.label == "sgd with adam"
 
 
 def test_the_baseline_is_the_most_similar_one(tmp_path):
@@ -77,7 +77,7 @@ def test_the_baseline_is_the_most_similar_one(tmp_path):
     panel = only(tmp_path)
     base = baseline_of(panel.variants[-1], panel)
     assert base is not None
-    assert base.label == "sgd (optimizer.lr=0.2)"
+    assert base.label == "sgd, lr=0.2"
     assert baseline_of(panel.variants[0], panel, "absent") is None
 
 
