@@ -63,7 +63,7 @@ figures: install  ## figures from results/data
 	$(PY) -m clipbench.report figures
 
 report: install  ## tables, figures and REPORT.md from results/data
-	$(PY) -m clipbench.report all
+	$(PY) -m clipbench.report all --readme README.md
 
 clean:  ## remove the environment and the caches; results stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

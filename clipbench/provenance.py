@@ -62,7 +62,7 @@ def fingerprint(foreign: frozenset[str] = frozenset()) -> str:
 
 @functools.cache
 def commit() -> tuple[str | None, bool | None]:
-    """(commit, dirty) of the checkout the package lies in; (None, None) outside of one."""
+    """(commit, whether code or configuration differ from it) of the checkout the package lies in; (None, None) outside of one."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -74,7 +74,8 @@ def commit() -> tuple[str | None, bool | None]:
         return done.stdout.strip()
 
     head = git("rev-parse", "HEAD")
-    changes = git("status", "--porcelain", "--untracked-files=no")
+    code = (":(top)clipbench", ":(top)conf", ":(top)constraints.txt")  # what a run writes into results/ is no change
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", *code)
     return head, None if changes is None else bool(changes)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clipbench.analysis import collect, experiments
 from clipbench.analysis.document import summary, write_figures, write_report, write_tables
+from clipbench.analysis.embed import embed
 from clipbench.analysis.groups import BASELINE
 
 DESCRIPTION = """\
@@ -67,6 +68,8 @@ def _options(command: argparse.ArgumentParser, name: str) -> None:
             "--curves", nargs="+", default=[], metavar="SPLIT/METRIC", type=_curve,
             help="what to draw, as train/loss validation/loss (default: by what there is)",
         )  # fmt: skip
+    if name == "all":
+        command.add_argument("--readme", type=Path, metavar="FILE", help="refill the generated tables in this document")
     if name in ("tables", "all"):
         command.add_argument(
             "--target", type=float, metavar="VALUE",
@@ -133,6 +136,10 @@ def run(args: argparse.Namespace) -> None:
             others = [name for name in experiments(args.results) if name not in names]
             written += write_tables(args.results, others, args.baseline)
         written.append(write_report(args.results))
+        if args.readme is not None:
+            for name in embed(args.readme):
+                print(f"warning: {args.readme} shows {name}, which is not there", file=sys.stderr)
+            written.append(args.readme)
     for path in written:
         print(path)
 

@@ -42,9 +42,9 @@ KNOWN = {
     "value_clip": ("sky", 2, 4),
     "ps_clip_constant": ("orange", 1, 5),
     "spectral_clip": ("purple", 0, 6),
-    "spectral_ema": ("indigo", 3, 7),
-    "spectral_quantile": ("wine", 1, 0),
-    "spectral_randomized": ("teal", 2, 1),
+    "spectral_clip_ema": ("indigo", 3, 7),
+    "spectral_clip_quantile": ("wine", 1, 0),
+    "soft_spectral_clip": ("teal", 2, 1),
 }
 
 RC: Any = {
