@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Self
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from clipbench.per_sample.engine import PerSampleGradients
-from clipbench.per_sample.thresholds import ThresholdRule, check_threshold, clip_weight, evaluate_threshold
+from clipbench.per_sample.probe import readable
+from clipbench.per_sample.thresholds import Positions, ThresholdRule, check_threshold, clip_weight, evaluate_threshold
 
 WeightRule = Callable[[Tensor, Tensor], Tensor]
 """A callable (norms, thresholds) → γ, all (n,)."""
@@ -65,6 +67,7 @@ class PerSampleClipper:
         self.weight = weight or clip_weight
         self.nonfinite = nonfinite
         self._engine = PerSampleGradients(model)
+        self._positions = Positions()
         self._closed = False
 
     @torch.no_grad()
@@ -84,13 +87,28 @@ class PerSampleClipper:
             return self._empty(losses)
         gradients = self._engine.collect(losses)
         norms = gradients.norms()
-        keep = torch.isfinite(norms)
-        if self.nonfinite == "raise" and not bool(keep.all()):
-            raise FloatingPointError(f"{int((~keep).sum())} of {n} per-sample gradients are not finite")
-        thresholds = evaluate_threshold(self.threshold, norms, offset, total)
-        gamma = torch.where(keep, self.weight(norms, thresholds), 0.0)
+        thresholds = evaluate_threshold(self.threshold, self._positions, norms, offset, total)
+        gamma = self.weight(norms, thresholds)
+        keep = self._finite(norms)
+        dropped = norms.new_zeros((), dtype=torch.int64) if keep is None else n - keep.sum()
+        if keep is not None:
+            gamma = torch.where(keep, gamma, 0.0)
         gradients.accumulate(gamma / total, keep)
-        return ClipStats(norms, thresholds, (norms > thresholds).to(norms.dtype).mean(), (~keep).sum())
+        return ClipStats(norms, thresholds, (norms > thresholds).mean(dtype=norms.dtype), dropped)
+
+    def _finite(self, norms: Tensor) -> Tensor | None:
+        """Which samples are kept, (n,); None where all are known to be.
+
+        That is asked only where asking is free, on a CPU. Elsewhere samples are always taken out by a mask, which
+        costs one pass over δ and a but does not wait for the device.
+        """
+        if self.nonfinite == "raise" or (norms.device.type == "cpu" and readable(norms)):
+            if math.isfinite(norms.sum().item()):
+                return None
+            if self.nonfinite == "raise":
+                count = int((~torch.isfinite(norms)).sum())
+                raise FloatingPointError(f"{count} of {norms.shape[0]} per-sample gradients are not finite")
+        return norms < torch.inf  # false for NaN too
 
     @torch.no_grad()
     def norms(self, losses: Tensor) -> Tensor:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clipbench.per_sample.fallback import slow_squared_norms, slow_weighted, warn_slow
+from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
 from clipbench.per_sample.graph import Trace, trace
-from clipbench.per_sample.joint import joint_norms, shared_readings
-from clipbench.per_sample.layout import Layout
+from clipbench.per_sample.joint import joint_norms
+from clipbench.per_sample.layout import Layout, SampleWeights
 from clipbench.per_sample.probe import probe_layouts, readable
 
 PROBES = 3
@@ -21,40 +23,37 @@ class SampleGradients:
 
     def __init__(self, losses: Tensor, found: Trace) -> None:
         self.losses = losses
+        self.shared = found.shared()
+        self.joint = {use.slots[role] for group in self.shared for use, role in group}
         self.uses = found.uses
         self.slow = list(found.slow.values())
 
     def norms(self) -> Tensor:
         """‖g_k‖₂ over all parameters together, (n,)."""
-        shared = shared_readings(self.uses)
-        jointly = {(id(use), role) for group in shared for use, role in group}
-        squares = [joint_norms(group) for group in shared]
+        norms = [joint_norms(group) for group in self.shared]
         for use in self.uses:
-            roles = frozenset(role for role in use.slots if (id(use), role) not in jointly)
+            roles: Collection[str] = use.slots
+            if self.joint:
+                roles = [role for role, slot in use.slots.items() if slot not in self.joint]
             if roles:
-                squares.append(use.squared_norms(roles))
+                norms.append(use.norms(roles))
         if self.slow:
-            squares.append(slow_squared_norms(self.losses, self.slow))
-        if not squares:
-            return torch.zeros_like(self.losses)
-        return torch.stack(squares).sum(0).sqrt_()
+            norms.append(slow_norms(self.losses, self.slow))
+        return torch.linalg.vector_norm(torch.stack(norms), dim=0) if norms else torch.zeros_like(self.losses)
 
-    def accumulate(self, gamma: Tensor, keep: Tensor) -> None:
-        """Add Σ_k γ_k g_k to `.grad`; samples that are not kept are taken out, whatever they hold."""
-        clean = self._all_kept(keep)
+    def accumulate(self, gamma: Tensor, keep: Tensor | None) -> None:
+        """Add Σ_k γ_k g_k to `.grad`. Samples that `keep` (n,) leaves out are taken out, whatever they hold."""
+        weights = SampleWeights(gamma)
+        self.shared = []
         while self.uses:
             use = self.uses.pop()
-            if not clean:
+            if keep is not None:
                 use.drop(keep)
-            for role, gradient in use.weighted(gamma).items():
+            for role, gradient in use.weighted(weights).items():
                 use.slots[role].add(gradient)
         if self.slow:
-            for param, gradient in zip(self.slow, slow_weighted(self.losses, self.slow, gamma, clean), strict=True):
+            for param, gradient in zip(self.slow, slow_weighted(self.losses, self.slow, gamma, keep), strict=True):
                 param.grad = gradient if param.grad is None else param.grad.add_(gradient)
-
-    def _all_kept(self, keep: Tensor) -> bool:
-        """Asked only where asking is free, on a CPU: elsewhere samples are always taken out (one pass over δ and a)."""
-        return keep.device.type == "cpu" and readable(keep) and bool(keep.all())
 
 
 class PerSampleGradients:
@@ -65,6 +64,7 @@ class PerSampleGradients:
         self._norms_over_batch = [
             (name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)
         ]
+        self._params = {id(param): param for param in model.parameters()}
         self._layouts: dict[tuple[object, ...], list[Layout | None]] = {}
         self._tries: dict[tuple[object, ...], int] = {}
         self._warned: set[int] = set()
@@ -77,25 +77,27 @@ class PerSampleGradients:
                     f"model must not normalise over the batch, got {type(module).__name__} '{name}' in training mode: it "
                     "makes every loss depend on every sample; put it in eval() mode, or use GroupNorm or LayerNorm"
                 )
-        names = {id(param): name for name, param in self.model.named_parameters()}
-        found = trace(losses, names)
+        found = trace(losses, self._params)
         self._place(losses, found)
         if found.slow.keys() - self._warned:
             self._warned |= found.slow.keys()
-            warn_slow(found.slow, names, losses.shape[0])
+            warn_slow(found.slow, self.model, losses.shape[0])
         edges = [use.edge for use in found.uses]
         if edges:
             ones = torch.ones_like(losses)
             keep = retain_graph or bool(found.slow)
-            deltas = torch.autograd.grad(losses, edges, ones, retain_graph=keep)
+            deltas = torch.autograd.grad(losses, edges, ones, retain_graph=keep, allow_unused=True)
             for use, delta in zip(found.uses, deltas, strict=True):
-                use.delta = delta
+                if delta is not None:
+                    use.delta = delta
+            if any(delta is None for delta in deltas):
+                found.uses = [use for use, delta in zip(found.uses, deltas, strict=True) if delta is not None]
         return SampleGradients(losses, found)
 
     def _place(self, losses: Tensor, found: Trace) -> None:
         """Set every use's layout, checked at the first step of its kind (see `probe`)."""
         n = losses.shape[0]
-        signature = tuple((use.layout, use.rows == n, *(s.key for s in use.slots.values())) for use in found.uses)
+        signature = tuple([(use.layout, use.rows == n, *[id(s.param) for s in use.slots.values()]) for use in found.uses])
         known = self._layouts.get(signature)
         if known is None and n > 1 and readable(losses):
             verdicts = probe_layouts(losses, found.uses)

@@ -7,13 +7,18 @@ layer called twice, tied weights, `F.linear` on a bare parameter or attention's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from clipbench.per_sample.rules import READERS, Use
-from clipbench.per_sample.slots import Node, Slot, resolve
+from clipbench.per_sample.slots import REINDEXINGS, Node, Slot, resolve
+
+
+Reading = tuple[Use, str]
+"""A use and the role in which it reads a parameter."""
 
 
 @dataclass
@@ -23,16 +28,29 @@ class Trace:
     uses: list[Use] = field(default_factory=list)
     slow: dict[int, Tensor] = field(default_factory=dict)
 
-    def reject(self, slots: list[Slot]) -> None:
+    def reject(self, slots: Iterable[Slot]) -> None:
         """Send the parameters of `slots` to the slow path, and drop every use of them."""
         self.slow.update((id(slot.param), slot.param) for slot in slots)
         for use in self.uses:
             use.slots = {role: slot for role, slot in use.slots.items() if id(slot.param) not in self.slow}
         self.uses = [use for use in self.uses if use.slots]
 
+    def shared(self) -> list[list[Reading]]:
+        """Readings of the same part of a parameter, for every part that is read at least twice."""
+        readings: dict[int, list[Reading]] = {}
+        for use in self.uses:
+            for role, slot in use.slots.items():
+                readings.setdefault(id(slot.param), []).append((use, role))
+        parts: dict[object, list[Reading]] = {}
+        for group in readings.values():
+            if len(group) > 1:
+                for use, role in group:
+                    parts.setdefault(use.slots[role].key, []).append((use, role))
+        return [part for part in parts.values() if len(part) > 1]
 
-def trace(losses: Tensor, params: Mapping[int, str]) -> Trace:
-    """Every use of the parameters `params` (id → name) below `losses` (n,). Raises ValueError for refused layers."""
+
+def trace(losses: Tensor, params: Mapping[int, object]) -> Trace:
+    """Every use of the parameters with ids `params` below `losses` (n,). Raises ValueError for refused layers."""
     found, rejected = Trace(), []
     n = losses.shape[0]
     stack: list[Node] = [losses.grad_fn]
@@ -43,15 +61,19 @@ def trace(losses: Tensor, params: Mapping[int, str]) -> Trace:
         for index, (child, output) in enumerate(node.next_functions):
             if child is None:
                 continue
-            slot = resolve(child, output, params)
+            slot = resolve(child, output, params) if type(child).__name__ in REINDEXINGS else None
             if slot is not None:
                 slots[index] = slot
             elif child not in seen:
                 seen.add(child)
                 stack.append(child)
-        if slots:
+        if slots or type(node).__name__ in REFUSED:
             rejected += _read(node, slots, n, found)
-    found.reject(rejected + _overlapping(found))
+    if rejected:
+        found.reject(rejected)
+    overlapping = _overlapping(found)
+    if overlapping:
+        found.reject(overlapping)
     return found
 
 
@@ -65,20 +87,25 @@ def _read(node: Node, slots: dict[int, Slot], n: int, found: Trace) -> list[Slot
     if use is None or use.rows == 0 or use.rows % n:
         return list(slots.values())
     found.uses.append(use)
+    if len(use.slots) == len(slots):
+        return []
     covered = {id(slot) for slot in use.slots.values()}
     return [slot for slot in slots.values() if id(slot) not in covered]
 
 
 def _overlapping(found: Trace) -> list[Slot]:
     """Slots of parameters of which different but overlapping parts are read (cross terms between them are unknown)."""
+    partial = {id(s.param) for use in found.uses for s in use.slots.values() if not s.whole}
+    if not partial:
+        return []
+    slots = [s for use in found.uses for s in use.slots.values() if id(s.param) in partial]
     spans: dict[int, set[tuple[int, int]]] = {}
-    slots = [slot for use in found.uses for slot in use.slots.values()]
     for slot in slots:
         spans.setdefault(id(slot.param), set()).add(slot.span)
     clash = set()
     for key, parts in spans.items():
         ordered = sorted(parts)
-        if any(first[1] > second[0] for first, second in zip(ordered, ordered[1:], strict=False)):
+        if any(first[1] > second[0] for first, second in itertools.pairwise(ordered)):
             clash.add(key)
     return [slot for slot in slots if id(slot.param) in clash]
 

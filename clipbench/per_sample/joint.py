@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from clipbench.per_sample.cost import chunk_size
 from clipbench.per_sample.factors import factor_norms, row_norms
-from clipbench.per_sample.rules import Use
-
-Reading = tuple[Use, str]
-"""A use and the role in which it reads the parameter."""
-
-
-def shared_readings(uses: Iterable[Use]) -> list[list[Reading]]:
-    """Readings of the same part of a parameter, for every part that is read at least twice."""
-    groups: dict[object, list[Reading]] = {}
-    for use in uses:
-        for role, slot in use.slots.items():
-            groups.setdefault(slot.key, []).append((use, role))
-    return [group for group in groups.values() if len(group) > 1]
-
+from clipbench.per_sample.graph import Reading
 
 def joint_norms(group: Sequence[Reading]) -> Tensor:
     """‖Σ over readings of g_k‖² for every sample, (n,): all cross terms included."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+import torch
 from torch import Tensor
 
 
@@ -31,4 +32,22 @@ class Layout(Enum):
 
 def guess_layout(lead: tuple[int, ...], n: int) -> Layout:
     """The layout that the leading axes suggest: the sample axis is the first of length n."""
-    return Layout.MINOR if len(lead) > 1 and lead[0] != n and n in lead[1:] else Layout.MAJOR
+    if len(lead) == 1:
+        return Layout.MAJOR
+    return Layout.MINOR if lead[0] != n and n in lead[1:] else Layout.MAJOR
+
+
+class SampleWeights:
+    """γ, one weight per sample, (n,); remembers its versions by row, which many layers share."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self._columns: dict[tuple[Layout, int, torch.dtype], Tensor] = {}
+
+    def column(self, layout: Layout, rows: int, dtype: torch.dtype) -> Tensor:
+        """γ of every row's sample, (rows, 1)."""
+        key = (layout, rows, dtype)
+        found = self._columns.get(key)
+        if found is None:
+            found = self._columns[key] = layout.spread(self.values, rows).to(dtype).unsqueeze(1)
+        return found

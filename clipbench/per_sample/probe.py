@@ -23,11 +23,9 @@ TOLERANCE = 1e-10
 
 def readable(tensor: Tensor) -> bool:
     """Whether values may be read at all: not while tracing, compiling, capturing a CUDA graph or with fake tensors."""
-    if _get_current_dispatch_mode_stack() or torch.compiler.is_compiling():
+    if type(tensor) is not Tensor or _get_current_dispatch_mode_stack() or torch.compiler.is_compiling():
         return False
-    if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
-        return False
-    return not torch._subclasses.fake_tensor.is_fake(tensor)
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def probe_layouts(losses: Tensor, uses: Sequence[Use]) -> list[Layout | None | str]:
@@ -45,7 +43,7 @@ def probe_layouts(losses: Tensor, uses: Sequence[Use]) -> list[Layout | None | s
     deltas = torch.autograd.grad(chosen, edges, retain_graph=True, allow_unused=True)
     table = []
     for use, delta in zip(uses, deltas, strict=True):
-        energy = use.row_energy(delta) if delta is not None else losses.new_zeros(use.rows)
+        energy = use.row_sizes(delta).square() if delta is not None else losses.new_zeros(use.rows)
         inside = [layout.split(energy, n)[sample].sum() for layout in Layout]
         table.append(torch.stack([energy.sum(), *inside]).double())
     verdicts = [_verdict(use, row) for use, row in zip(uses, torch.stack(table).tolist(), strict=True)]

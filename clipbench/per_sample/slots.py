@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ Node = Any
 """An autograd node (`tensor.grad_fn`); torch's own type has no stubs for `_saved_*`."""
 
 
-@dataclass
 class Slot:
     """An operand of an autograd node that is a parameter, or rows `start:stop` of it.
 
@@ -21,12 +19,23 @@ class Slot:
     that it has the same entries in another shape. Gradients handed to `add` have the shape of the part.
     """
 
-    param: Tensor
-    shape: tuple[int, ...]
-    start: int = 0
-    stop: int = -1
-    transposed: bool = False
-    reshaped: bool = False
+    __slots__ = ("param", "reshaped", "shape", "start", "stop", "transposed")
+
+    def __init__(
+        self,
+        param: Tensor,
+        shape: tuple[int, ...] | None = None,
+        start: int = 0,
+        stop: int = -1,
+        transposed: bool = False,
+        reshaped: bool = False,
+    ) -> None:
+        self.param = param
+        self.shape = param.shape if shape is None else shape
+        self.start = start
+        self.stop = stop
+        self.transposed = transposed
+        self.reshaped = reshaped
 
     @property
     def whole(self) -> bool:
@@ -51,7 +60,8 @@ class Slot:
 
     def add(self, gradient: Tensor) -> None:
         """Add `gradient` (of `part_shape`) to the parameter's `.grad`, as autograd would."""
-        gradient = gradient.reshape(self.part_shape).to(self.param.dtype)
+        if gradient.shape != self.param.shape or gradient.dtype != self.param.dtype:
+            gradient = gradient.reshape(self.part_shape).to(self.param.dtype)
         if self.param.grad is None and self.whole:
             self.param.grad = gradient.contiguous()
             return
@@ -60,26 +70,19 @@ class Slot:
         self.param.grad[slice(*self.span)].add_(gradient) if not self.whole else self.param.grad.add_(gradient)
 
 
-def resolve(node: Node, output: int, params: Mapping[int, str]) -> Slot | None:
+def resolve(node: Node, output: int, params: Mapping[int, object]) -> Slot | None:
     """The slot that output `output` of `node` stands for, or None where it is not a mere re-indexing of a parameter."""
-    shape: tuple[int, ...] | None = None
+    name = type(node).__name__
+    if name == "AccumulateGrad":
+        return Slot(node.variable) if id(node.variable) in params else None
+    shape = tuple(node._input_metadata[output].shape)
     start, stop, transposed, reshaped = 0, -1, False, False
-    while True:
-        name = type(node).__name__
-        if name == "AccumulateGrad":
-            param = node.variable
-            if id(param) not in params:
-                return None
-            return Slot(param, shape or tuple(param.shape), start, stop, transposed, reshaped)
-        if shape is None:
-            if name not in REINDEXINGS:
-                return None
-            shape = tuple(node._input_metadata[output].shape)
+    while name != "AccumulateGrad":
         if name == "TBackward0" or (name == "TransposeBackward0" and _swaps_two(node)):
             transposed = not transposed
             if reshaped:
                 return None
-        elif name in ("ViewBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "ReshapeAliasBackward0"):
+        elif name in RESHAPES:
             reshaped = True
             if transposed:
                 return None
@@ -89,14 +92,18 @@ def resolve(node: Node, output: int, params: Mapping[int, str]) -> Slot | None:
         elif name != "ToCopyBackward0":
             return None
         node, output = node.next_functions[0]
-        if node is None:
-            return None
+        name = type(node).__name__
+    if id(node.variable) not in params:
+        return None
+    return Slot(node.variable, shape, start, stop, transposed, reshaped)
 
 
+RESHAPES = frozenset("ViewBackward0 UnsafeViewBackward0 UnsqueezeBackward0 ReshapeAliasBackward0".split())
 REINDEXINGS = frozenset(
-    "TBackward0 TransposeBackward0 ViewBackward0 UnsafeViewBackward0 UnsqueezeBackward0 ReshapeAliasBackward0 "
+    "AccumulateGrad TBackward0 TransposeBackward0 ViewBackward0 UnsafeViewBackward0 UnsqueezeBackward0 ReshapeAliasBackward0 "
     "SplitBackward0 ToCopyBackward0".split()
 )
+"""Nodes that may stand between a parameter and the operation that reads it."""
 
 
 def _swaps_two(node: Node) -> bool:

@@ -26,10 +26,14 @@ class PowerThreshold:
             raise ValueError(f"beta must be > 0, got {beta}")
         self.alpha = alpha
         self.beta = beta
+        self._last: tuple[Tensor, float, float, Tensor] | None = None
 
     def __call__(self, k: Tensor, norms: Tensor) -> Tensor:
-        """Thresholds (n,) for positions `k` (n,); the norms (n,) play no part."""
-        return self.alpha * k ** (1.0 / self.beta)
+        """Thresholds (n,) for positions `k` (n,); the norms (n,) play no part. Kept for as long as `k` is the same."""
+        last = self._last
+        if last is None or last[0] is not k or last[1:3] != (self.alpha, self.beta):
+            last = self._last = (k, self.alpha, self.beta, self.alpha * k ** (1.0 / self.beta))
+        return last[3]
 
     def __repr__(self) -> str:
         return f"PowerThreshold(alpha={self.alpha}, beta={self.beta})"
@@ -47,8 +51,25 @@ def check_threshold(threshold: float | Tensor | ThresholdRule) -> None:
         raise ValueError(f"threshold must be a number, a tensor or a callable, got {threshold!r}")
 
 
+class Positions:
+    """The last k = offset + 1 … offset + n that was asked for: the same tensor again as long as nothing changes."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] = ()
+        self._k: Tensor | None = None
+
+    def __call__(self, offset: int, norms: Tensor) -> Tensor:
+        """k (n,) for `norms` (n,), of its type and on its device."""
+        n = norms.shape[0]
+        key = (offset, n, norms.dtype, norms.device, type(norms))
+        if self._k is None or key != self._key:
+            self._k = torch.arange(offset + 1, offset + n + 1, device=norms.device, dtype=norms.dtype)
+            self._key = key
+        return self._k
+
+
 def evaluate_threshold(
-    threshold: float | Tensor | ThresholdRule, norms: Tensor, offset: int, total: int
+    threshold: float | Tensor | ThresholdRule, positions: Positions, norms: Tensor, offset: int, total: int
 ) -> Tensor:
     """Thresholds (n,) for the samples k = offset + 1 … offset + n of a step of `total` samples."""
     n = norms.shape[0]
@@ -56,15 +77,14 @@ def evaluate_threshold(
         if threshold.shape[0] != total:
             raise ValueError(f"threshold must hold one value per sample ({total}), got {threshold.shape[0]}")
         return threshold.detach()[offset : offset + n].to(norms)
-    if callable(threshold):
-        k = torch.arange(offset + 1, offset + n + 1, device=norms.device, dtype=norms.dtype)
-        tau = torch.as_tensor(threshold(k, norms), dtype=norms.dtype, device=norms.device)
-        if tau.shape not in ((), (n,)):
-            raise ValueError(f"threshold must return shape ({n},), got {tuple(tau.shape)}")
-        return tau.expand(n)
-    return norms.new_full((n,), float(threshold))
+    if not callable(threshold):
+        return norms.new_full((n,), float(threshold))
+    tau = threshold(positions(offset, norms), norms)
+    if not isinstance(tau, Tensor) or tau.shape != norms.shape:
+        raise ValueError(f"threshold must return a tensor of shape ({n},), got {tau!r}")
+    return tau
 
 
 def clip_weight(norms: Tensor, thresholds: Tensor) -> Tensor:
-    """γ = min(1, τ/‖g‖), shape (n,): the weight of hard clipping. A zero gradient has weight one."""
-    return (thresholds / norms).clamp(max=1.0).nan_to_num(nan=1.0)
+    """γ = min(1, τ/‖g‖), shape (n,): the weight of hard clipping, for τ > 0. A zero gradient has weight one."""
+    return torch.div(thresholds, norms).clamp_(max=1.0)

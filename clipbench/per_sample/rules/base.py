@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from clipbench.per_sample.factors import row_norms, wide
-from clipbench.per_sample.layout import Layout, guess_layout
+from clipbench.per_sample.layout import SampleWeights, guess_layout
 from clipbench.per_sample.slots import Node, Slot
 
 
 class Use(ABC):
     """One autograd node that reads parameters, in one backward pass.
 
-    A subclass is made from the node while its saved tensors are alive; `bind` then hands it the gradient δ of the
-    node's output. `slots` maps a role ("weight", "bias") to the parameter that plays it. `rows` is the number of
-    rows of δ, n · positions, whose order is `layout`.
+    Made from the node while its saved tensors are alive; the backward pass then sets `delta`, the gradient δ of the
+    node's output, of shape (*lead, *features). `slots` maps a role ("weight", "bias") to the parameter that plays it.
+    The leading axes hold n · positions = `rows` rows, in the order that `layout` names.
     """
 
     node: Node
@@ -27,10 +28,11 @@ class Use(ABC):
     lead: tuple[int, ...]
     delta: Tensor
 
-    def __init__(self, node: Node, slots: Mapping[str, Slot], lead: Iterable[int], n: int) -> None:
+    def __init__(self, node: Node, slots: dict[str, Slot], lead: Sequence[int], n: int) -> None:
         self.node = node
-        self.slots = dict(slots)
+        self.slots = slots
         self.lead = tuple(lead)
+        self.rows = math.prod(self.lead)
         self.n = n
         self.layout = guess_layout(self.lead, n)
 
@@ -38,11 +40,6 @@ class Use(ABC):
     def edge(self) -> GradientEdge:
         """Where δ is taken from the backward pass."""
         return GradientEdge(self.node, 0)
-
-    @property
-    def rows(self) -> int:
-        """Rows of δ: all leading axes together."""
-        return int(torch.Size(self.lead).numel())
 
     def flat(self, tensor: Tensor) -> Tensor:
         """(*lead, *features) → (n · positions, *features)."""
@@ -52,21 +49,21 @@ class Use(ABC):
         """(*lead, *features) → (n, positions, *features)."""
         return self.layout.split(self.flat(tensor), self.n)
 
-    def row_energy(self, delta: Tensor) -> Tensor:
-        """Squared norm of every row of δ, (rows,): where a sample's gradient lives."""
-        return row_norms(self.flat(delta).unsqueeze(-1))
+    def row_sizes(self, delta: Tensor) -> Tensor:
+        """Norm of every row of δ, (rows,): where a sample's gradient lives."""
+        return row_norms(self.flat(delta))
 
     @abstractmethod
-    def squared_norms(self, roles: frozenset[str]) -> Tensor:
-        """Σ over `roles` of the squared norms of the per-sample gradients, (n,)."""
+    def norms(self, roles: Collection[str]) -> Tensor:
+        """Norms (n,) of the per-sample gradients of `roles`, taken together."""
 
     @abstractmethod
     def instances(self, role: str, first: int, last: int) -> Tensor:
         """Per-sample gradients of samples first … last − 1, (last − first, *part_shape)."""
 
     @abstractmethod
-    def weighted(self, gamma: Tensor) -> dict[str, Tensor]:
-        """Σ_k γ_k g_k for every role; γ (n,)."""
+    def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
+        """Σ_k γ_k g_k for every role."""
 
     def drop(self, keep: Tensor) -> None:
         """Put zeros wherever a sample is not to be kept; `keep` (n,). A weight of zero is not enough: 0 · inf = NaN."""
@@ -89,7 +86,7 @@ class Use(ABC):
 class SmallUse(Use):
     """A node whose parameters are so small beside its input that per-sample gradients are simply formed."""
 
-    def __init__(self, node: Node, slots: Mapping[str, Slot], lead: Iterable[int], n: int) -> None:
+    def __init__(self, node: Node, slots: dict[str, Slot], lead: Sequence[int], n: int) -> None:
         super().__init__(node, slots, lead, n)
         self._formed: dict[str, Tensor] = {}
 
@@ -103,8 +100,9 @@ class SmallUse(Use):
             self._formed[role] = self.form(role).reshape(self.n, *self.slots[role].part_shape)
         return self._formed[role]
 
-    def squared_norms(self, roles: frozenset[str]) -> Tensor:
-        return torch.stack([row_norms(self.formed(role)) for role in sorted(roles)]).sum(0)
+    def norms(self, roles: Collection[str]) -> Tensor:
+        parts = [row_norms(self.formed(role)) for role in sorted(roles)]
+        return parts[0] if len(parts) == 1 else torch.hypot(*parts)
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
         return self.formed(role)[first:last]
@@ -114,8 +112,8 @@ class SmallUse(Use):
             rows = self.formed(role)
             self._formed[role] = torch.where(keep.reshape(-1, *[1] * (rows.dim() - 1)), rows, 0.0)
 
-    def weighted(self, gamma: Tensor) -> dict[str, Tensor]:
-        return {role: weighted_rows(gamma, self.formed(role)) for role in self.slots}
+    def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
+        return {role: weighted_rows(gamma.values, self.formed(role)) for role in self.slots}
 
 
 def weighted_rows(gamma: Tensor, rows: Tensor) -> Tensor:

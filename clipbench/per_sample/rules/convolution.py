@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
 from clipbench.per_sample.cost import chunk_size, gram_cost, instance_cost, position_gram_cost, prefers_taps
 from clipbench.per_sample.factors import factor_norms, gram_sum, row_norms, wide
+from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use
 from clipbench.per_sample.rules.taps import weight_by_taps
 from clipbench.per_sample.rules.windows import Geometry, unfold, window_sums
@@ -39,16 +41,14 @@ class ConvolutionUse(Use):
         assert self.x is not None
         return (self.delta, self.x) if self.transposed else (self.x, self.delta)
 
-    def squared_norms(self, roles: frozenset[str]) -> Tensor:
-        parts = []
-        if "weight" in roles:
-            parts.append(self.weight_norms())
+    def norms(self, roles: Collection[str]) -> Tensor:
+        parts = [self.weight_norms()] if "weight" in roles else []
         if "bias" in roles:
             parts.append(row_norms(self.bias_instances()))
-        return parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
+        return parts[0] if len(parts) == 1 else torch.hypot(*parts)
 
     def weight_norms(self) -> Tensor:
-        """Squared norms (n,) of the weight's per-sample gradients, in chunks of samples that stay in cache."""
+        """Norms (n,) of the weight's per-sample gradients, in chunks of samples that stay in cache."""
         image, out = self.sides()
         area, positions = math.prod(image.shape[2:]), math.prod(out.shape[2:])
         fan_in, fan_out = image.shape[1] // self.groups, out.shape[1] // self.groups
@@ -63,17 +63,21 @@ class ConvolutionUse(Use):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def position_norms(self, first: int, last: int) -> Tensor:
-        """Σ_{pq} ⟨u_p, u_q⟩ ⟨δ_p, δ_q⟩ with the first factor from the input's own Gram matrix."""
+        """√ Σ_{pq} ⟨u_p, u_q⟩ ⟨δ_p, δ_q⟩ with the first factor from the input's own Gram matrix."""
         image, out = (wide(side[first:last]) for side in self.sides())
         x = image.reshape((last - first) * self.groups, -1, math.prod(image.shape[2:]))
         d = out.reshape((last - first) * self.groups, -1, math.prod(out.shape[2:]))
         grams = window_sums(torch.bmm(x.transpose(1, 2), x), self.geometry, image.shape[2:], out.shape[2:])
-        return gram_sum(grams, torch.bmm(d.transpose(1, 2), d)).view(-1, self.groups).sum(1)
+        return self.over_groups(gram_sum(grams, torch.bmm(d.transpose(1, 2), d)))
 
     def unfolded_norms(self, first: int, last: int) -> Tensor:
         """The same from unfolded inputs."""
         left, right = self.unfolded(first, last)
-        return factor_norms(left.flatten(0, 1), right.flatten(0, 1)).view(-1, self.groups).sum(1)
+        return self.over_groups(factor_norms(left.flatten(0, 1), right.flatten(0, 1)))
+
+    def over_groups(self, norms: Tensor) -> Tensor:
+        """One norm for each group, (b · groups,), to one for each sample, (b,)."""
+        return norms if self.groups == 1 else row_norms(norms.view(-1, self.groups))
 
     def unfolded(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """(b, groups, positions, channels out per group) and (b, groups, positions, taps · channels in per group)."""
@@ -96,9 +100,9 @@ class ConvolutionUse(Use):
         grads = torch.matmul(left.transpose(2, 3), right).unflatten(-1, (*kernel, -1)).movedim(-1, 3)
         return grads.reshape(last - first, *self.slots["weight"].part_shape)
 
-    def weighted(self, gamma: Tensor) -> dict[str, Tensor]:
-        scale = self.layout.spread(gamma, self.rows).to(self.delta.dtype)
-        scaled = self.delta * scale.reshape(-1, *[1] * (self.delta.dim() - 1))
+    def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
+        column = gamma.column(self.layout, self.rows, self.delta.dtype)
+        scaled = self.delta * column.view(-1, *[1] * (self.delta.dim() - 1))
         sums: dict[str, Tensor] = {}
         if "weight" in self.slots:
             sums["weight"] = self.weighted_weight(scaled)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.factors import wide
+from clipbench.per_sample.factors import row_norms, wide
+from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use
 from clipbench.per_sample.slots import Node, Slot
 
@@ -24,14 +27,14 @@ class EmbeddingUse(Use):
             return delta
         return delta.masked_fill((self.indices == self.padding).unsqueeze(-1), 0.0)
 
-    def squared_norms(self, roles: frozenset[str]) -> Tensor:
+    def norms(self, roles: Collection[str]) -> Tensor:
         """‖g_k‖² = Σ_t ‖Σ_{s ~ t} δ_s‖², summed over the first position t of every index (s ~ t: same index)."""
         delta = wide(self.split(self.kept(self.delta)))
         indices = self.split(self.indices)
         first = (indices.unsqueeze(2) == indices.unsqueeze(1)).to(torch.uint8).argmax(2)
         sums = torch.zeros_like(delta, memory_format=torch.contiguous_format)
         sums.scatter_add_(1, first.unsqueeze(-1).expand_as(delta), delta)
-        return torch.linalg.vector_norm(sums, dim=(1, 2)).square_()
+        return row_norms(sums)
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
         delta = wide(self.split(self.kept(self.delta))[first:last])
@@ -39,9 +42,8 @@ class EmbeddingUse(Use):
         table = delta.new_zeros(last - first, *self.slots[role].part_shape)
         return table.scatter_add_(1, indices, delta)
 
-    def weighted(self, gamma: Tensor) -> dict[str, Tensor]:
-        spread = self.layout.spread(gamma, self.rows).to(self.delta.dtype)
-        rows = self.flat(self.kept(self.delta)) * spread[:, None]
+    def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
+        rows = self.flat(self.kept(self.delta)) * gamma.column(self.layout, self.rows, self.delta.dtype)
         table = rows.new_zeros(self.slots["weight"].part_shape)
         return {"weight": table.index_add_(0, self.indices.reshape(-1), rows)}
 

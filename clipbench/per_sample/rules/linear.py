@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.factors import factor_norms, row_norms, wide
+from clipbench.per_sample.factors import factor_norms, outer_norms, row_norms, wide
+from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use
 from clipbench.per_sample.slots import Node, Slot
 
@@ -14,7 +17,7 @@ class LinearUse(Use):
     """out = a W (+ b) with a (rows, d_in), W (d_in, d_out): g_k = Σ_t a_{kt} δ_{kt}ᵀ, and Σ_t δ_{kt} for the bias."""
 
     def __init__(self, node: Node, slots: dict[str, Slot], a: Tensor | None, n: int) -> None:
-        super().__init__(node, slots, node._input_metadata[0].shape[:1], n)
+        super().__init__(node, slots, (a if a is not None else node._input_metadata[0]).shape[:1], n)
         self.a = a
 
     def factors(self, role: str) -> tuple[Tensor, Tensor] | None:
@@ -23,11 +26,13 @@ class LinearUse(Use):
         a, delta = self.split(self.a), self.split(self.delta)
         return (delta, a) if self.slots["weight"].transposed else (a, delta)
 
-    def squared_norms(self, roles: frozenset[str]) -> Tensor:
-        delta = self.split(self.delta)
+    def norms(self, roles: Collection[str]) -> Tensor:
+        bias = "bias" in roles
         if "weight" not in roles or self.a is None:
-            return row_norms(wide(delta).sum(1))
-        return factor_norms(delta, self.split(self.a), bias="bias" in roles)
+            return row_norms(wide(self.split(self.delta)).sum(1))
+        if self.rows == self.n:
+            return outer_norms(self.delta, self.a, bias)
+        return factor_norms(self.split(self.delta), self.split(self.a), bias)
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
         factors = self.factors(role)
@@ -36,14 +41,18 @@ class LinearUse(Use):
         left, right = factors
         return torch.bmm(wide(left[first:last]).transpose(1, 2), wide(right[first:last]))
 
-    def weighted(self, gamma: Tensor) -> dict[str, Tensor]:
-        scaled = self.delta * self.layout.spread(gamma, self.rows).to(self.delta.dtype)[:, None]
+    def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
+        delta, a = self.delta, self.a
+        column = gamma.column(self.layout, self.rows, delta.dtype)
         sums: dict[str, Tensor] = {}
-        if "weight" in self.slots and self.a is not None:
-            transposed = self.slots["weight"].transposed
-            sums["weight"] = scaled.t() @ self.a if transposed else self.a.t() @ scaled
         if "bias" in self.slots:
-            sums["bias"] = scaled.sum(0)
+            sums["bias"] = (delta.t() @ column)[:, 0] if wide(delta) is delta else (wide(delta) * column).sum(0)
+        if "weight" in self.slots and a is not None:
+            if delta.shape[1] <= a.shape[1]:  # γ goes to the side with fewer entries
+                delta = delta * column
+            else:
+                a = a * column
+            sums["weight"] = torch.mm(delta.t(), a) if self.slots["weight"].transposed else torch.mm(a.t(), delta)
         return sums
 
     def drop(self, keep: Tensor) -> None:
@@ -67,7 +76,9 @@ def read_mm(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
 
 
 def _read(node: Node, bias: Slot | None, weight: Slot | None, saved: str, n: int) -> Use | None:
-    slots = {role: slot for role, slot in (("weight", weight), ("bias", bias)) if slot is not None}
-    if weight is not None and weight.reshaped:
+    if weight is None:
+        return LinearUse(node, {"bias": bias}, None, n) if bias is not None else None
+    if weight.reshaped:
         return None
-    return LinearUse(node, slots, getattr(node, saved) if weight is not None else None, n)
+    slots = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    return LinearUse(node, slots, getattr(node, saved), n)
