@@ -3,6 +3,8 @@
 from clipbench.clipping.base import Clipper, ClipStats
 from clipbench.clipping.none import NoClip
 from clipbench.clipping.norm import NormClip
+from clipbench.clipping.soft_spectral import SoftSpectralClip
+from clipbench.clipping.spectral import SpectralClip
 from clipbench.clipping.thresholds import ConstantThreshold, EmaThreshold, QuantileThreshold, Threshold
 from clipbench.clipping.value import ValueClip
 
@@ -14,6 +16,8 @@ __all__ = [
     "NoClip",
     "NormClip",
     "QuantileThreshold",
+    "SoftSpectralClip",
+    "SpectralClip",
     "Threshold",
     "ValueClip",
 ]

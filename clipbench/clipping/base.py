@@ -58,9 +58,7 @@ def gradients(named_parameters: NamedParameters) -> tuple[list[str], list[Tensor
         if parameter.grad is None:
             continue
         if parameter.grad.layout != torch.strided:
-            raise ValueError(
-                f"named_parameters must have dense gradients, got {parameter.grad.layout} for {name}"
-            )
+            raise ValueError(f"named_parameters must have dense gradients, got {parameter.grad.layout} for {name}")
         names.append(name)
         grads.append(parameter.grad)
     return names, grads

@@ -120,9 +120,7 @@ class QuantileThreshold(Threshold):
         positions = [self.quantile * max(length - 1, 0) for length in range(self.window + 1)]
         self._lower = torch.tensor([math.floor(position) for position in positions])
         self._weight = torch.tensor([position - math.floor(position) for position in positions])
-        self._rows = NamedRows(
-            history=Column(torch.float32, math.inf, (self.window,)), count=Column(torch.int64, 0)
-        )
+        self._rows = NamedRows(history=Column(torch.float32, math.inf, (self.window,)), count=Column(torch.int64, 0))
 
     def current(self, names: Sequence[str], device: torch.device) -> Tensor:
         rows = self._rows.select(names, device)

@@ -1,0 +1,94 @@
+"""Spectral clipping: each layer's singular values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipbench.clipping.layers import LayerClip
+from clipbench.clipping.selection import SKIP, SKIP_TYPES, check_patterns, parameters_of
+from clipbench.clipping.thresholds import Threshold
+from clipbench.spectral import (
+    Backend,
+    SpectralReport,
+    check_backend,
+    clip_matrices_,
+    gather,
+    randomized_one_,
+)
+
+
+class SpectralClip(LayerClip):
+    """Spectral clipping (arXiv 2605.11838): G = U diag(s) Vᵀ ← U diag(min(s, τ)) Vᵀ, layer by layer.
+
+    backend: see clipbench.spectral.clip_singular_values; `auto` depends on shape, dtype, device type and on whether
+    the threshold adapts, on no value. rank, oversample, iterations: of backend `randomized`; with a rank the paper's
+    truncated SVD, cold at every step; without one the adaptive form, warm-started from the layer's last call (its
+    basis is part of the state). Convolutions are (out, in · kh · kw), vectors n × 1. For skip see LayerClip.
+    """
+
+    def __init__(
+        self,
+        threshold: float | Threshold,
+        backend: Backend = "auto",
+        skip: Sequence[str] = SKIP,
+        rank: int | None = None,
+        oversample: int = 5,
+        iterations: int = 1,
+    ) -> None:
+        super().__init__(threshold, skip)
+        check_backend(backend)
+        if rank is not None and rank < 1:
+            raise ValueError(f"rank must be >= 1, got {rank}")
+        if oversample < 0:
+            raise ValueError(f"oversample must be >= 0, got {oversample}")
+        if iterations < 0:
+            raise ValueError(f"iterations must be >= 0, got {iterations}")
+        self.backend = backend
+        self.rank, self.oversample, self.iterations = rank, oversample, iterations
+        self.generator = torch.Generator().manual_seed(0)
+        self._bases: dict[str, Tensor] = {}
+
+    @classmethod
+    def for_model(
+        cls,
+        model: nn.Module,
+        threshold: float | Threshold,
+        backend: Backend = "auto",
+        skip: Sequence[str] = SKIP,
+        skip_types: Sequence[str] = SKIP_TYPES,
+        rank: int | None = None,
+        oversample: int = 5,
+        iterations: int = 1,
+    ) -> SpectralClip:
+        """The same for `model`; also skips the parameters of modules of these classes, by name."""
+        names = (*check_patterns(skip), *parameters_of(model, skip_types))
+        return cls(threshold, backend, names, rank, oversample, iterations)
+
+    def reseed(self, seed: int) -> None:
+        """Start the draws of the randomized backend from `seed`."""
+        self.generator.manual_seed(seed)
+
+    def clip_matrices(self, names: list[str], matrices: list[Tensor], tau: Tensor) -> SpectralReport:
+        if self.backend != "randomized":
+            return clip_matrices_(matrices, tau, self.backend, self.threshold.adaptive)
+        outcomes = []
+        for name, matrix, level in zip(names, matrices, tau.tolist(), strict=True):
+            basis = self._bases.get(name) if self.rank is None else None
+            outcome, basis = randomized_one_(
+                matrix, level, self.rank, self.oversample, self.iterations, basis, self.generator
+            )
+            if basis is not None and self.rank is None:
+                self._bases[name] = basis
+            outcomes.append(outcome)
+        return gather(outcomes, tau.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"bases": {name: basis.clone() for name, basis in self._bases.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._bases = dict(state["bases"])

@@ -1,0 +1,22 @@
+"""Which backend `auto` means: a pure function of what is known before any value is read."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+
+Backend = Literal["auto", "exact", "svd", "randomized", "newton_schulz"]
+BACKENDS: tuple[str, ...] = get_args(Backend)
+
+
+def choose(shape: tuple[int, int], dtype: torch.dtype, device_type: str, adaptive: bool) -> Backend:
+    """The backend for matrices of this shape and dtype, on this type of device, under a threshold rule.
+
+    On a CPU `exact`: fastest at every shape of `python -m clipbench.bench spectral`, for constant and adaptive
+    thresholds alike, and certified. On an accelerator `newton_schulz`: factorisations wait for the device there, matrix
+    products do not. In float64 on an accelerator the products are slow and the caller wants digits: `exact`.
+    """
+    if device_type == "cpu" or dtype == torch.float64:
+        return "exact"
+    return "newton_schulz"

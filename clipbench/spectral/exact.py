@@ -1,0 +1,154 @@
+"""Exact spectral clipping on the host: arXiv 2605.11838, C_τ(G) = U diag(min(s, τ)) Vᵀ, without an SVD.
+
+Relative error (Frobenius norm, against a float64 SVD) ≤ 1e-5 for float32 input. In order, the first that can show its answer right:
+1. few values above τ: block iteration on the Gram matrix, in float32 up to σ_max/τ = 36, in float64 above, the result
+   certified (`certificate.py`); only the part above τ is computed and taken off;
+2. many: eigendecomposition of the Gram matrix, in float32 up to σ_max/τ = 9, in float64 above;
+3. σ_max/τ > 1e5, where eps (σ_max/τ)² of float64 passes 1e-6, or a factorisation that fails: SVD in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clipbench.spectral.certificate import nothing_missed
+from clipbench.spectral.gram import gram, start
+from clipbench.spectral.report import LEFT, LinAlgError, Outcome, SpectralReport, gather
+from clipbench.spectral.shapes import wide
+from clipbench.spectral.subspace import Goal, leading, polish
+from clipbench.spectral.svd import clip_by_svd
+
+SINGLE_RATIO = 36.0  # σ_max/τ up to which float32 holds the part above τ to 1e-5
+FULL_RATIO = 9.0  # up to which a float32 eigendecomposition of the Gram matrix does
+SVD_RATIO = 1e5  # beyond which only an SVD does
+SMALLEST = 64  # shorter sides below it: a full eigendecomposition costs less than an iteration
+TOLERANCE = {torch.float32: 6e-6, torch.float64: 1e-11}
+SAFE = (1e-9, 1e9)  # Frobenius norms whose squares and fourth powers float32 holds
+
+
+def exact_(matrices: Sequence[Tensor], tau: Tensor) -> SpectralReport:
+    """Clip each matrix (n, m) in place to its τ; tau has shape (len(matrices),). Reads values on the host."""
+    outcomes = [clip_one_(matrix, bound) for matrix, bound in zip(matrices, tau.tolist(), strict=True)]
+    return gather(outcomes, tau.device)
+
+
+def clip_one_(matrix: Tensor, tau: float) -> Outcome:
+    """Clip one matrix in place; a matrix that is not finite is left."""
+    norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float32))
+    if not SAFE[0] < norm < SAFE[1]:
+        return _clip_scaled_(matrix, tau)
+    if matrix.dtype in TOLERANCE:
+        return _clip_safe_(matrix, tau, norm)
+    work = matrix.float()
+    outcome = _clip_safe_(work, tau, norm)
+    if outcome.count_above:
+        matrix.copy_(work)
+    return outcome
+
+
+def _clip_scaled_(matrix: Tensor, tau: float) -> Outcome:
+    """`clip_one_` where the norm's powers leave float32: denormal, huge, zero or not finite."""
+    norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
+    if not math.isfinite(norm):
+        return LEFT
+    if norm == 0:
+        return Outcome(0.0)
+    scaled = (matrix.double() / norm).to(torch.promote_types(matrix.dtype, torch.float32))
+    outcome = _clip_safe_(scaled, tau / norm, 1.0)
+    if outcome.count_above:
+        matrix.copy_(scaled.double() * norm)
+    return outcome._replace(sigma_max=outcome.sigma_max * norm)
+
+
+def _clip_safe_(matrix: Tensor, tau: float, norm: float) -> Outcome:
+    """`clip_one_` for float32 or float64 with a norm whose fourth power does not overflow."""
+    work = wide(matrix)
+    if work.shape[0] == 1:
+        if norm > tau:
+            work.mul_(tau / norm)
+        return Outcome(norm, int(norm > tau))
+    goal = Goal(min(tau, norm), norm, TOLERANCE[work.dtype])  # τ ≥ ‖G‖_F asks for σ_max alone
+    try:
+        outcome = _single(work, goal) if work.dtype == torch.float32 else None
+        return outcome or _double(work, goal)
+    except LinAlgError:
+        return clip_by_svd(work, tau)._replace(fell_back=True)
+
+
+def _beyond(work: Tensor, goal: Goal, ratio: float) -> bool:
+    """Whether σ_max/τ is certainly larger than `ratio`: two power steps give a lower bound of σ_max."""
+    if goal.norm <= ratio * goal.tau:
+        return False
+    right = start(1, work.shape[0], work.dtype) @ work
+    left = right @ work.mT
+    return float(torch.linalg.vector_norm(left @ work) / torch.linalg.vector_norm(left)) > ratio * goal.tau
+
+
+def _single(work: Tensor, goal: Goal) -> Outcome | None:
+    """In float32; None where σ_max/τ is too large for it."""
+    if _beyond(work, goal, SINGLE_RATIO):
+        return None
+    product = gram(work)
+    # Schatten-4 norm: σ_max ≤ ‖A‖_F^{1/2}, and seldom far from it.
+    total = float(torch.linalg.vector_norm(product))
+    ratio = math.sqrt(total) / goal.tau
+    outcome = None
+    if work.shape[0] >= SMALLEST and ratio <= SINGLE_RATIO:
+        outcome = _few(work, product, total, goal)
+    if outcome is None and ratio <= FULL_RATIO:
+        outcome = _full(work, product, goal, work)
+    return outcome
+
+
+def _double(work: Tensor, goal: Goal) -> Outcome:
+    """In float64, or by SVD."""
+    double = work.double()
+    product = gram(double)
+    total = float(torch.linalg.vector_norm(product))
+    ratio = math.sqrt(total) / goal.tau
+    if ratio > SVD_RATIO:
+        return clip_by_svd(work, goal.tau)._replace(fell_back=True)
+    if work.shape[0] >= SMALLEST and (ratio > SINGLE_RATIO or work.dtype == torch.float64):
+        outcome = _few(double, product, total, goal)
+        if outcome is not None:
+            if outcome.count_above and double is not work:
+                work.copy_(double)
+            return outcome
+    # The eigenvectors need float64, their product with the matrix does not up to SINGLE_RATIO.
+    return _full(work if ratio <= SINGLE_RATIO else double, product, goal, work)
+
+
+def _few(work: Tensor, product: Tensor, total: float, goal: Goal) -> Outcome | None:
+    """Few values above τ: take them off. None where the method cannot show its answer right."""
+    found = leading(product, goal, limit=max(8, work.shape[0] // 6))
+    if found is not None and found.error() + found.rounding() > goal.residual(found):
+        found = polish(work, found, goal)
+    if found is None or not nothing_missed(product, total, found, goal.above):
+        return None
+    if found.above:
+        left = found.basis[: found.above]
+        right = left @ work
+        excess = 1 - goal.tau / torch.linalg.vector_norm(right, dim=1, keepdim=True)
+        work.addmm_(left.mT, right * excess, alpha=-1)
+    return Outcome(math.sqrt(max(found.values[0], 0.0)), found.above)
+
+
+def _full(work: Tensor, product: Tensor, goal: Goal, out: Tensor) -> Outcome:
+    """All eigenpairs of the Gram matrix of `work`; the factor 1 − τ/s acts on those above τ alone. Writes to `out`."""
+    values, vectors = torch.linalg.eigh(product)
+    sigma = values.clamp_min(0).sqrt()
+    count = int((values > goal.above).sum())
+    if count:
+        n = work.shape[0]
+        left, excess = vectors[:, n - count :], 1 - goal.tau / sigma[n - count :]
+        if 2 * count <= n:
+            left, excess = left.to(work.dtype), excess.to(work.dtype)
+            out.copy_(work.addmm_(left * excess, left.mT @ work, alpha=-1))
+        else:
+            keep = torch.eye(n, dtype=left.dtype).addmm_(left * excess, left.mT, alpha=-1)
+            out.copy_(keep.to(work.dtype) @ work)
+    return Outcome(float(sigma[-1]), count)

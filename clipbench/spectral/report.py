@@ -1,0 +1,48 @@
+"""What a backend tells about the matrices it clipped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LinAlgError = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # what LAPACK and cuSOLVER raise
+
+
+class SpectralReport(NamedTuple):
+    """One entry per matrix, each of shape (matrices,), on the matrices' device.
+
+    sigma_max: largest singular value BEFORE clipping; NaN where the matrix is not finite.
+    count_above: number of singular values above τ (int64).
+    left: the matrix is not finite, or every factorisation failed: it was left as it is.
+    fell_back: the first method could not show that its answer is right, so a slower one gave it.
+    """
+
+    sigma_max: Tensor
+    count_above: Tensor
+    left: Tensor
+    fell_back: Tensor
+
+
+class Outcome(NamedTuple):
+    """The same for one matrix, on the host."""
+
+    sigma_max: float
+    count_above: int = 0
+    left: bool = False
+    fell_back: bool = False
+
+
+LEFT = Outcome(float("nan"), 0, True, False)
+
+
+def gather(outcomes: Sequence[Outcome], device: torch.device) -> SpectralReport:
+    """A report of host-side outcomes."""
+    return SpectralReport(
+        torch.tensor([outcome.sigma_max for outcome in outcomes], dtype=torch.float32, device=device),
+        torch.tensor([outcome.count_above for outcome in outcomes], dtype=torch.int64, device=device),
+        torch.tensor([outcome.left for outcome in outcomes], dtype=torch.bool, device=device),
+        torch.tensor([outcome.fell_back for outcome in outcomes], dtype=torch.bool, device=device),
+    )

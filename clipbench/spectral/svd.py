@@ -1,0 +1,34 @@
+"""The reference: spectral clipping (arXiv 2605.11838) as it is written, with a singular value decomposition in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clipbench.spectral.report import LEFT, LinAlgError, Outcome, SpectralReport, gather
+
+
+def clip_by_svd(matrix: Tensor, tau: float) -> Outcome:
+    """C_τ(G) = U diag(min(s, τ)) Vᵀ in place; left as it is where it is not finite or LAPACK does not converge.
+
+    Where no value exceeds τ the matrix is not touched, so τ = ∞ is the identity to the last bit.
+    """
+    work = matrix.double()
+    if not bool(torch.isfinite(work).all()):
+        return LEFT
+    try:
+        left, sigma, right = torch.linalg.svd(work, full_matrices=False)
+    except LinAlgError:
+        return LEFT
+    count = int((sigma > tau).sum())
+    if count:
+        matrix.copy_((left * sigma.clamp_max(tau)) @ right)
+    return Outcome(float(sigma[0]), count)
+
+
+def svd_(matrices: Sequence[Tensor], tau: Tensor) -> SpectralReport:
+    """`clip_by_svd` for each matrix with its τ."""
+    outcomes = [clip_by_svd(matrix, bound) for matrix, bound in zip(matrices, tau.tolist(), strict=True)]
+    return gather(outcomes, tau.device)
