@@ -43,7 +43,8 @@ def probe_layouts(losses: Tensor, uses: Sequence[Use]) -> list[Layout | None | s
     deltas = torch.autograd.grad(chosen, edges, retain_graph=True, allow_unused=True)
     table = []
     for use, delta in zip(uses, deltas, strict=True):
-        energy = use.row_sizes(delta).square() if delta is not None else losses.new_zeros(use.rows)
+        # In float64: the parts are compared with the whole, and a float32 sum depends on its order by 1e-7.
+        energy = use.row_sizes(delta).double().square() if delta is not None else losses.new_zeros(use.rows)
         inside = [layout.split(energy, n)[sample].sum() for layout in Layout]
         table.append(torch.stack([energy.sum(), *inside]).double())
     verdicts = [_verdict(use, row) for use, row in zip(uses, torch.stack(table).tolist(), strict=True)]
