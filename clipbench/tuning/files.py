@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from clipbench.provenance import fingerprint
 from clipbench.records import RecordError, atomic_text
 from clipbench.tuning.plan import Plan
 from clipbench.tuning.study import Choice
@@ -39,7 +38,7 @@ def render(plan: Plan, method: str, choice: Choice) -> str:
         f"# Trial {choice.slot} of {sum(counts.values())} ({bad or 'none diverged'}), {length} each; "
         f"its {tuning.metric} is {choice.value:.6g}.",
         f"# Protocol {tuning.protocol}, sampler {tuning.sampler}, pruner {tuning.pruner}, seed {tuning.seed}; "
-        f"code {fingerprint()}; {choice.ended}.",
+        f"{choice.ended}.",
     ]
     shared = [word for word in plan.overrides if not word.startswith(("experiment=", "tuning.", "paths."))]
     lines += [f"# With {' '.join(shared)}."] if shared else []

@@ -83,7 +83,7 @@ def _open(url: str) -> RDBStorage:
         except ImportError as error:
             raise ConfigError(f"tuning.storage needs a database driver that is not installed, got {url}") from error
         except (SQLAlchemyError, StorageInternalError) as error:
-            if attempt == ATTEMPTS - 1:
+            if attempt == ATTEMPTS - 1 or not isinstance(error, DatabaseError | StorageInternalError):
                 reason = str(error).splitlines()[0]
                 raise ConfigError(
                     f"tuning.storage must be a database that can be opened, got {url} ({reason})"
