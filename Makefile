@@ -28,7 +28,7 @@ sweep: install  ## all methods × seeds of EXPERIMENT=<name>/<size>; may be inte
 	$(PY) -m clipbench.report summary $(EXPERIMENT)
 
 test: install  ## the fast tests (under 3 minutes)
-	$(PY) -m pytest -q -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not slow and not gpu"
 
 test-all: install  ## the fast and the slow tests
 	$(PY) -m pytest -q -m "not gpu"
