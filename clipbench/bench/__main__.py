@@ -11,6 +11,7 @@ BENCHMARKS = {
     "per_sample": "per-sample clipping engines: step time and memory as ratios to plain SGD, gradient error",
     "spectral": "spectral clipping kernels and whole steps: time, error against a float64 SVD",
     "overhead": "the trainer against a bare hand-written loop on the same model and data",
+    "sweep": "a sweep of 200 tiny runs: seconds per run beyond training, and per run that is skipped",
 }
 
 

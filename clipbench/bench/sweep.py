@@ -1,0 +1,124 @@
+"""What a sweep costs beside training: seconds per run beyond training, and per run that is found done and skipped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+
+from clipbench.provenance import device_info, versions
+from clipbench.records import atomic_text, atomic_write
+
+TINY = ["steps=2", "eval_every=2", "log_every=2", "checkpoint_every=2", "dataset.samples=400",
+        "dataset.validation=100", "dataset.test=100", "threads=1", "device=cpu"]  # fmt: skip
+METHODS = ("sgd", "norm_clip", "ps_clip", "value_clip")
+EMPTY = """\
+import hydra
+from clipbench.command import CONFIG_PATH
+hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="config")(lambda config: None)()
+"""
+COMMANDS = {"run": ["-m", "clipbench.run"], "empty": ["-c", EMPTY]}
+STAMP = re.compile(r"\[(\d+-\d+-\d+ \d+:\d+:\d+,\d+)\]\[HYDRA\] \t#(\d+)")
+
+
+class Cost(NamedTuple):
+    """Seconds per run: wall time of the whole command, of one job (median), and of training within it (mean).
+
+    `command` includes Python's start, the imports, and what the sweep does before its first job and after its last.
+    """
+
+    command: float
+    job: float
+    training: float
+
+
+def sweep(kind: str, runs: int, results: Path) -> Cost:
+    """Time a sweep of `runs` tiny runs, or of as many jobs that do nothing."""
+    seeds = f"seed=range({runs // len(METHODS)})"
+    words = ["-m", f"method={','.join(METHODS)}", seeds, *TINY, f"paths.results={results}"]
+    if kind == "empty":
+        words.append("hydra.callbacks={}")
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, *COMMANDS[kind], *words], capture_output=True, text=True, check=False)
+    wall = time.perf_counter() - started
+    if done.returncode != 0:
+        raise RuntimeError(f"the sweep ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
+    starts = [_seconds(match[1]) for match in STAMP.finditer(done.stdout)]
+    jobs = [later - earlier for earlier, later in pairwise(starts)]
+    return Cost(wall / runs, statistics.median(jobs), _training(results) / runs if kind == "run" else 0.0)
+
+
+def _seconds(stamp: str) -> float:
+    return pd.Timestamp(stamp.replace(",", ".")).timestamp()
+
+
+def _training(results: Path) -> float:
+    """Seconds that all runs spent on steps and evaluation: what nobody would call overhead."""
+    total = 0.0
+    for path in results.rglob("run.json"):
+        seconds = json.loads(path.read_text(encoding="utf-8"))["seconds"]
+        total += seconds["train"] + seconds["setup"] + seconds["evaluation"]
+    return total
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print, and write results/data/bench_sweep.parquet and its table."""
+    parser = argparse.ArgumentParser(prog="python -m clipbench.bench sweep", description=__doc__)
+    parser.add_argument("--results", default="results", help="folder for data/ and tables/ (default: results)")
+    parser.add_argument("--runs", type=int, default=200, help="runs of the sweep (default: 200)")
+    parser.add_argument("--smoke", action="store_true", help="a few runs, for tests")
+    arguments = parser.parse_args(argv)
+    runs = 8 if arguments.smoke else max(len(METHODS), arguments.runs // len(METHODS) * len(METHODS))
+    with tempfile.TemporaryDirectory() as folder:
+        first = sweep("run", runs, Path(folder, "results"))
+        again = sweep("run", runs, Path(folder, "results"))
+        empty = sweep("empty", runs, Path(folder, "empty"))
+    row = {
+        "runs": runs, "overhead_seconds": first.command - first.training, "job_seconds": first.job,
+        "training_seconds": first.training, "skipped_seconds": again.job - empty.job,
+        "skipped_command_seconds": again.command - empty.command, "empty_job_seconds": empty.job,
+    }  # fmt: skip
+    for line in describe(row):
+        print(line)
+    write(pd.DataFrame([row]), Path(arguments.results))
+
+
+def describe(row: dict[str, float]) -> list[str]:
+    """The figures in words."""
+    ms = {name.removesuffix("_seconds"): f"{1e3 * value:.1f} ms" for name, value in row.items()}
+    return [
+        f"{row['runs']:.0f} runs: {ms['overhead']} per run beyond training "
+        f"(the command's wall time less {ms['training']} of steps and evaluation)",
+        f"again, all skipped: {ms['skipped']} per run beyond an empty Hydra job's {ms['empty_job']} (medians); "
+        f"{ms['skipped_command']} with what the command does before and after",
+    ]
+
+
+def write(frame: pd.DataFrame, results: Path) -> None:
+    """The parquet file and the Markdown table."""
+    info = device_info(torch.device("cpu"))
+    frame["device"], frame["torch"] = info["name"], versions()["torch"]
+    for folder in ("data", "tables"):
+        (results / folder).mkdir(parents=True, exist_ok=True)
+    atomic_write(results / "data" / "bench_sweep.parquet", lambda path: frame.to_parquet(path))
+    row = frame.iloc[0]
+    lines = [
+        f"A sweep of {row['runs']} runs of two steps ({info['name']}), milliseconds per run.",
+        "",
+        "| beyond training | of training | skipped, beyond an empty Hydra job | an empty Hydra job |",
+        "| ---: | ---: | ---: | ---: |",
+        f"| {1e3 * row['overhead_seconds']:.0f} | {1e3 * row['training_seconds']:.0f} "
+        f"| {1e3 * row['skipped_seconds']:.1f} | {1e3 * row['empty_job_seconds']:.0f} |",
+    ]
+    atomic_text(results / "tables" / "bench_sweep.md", "\n".join(lines) + "\n")
