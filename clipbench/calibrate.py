@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from clipbench.arguments import overrides
-from clipbench.command import CONFIG_PATH, command
+from clipbench.command import command
+from clipbench.compose import CONFIG_PATH
 from clipbench.errors import ConfigError
 
 BASELINE = "sgd"

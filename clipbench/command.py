@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -15,10 +14,6 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from clipbench.errors import ConfigError, Interrupted, JobError
-
-_BESIDE = Path(__file__).parent.parent / "conf"
-# In a checkout conf/ lies beside the package; in an installed wheel, inside it.
-CONFIG_PATH = str(_BESIDE if (_BESIDE / "config.yaml").exists() else Path(__file__).parent / "conf")
 
 
 def command(main: Callable[[], Any]) -> None:

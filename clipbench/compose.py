@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -11,7 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from clipbench.command import CONFIG_PATH
+_BESIDE = Path(__file__).parent.parent / "conf"
+# In a checkout conf/ lies beside the package; in an installed wheel, inside it.
+CONFIG_PATH = str(_BESIDE if (_BESIDE / "config.yaml").exists() else Path(__file__).parent / "conf")
 
 
 def resolve(config: DictConfig, choices: dict[str, Any] | None = None) -> dict[str, Any]:

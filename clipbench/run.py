@@ -9,8 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from clipbench.command import CONFIG_PATH, command, condense
-from clipbench.compose import resolve
+from clipbench.command import command, condense
+from clipbench.compose import CONFIG_PATH, resolve
 from clipbench.errors import JobError
 
 

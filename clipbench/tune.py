@@ -7,7 +7,8 @@ import time
 from collections.abc import Sequence
 
 from clipbench.arguments import overrides
-from clipbench.command import CONFIG_PATH, command
+from clipbench.command import command
+from clipbench.compose import CONFIG_PATH
 
 WORDS = ("trials", "methods", "metric", "protocol", "sampler", "pruner", "final_seeds", "storage")
 HELP = """\

@@ -25,7 +25,7 @@ TINY = ["steps=2", "eval_every=2", "log_every=2", "checkpoint_every=2", "dataset
 METHODS = ("sgd", "norm_clip", "ps_clip", "value_clip")
 EMPTY = """\
 import hydra
-from clipbench.command import CONFIG_PATH
+from clipbench.compose import CONFIG_PATH
 hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="config")(lambda config: None)()
 """
 COMMANDS = {"run": ["-m", "clipbench.run"], "empty": ["-c", EMPTY]}

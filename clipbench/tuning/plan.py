@@ -13,8 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from clipbench import provenance, schema
-from clipbench.command import CONFIG_PATH
-from clipbench.compose import compose, compose_node, resolve
+from clipbench.compose import CONFIG_PATH, compose, compose_node, resolve
 from clipbench.errors import ConfigError
 from clipbench.records import run_id
 from clipbench.tuning.space import Space, space

@@ -13,8 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from clipbench import schema
 from clipbench.batches import Batches
 from clipbench.bench.overhead import random_images
-from clipbench.command import CONFIG_PATH
-from clipbench.compose import compose
+from clipbench.compose import CONFIG_PATH, compose
 from clipbench.setup import Setup, build
 from clipbench.trainer import Trainer
 
