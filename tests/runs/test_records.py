@@ -85,7 +85,8 @@ def test_one_process_per_run(tmp_path: Path) -> None:
     with record.locked():
         code = "import sys; from pathlib import Path; from clipbench.records import Record, RunLocked\n"
         code += "try:\n with Record(Path(sys.argv[1])).locked(): print('got it')\nexcept RunLocked: print('locked')"
-        done = subprocess.run([sys.executable, "-c", code, str(record.folder)], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", code, str(record.folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "locked"
     with record.locked():
         pass
