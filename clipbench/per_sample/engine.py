@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
 from clipbench.per_sample.graph import Trace, trace
+from clipbench.per_sample.heap import keep_freed_memory
 from clipbench.per_sample.joint import joint_norms
 from clipbench.per_sample.layout import Layout, SampleWeights
 from clipbench.per_sample.probe import probe_layouts, readable
@@ -60,6 +61,7 @@ class PerSampleGradients:
     """Collects `SampleGradients` for a model; remembers which layouts were checked and what was warned of."""
 
     def __init__(self, model: nn.Module) -> None:
+        keep_freed_memory()
         self.model = model
         self._norms_over_batch = [
             (name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from clipbench.per_sample.cost import chunk_size, gram_cost, instance_cost
 
-
 LONG_ROW = 1 << 15
 
 
@@ -76,7 +75,7 @@ def factor_norms(left: Tensor, right: Tensor, bias: bool = False) -> Tensor:
         return outer_norms(left[:, 0], right[:, 0], bias)
     gram = gram_cost(positions, p, q) <= instance_cost(positions, p, q)
     form = gram_form if gram else instantiated_form
-    held = 4.0 * (positions * (p + q) + (2 * positions * positions if gram else p * q))
+    held = 4.0 * (2 * positions * positions if gram else p * q)
     size = chunk_size(held, left.device.type)
     parts = [form(wide(left[i : i + size]), wide(right[i : i + size]), bias) for i in range(0, n, size)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -16,7 +16,6 @@ from torch import Tensor
 from clipbench.per_sample.rules import READERS, Use
 from clipbench.per_sample.slots import REINDEXINGS, Node, Slot, resolve
 
-
 Reading = tuple[Use, str]
 """A use and the role in which it reads a parameter."""
 

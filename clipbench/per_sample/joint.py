@@ -11,6 +11,7 @@ from clipbench.per_sample.cost import chunk_size
 from clipbench.per_sample.factors import factor_norms, row_norms
 from clipbench.per_sample.graph import Reading
 
+
 def joint_norms(group: Sequence[Reading]) -> Tensor:
     """‖Σ over readings of g_k‖² for every sample, (n,): all cross terms included."""
     factors = [use.factors(role) for use, role in group]

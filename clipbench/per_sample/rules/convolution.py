@@ -8,7 +8,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.cost import chunk_size, gram_cost, instance_cost, position_gram_cost, prefers_taps
+from clipbench.per_sample.cost import chunk_size, gram_cost, instance_cost, position_gram_cost, prefers_taps, traffic_cost
 from clipbench.per_sample.factors import factor_norms, gram_sum, row_norms, wide
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use
@@ -54,9 +54,10 @@ class ConvolutionUse(Use):
         fan_in, fan_out = image.shape[1] // self.groups, out.shape[1] // self.groups
         taps = self.geometry.taps
         unfolded = min(gram_cost(positions, fan_out, fan_in * taps), instance_cost(positions, fan_out, fan_in * taps))
-        unfolded += 12.0 * 2 * 4 * positions * fan_in * taps
+        cut = 4.0 * positions * fan_in * taps
+        unfolded += traffic_cost(2.0 * cut, cut)
         in_place = self.rows == self.n and position_gram_cost(area, positions, taps, fan_in, fan_out) < unfolded
-        held = 4.0 * self.groups * (area * area + 2 * positions**2 if in_place else positions * fan_in * taps)
+        held = self.groups * (4.0 * (area * area + 2 * positions**2) if in_place else cut)
         size = chunk_size(held * (self.rows // self.n), image.device.type)
         form = self.position_norms if in_place else self.unfolded_norms
         parts = [form(first, min(first + size, self.n)) for first in range(0, self.n, size)]

@@ -7,7 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.factors import row_norms, wide
+from clipbench.per_sample.cost import CHUNK_BYTES, gram_cost, traffic_cost
+from clipbench.per_sample.factors import gram_sum, row_norms, wide
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use
 from clipbench.per_sample.slots import Node, Slot
@@ -28,13 +29,15 @@ class EmbeddingUse(Use):
         return delta.masked_fill((self.indices == self.padding).unsqueeze(-1), 0.0)
 
     def norms(self, roles: Collection[str]) -> Tensor:
-        """‖g_k‖² = Σ_t ‖Σ_{s ~ t} δ_s‖², summed over the first position t of every index (s ~ t: same index)."""
-        delta = wide(self.split(self.kept(self.delta)))
-        indices = self.split(self.indices)
-        first = (indices.unsqueeze(2) == indices.unsqueeze(1)).to(torch.uint8).argmax(2)
+        """√ Σ_{ts} [i_t = i_s] ⟨δ_t, δ_s⟩, or the same from the sums over equal indices where there are many positions."""
+        delta, indices = wide(self.split(self.kept(self.delta))), self.split(self.indices)
+        positions, width = delta.shape[1:]
+        same = indices.unsqueeze(2) == indices.unsqueeze(1)
+        if gram_cost(positions, width, 0) < traffic_cost(32.0 * positions * width, CHUNK_BYTES + 1):
+            return gram_sum(torch.bmm(delta, delta.transpose(1, 2)), same)
+        first = same.to(torch.uint8).argmax(2)  # where each index was looked up first
         sums = torch.zeros_like(delta, memory_format=torch.contiguous_format)
-        sums.scatter_add_(1, first.unsqueeze(-1).expand_as(delta), delta)
-        return row_norms(sums)
+        return row_norms(sums.scatter_add_(1, first.unsqueeze(-1).expand_as(delta), delta))
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
         delta = wide(self.split(self.kept(self.delta))[first:last])

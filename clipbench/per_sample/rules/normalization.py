@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from clipbench.per_sample.factors import wide
@@ -20,8 +21,10 @@ class LayerNormUse(SmallUse):
     def form(self, role: str) -> Tensor:
         if role == "bias":
             return wide(self.split(self.delta)).sum(1)
-        normalised = (wide(self.x) - self.mean).mul_(self.rstd).mul_(self.delta)
-        return self.split(normalised).sum(1)
+        centred = (wide(self.x) - self.mean).mul_(self.delta)
+        if len(self.node._saved_normalized_shape) > 1:
+            return self.split(centred.mul_(self.rstd)).sum(1)
+        return torch.bmm(self.split(self.rstd).transpose(1, 2), self.split(centred))
 
 
 class GroupNormUse(SmallUse):
