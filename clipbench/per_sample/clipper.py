@@ -1,4 +1,4 @@
-"""PS-Clip (Nobile & Grohs, arXiv 2605.02701): ĝ = (1/n) Σ_k γ_k g_k, γ_k = min(1, τ_k / ‖g_k‖₂), at the price of SGD."""
+"""What users call: per-sample clipping in place of `losses.mean().backward()`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class PerSampleClipper:
         `PowerThreshold`, with k = 1 … n the position in the batch.
     weight: another rule than hard clipping, (norms, thresholds) → γ, all (n,).
     nonfinite: what becomes of a sample whose gradient norm is inf or NaN. "drop" (default) gives it weight zero and
-        counts it in `stats.dropped`; it still counts in n. "raise" raises FloatingPointError, which waits for the device.
+        counts it in `stats.dropped`; it still counts in n. "raise" raises FloatingPointError, and so waits for
+        the device at every step.
 
     Nothing is attached to the model: the clipper reads the autograd graph that the losses carry, so plain
     `loss.backward()`, evaluation and other forwards are untouched. As gradients are not sent through the

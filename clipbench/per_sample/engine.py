@@ -1,4 +1,4 @@
-"""One backward pass for activation gradients only, then norms and weighted sums layer by layer (no weight gradient twice)."""
+"""One backward pass for activation gradients only, then norms and weighted sums layer by layer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
 from clipbench.per_sample.graph import Trace, trace
 from clipbench.per_sample.heap import keep_freed_memory
 from clipbench.per_sample.joint import joint_norms
-from clipbench.per_sample.layout import Layout, SampleWeights
-from clipbench.per_sample.probe import probe_layouts, readable
+from clipbench.per_sample.layout import SampleWeights
+from clipbench.per_sample.probe import Verdict, probe_layouts, readable
 
 PROBES = 3
 """First steps at which a layer that got no gradient is looked at again, before its layout is taken as guessed."""
@@ -67,53 +67,61 @@ class PerSampleGradients:
             (name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)
         ]
         self._params = {id(param): param for param in model.parameters()}
-        self._layouts: dict[tuple[object, ...], list[Layout | None]] = {}
+        self._layouts: dict[tuple[object, ...], list[Verdict]] = {}
         self._tries: dict[tuple[object, ...], int] = {}
         self._warned: set[int] = set()
 
     def collect(self, losses: Tensor, retain_graph: bool = False) -> SampleGradients:
         """Run the backward pass to the outputs of all layers. Raises ValueError for BatchNorm in training mode."""
-        for name, module in self._norms_over_batch:
-            if module.training or not module.track_running_stats:
-                raise ValueError(
-                    f"model must not normalise over the batch, got {type(module).__name__} '{name}' in training mode: it "
-                    "makes every loss depend on every sample; put it in eval() mode, or use GroupNorm or LayerNorm"
-                )
+        self._refuse_batch_statistics()
         found = trace(losses, self._params)
         self._place(losses, found)
         if found.slow.keys() - self._warned:
             self._warned |= found.slow.keys()
             warn_slow(found.slow, self.model, losses.shape[0])
-        edges = [use.edge for use in found.uses]
-        if edges:
-            ones = torch.ones_like(losses)
-            keep = retain_graph or bool(found.slow)
-            deltas = torch.autograd.grad(losses, edges, ones, retain_graph=keep, allow_unused=True)
-            for use, delta in zip(found.uses, deltas, strict=True):
-                if delta is not None:
-                    use.delta = delta
-            if any(delta is None for delta in deltas):
-                found.uses = [use for use, delta in zip(found.uses, deltas, strict=True) if delta is not None]
+        if found.uses:
+            self._differentiate(losses, found, retain_graph or bool(found.slow))
         return SampleGradients(losses, found)
+
+    def _refuse_batch_statistics(self) -> None:
+        for name, module in self._norms_over_batch:
+            if module.training or not module.track_running_stats:
+                raise ValueError(
+                    f"model must not normalise over the batch, got {type(module).__name__} '{name}' in training "
+                    "mode: it makes every loss depend on every sample; put it in eval() mode, or use GroupNorm"
+                )
+
+    def _differentiate(self, losses: Tensor, found: Trace, retain_graph: bool) -> None:
+        """Hand every use its δ, and let go of those that no gradient reached."""
+        edges = [use.edges for use in found.uses]
+        flat = [edge for group in edges for edge in group]
+        ones = torch.ones_like(losses)
+        deltas = iter(torch.autograd.grad(losses, flat, ones, retain_graph=retain_graph, allow_unused=True))
+        reached = []
+        for use, group in zip(found.uses, edges, strict=True):
+            received = [next(deltas) for _ in group]
+            if any(delta is not None for delta in received):
+                use.receive(received)
+                reached.append(use)
+        found.uses = reached
 
     def _place(self, losses: Tensor, found: Trace) -> None:
         """Set every use's layout, checked at the first step of its kind (see `probe`)."""
         n = losses.shape[0]
-        signature = tuple([(use.layout, use.rows == n, *[id(s.param) for s in use.slots.values()]) for use in found.uses])
+        signature = tuple(
+            [(use.layout, use.rows == n, *[id(slot.param) for slot in use.slots.values()]) for use in found.uses]
+        )
         known = self._layouts.get(signature)
         if known is None and n > 1 and readable(losses):
-            verdicts = probe_layouts(losses, found.uses)
-            known = [u.layout if v == "unseen" else v for u, v in zip(found.uses, verdicts, strict=True)]
+            known = probe_layouts(losses, found.uses)
             self._tries[signature] = self._tries.get(signature, 0) + 1
-            if "unseen" not in verdicts or self._tries[signature] >= PROBES:
+            if "unseen" not in known or self._tries[signature] >= PROBES:
                 self._layouts[signature] = known
-        if known is None:
-            return
-        rejected = []
-        for use, layout in zip(found.uses, known, strict=True):
-            if layout is None:
-                rejected += list(use.slots.values())
-            else:
-                use.layout = layout
-        if rejected:
-            found.reject(rejected)
+        mixed = []
+        for use, verdict in zip(found.uses, known or (), strict=bool(known)):
+            if verdict == "mixed":
+                mixed += list(use.slots.values())
+            elif verdict != "unseen":
+                use.layout = verdict
+        if mixed:
+            found.reject(mixed)

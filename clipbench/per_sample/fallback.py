@@ -15,8 +15,8 @@ def warn_slow(params: Collection[int], model: nn.Module, n: int) -> None:
     """Name the parameters that take the slow path, and what it costs."""
     listed = ", ".join(name for name, param in model.named_parameters() if id(param) in params)
     warnings.warn(
-        f"no per-sample rule covers how {listed} is used: its gradients take {n} backward passes a step (one for "
-        "each sample), all other parameters still one in total. Freeze it, or use a layer that has a rule, to avoid this.",
+        f"no per-sample rule covers how {listed} is used: these gradients take {n} backward passes a step, one for "
+        "each sample, and all others still one in total. Freeze them, or use a layer that has a rule, to avoid this.",
         stacklevel=4,
     )
 
@@ -31,9 +31,11 @@ def slow_norms(losses: Tensor, params: Sequence[Tensor]) -> Tensor:
     """Norms (n,) of the per-sample gradients of `params`, taken together."""
     with torch.enable_grad():
         parts = losses.unbind()
-    return torch.stack(
-        [row_norms(torch.stack([row_norms(g.flatten()[None])[0] for g in sample_gradients(loss, params)])[None])[0] for loss in parts]
-    )
+    norms = []
+    for loss in parts:
+        pieces = [row_norms(g.reshape(1, -1)) for g in sample_gradients(loss, params)]
+        norms.append(torch.linalg.vector_norm(torch.cat(pieces)))
+    return torch.stack(norms)
 
 
 def slow_weighted(losses: Tensor, params: Sequence[Tensor], gamma: Tensor, keep: Tensor | None) -> list[Tensor]:

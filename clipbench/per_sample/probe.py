@@ -9,6 +9,7 @@ The check costs one more backward at the first step of a model and reads values 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from clipbench.per_sample.layout import Layout
 from clipbench.per_sample.rules import Use
 
+Verdict = Layout | Literal["mixed", "unseen"]
+"""A use's layout; "mixed" where rows of several samples depend on one loss; "unseen" where no gradient arrived."""
 TOLERANCE = 1e-10
 """Share of the squared gradient that may lie outside the sample's rows (rounding leaves exactly none)."""
 
@@ -28,16 +31,13 @@ def readable(tensor: Tensor) -> bool:
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def probe_layouts(losses: Tensor, uses: Sequence[Use]) -> list[Layout | None | str]:
-    """For every use its layout, None where rows of several samples depend on one loss, or "unseen" (no gradient).
-
-    Raises ValueError where that is so for all uses: the losses mix samples.
-    """
+def probe_layouts(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
+    """The verdict on every use. Raises ValueError where all are mixed."""
     if not uses:
         return []
     n = losses.shape[0]
     sample = n // 2
-    edges = [use.edge for use in uses]
+    edges = [use.edges[0] for use in uses]
     with torch.enable_grad():
         chosen = losses[sample]
     deltas = torch.autograd.grad(chosen, edges, retain_graph=True, allow_unused=True)
@@ -48,7 +48,7 @@ def probe_layouts(losses: Tensor, uses: Sequence[Use]) -> list[Layout | None | s
         inside = [layout.split(energy, n)[sample].sum() for layout in Layout]
         table.append(torch.stack([energy.sum(), *inside]).double())
     verdicts = [_verdict(use, row) for use, row in zip(uses, torch.stack(table).tolist(), strict=True)]
-    if verdicts and all(verdict is None for verdict in verdicts):
+    if verdicts and all(verdict == "mixed" for verdict in verdicts):
         raise ValueError(
             "losses must depend on one sample each, got losses that mix samples: the gradient of one of them reaches "
             "the others' rows in every layer (a batch statistic, a contrastive loss, or the mean taken too early?)"
@@ -56,11 +56,11 @@ def probe_layouts(losses: Tensor, uses: Sequence[Use]) -> list[Layout | None | s
     return verdicts
 
 
-def _verdict(use: Use, row: list[float]) -> Layout | None | str:
+def _verdict(use: Use, row: list[float]) -> Verdict:
     total, inside = row[0], dict(zip(Layout, row[1:], strict=True))
     if not 0.0 < total < float("inf"):
         return "unseen"
     fitting = [layout for layout in Layout if total - inside[layout] <= TOLERANCE * total]
     if use.layout in fitting:
         return use.layout
-    return fitting[0] if fitting else None
+    return fitting[0] if fitting else "mixed"

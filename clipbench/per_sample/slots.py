@@ -98,10 +98,19 @@ def resolve(node: Node, output: int, params: Mapping[int, object]) -> Slot | Non
     return Slot(node.variable, shape, start, stop, transposed, reshaped)
 
 
-RESHAPES = frozenset("ViewBackward0 UnsafeViewBackward0 UnsqueezeBackward0 ReshapeAliasBackward0".split())
+RESHAPES = frozenset(["ViewBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "ReshapeAliasBackward0"])
 REINDEXINGS = frozenset(
-    "AccumulateGrad TBackward0 TransposeBackward0 ViewBackward0 UnsafeViewBackward0 UnsqueezeBackward0 ReshapeAliasBackward0 "
-    "SplitBackward0 ToCopyBackward0".split()
+    [
+        "AccumulateGrad",
+        "TBackward0",
+        "TransposeBackward0",
+        "ViewBackward0",
+        "UnsafeViewBackward0",
+        "UnsqueezeBackward0",
+        "ReshapeAliasBackward0",
+        "SplitBackward0",
+        "ToCopyBackward0",
+    ]
 )
 """Nodes that may stand between a parameter and the operation that reads it."""
 

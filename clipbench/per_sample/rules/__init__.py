@@ -13,6 +13,7 @@ from clipbench.per_sample.rules.broadcast import read_add, read_expand, read_mul
 from clipbench.per_sample.rules.convolution import read_convolution
 from clipbench.per_sample.rules.embedding import read_embedding
 from clipbench.per_sample.rules.linear import read_addmm, read_mm
+from clipbench.per_sample.rules.lstm import read_lstm
 from clipbench.per_sample.rules.normalization import read_batch_norm, read_group_norm, read_layer_norm
 from clipbench.per_sample.rules.prelu import read_prelu
 from clipbench.per_sample.slots import Node, Slot
@@ -28,6 +29,7 @@ READERS: dict[str, Reader] = {
     "NativeGroupNormBackward0": read_group_norm,
     "NativeBatchNormBackward0": read_batch_norm,
     "CudnnBatchNormBackward0": read_batch_norm,
+    "MkldnnRnnLayerBackward0": read_lstm,
     "PreluKernelBackward0": read_prelu,
     "AddBackward0": read_add,
     "SubBackward0": read_sub,

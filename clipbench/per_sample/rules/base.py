@@ -37,9 +37,15 @@ class Use(ABC):
         self.layout = guess_layout(self.lead, n)
 
     @property
-    def edge(self) -> GradientEdge:
-        """Where δ is taken from the backward pass."""
-        return GradientEdge(self.node, 0)
+    def edges(self) -> list[GradientEdge]:
+        """Where δ is taken from the backward pass: as a rule, the node's one output."""
+        return [GradientEdge(self.node, 0)]
+
+    def receive(self, deltas: Sequence[Tensor | None]) -> None:
+        """Take the gradients at `edges`; at least one is not None."""
+        (delta,) = deltas
+        assert delta is not None
+        self.delta = delta
 
     def flat(self, tensor: Tensor) -> Tensor:
         """(*lead, *features) → (n · positions, *features)."""

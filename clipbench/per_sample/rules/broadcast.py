@@ -1,4 +1,4 @@
-"""Bare parameters that meet the samples by broadcasting: `x + p`, `x - p`, `x * p`, `p.expand(n, …)`, `p.repeat(n, …)`."""
+"""Bare parameters that meet the samples by broadcasting: `x + p`, `x - p`, `x * p`, `p.expand(…)`, `p.repeat(…)`."""
 
 from __future__ import annotations
 

@@ -8,7 +8,14 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.cost import chunk_size, gram_cost, instance_cost, position_gram_cost, prefers_taps, traffic_cost
+from clipbench.per_sample.cost import (
+    chunk_size,
+    gram_cost,
+    instance_cost,
+    position_gram_cost,
+    prefers_taps,
+    traffic_cost,
+)
 from clipbench.per_sample.factors import factor_norms, gram_sum, row_norms, wide
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use

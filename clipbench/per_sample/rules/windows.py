@@ -41,9 +41,7 @@ class Geometry(NamedTuple):
 
     def valid_pairs(self, space: Sequence[int], out: Sequence[int]) -> int:
         """Number of (output, tap) pairs that meet the input and not its padding."""
-        return sum(
-            math.prod(len(inside) for inside, _ in self.valid(offset, space, out)) for offset in self.offsets()
-        )
+        return sum(math.prod(len(inside) for inside, _ in self.valid(offset, space, out)) for offset in self.offsets())
 
 
 def _product(axes: Sequence[range]) -> Iterator[tuple[int, ...]]:
@@ -69,7 +67,8 @@ def unfold(image: Tensor, geometry: Geometry, out: Sequence[int], groups: int) -
         span = (geometry.kernel[axis] - 1) * geometry.dilation[axis] + 1
         x = x.unfold(1 + axis, span, geometry.stride[axis]).narrow(1 + axis, 0, out[axis])
     if any(step > 1 for step in geometry.dilation):
-        x = x[(..., *(slice(None, None, step) for step in geometry.dilation))]
+        for axis, step in enumerate(geometry.dilation):
+            x = x[(slice(None),) * (x.dim() - dims + axis) + (slice(None, None, step),)]
     x = x.movedim(1 + dims, -1).unflatten(-1, (groups, channels // groups))
     x = x.movedim(-2, 1)
     return x.reshape(n, groups, math.prod(out), geometry.taps * (channels // groups))

@@ -1,0 +1,132 @@
+"""A fused LSTM layer (oneDNN, CPU): the gates' gradients are recomputed from the layer's output, time step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from clipbench.per_sample.factors import factor_norms, wide
+from clipbench.per_sample.layout import Layout, SampleWeights
+from clipbench.per_sample.rules.base import Use
+from clipbench.per_sample.slots import Node, Slot
+
+OPERANDS = {1: "weight_ih", 2: "weight_hh", 3: "bias_ih", 4: "bias_hh"}
+
+
+class LSTMUse(Use):
+    """gates_t = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh: with their gradients δ_t, two linear layers over time.
+
+    All tensors (time, n, features). Unrolled LSTMs and GRUs (float64, CUDA without cuDNN) need no rule of their own.
+    """
+
+    def __init__(self, node: Node, slots: dict[str, Slot], n: int) -> None:
+        super().__init__(node, slots, node._input_metadata[0].shape[:2], n)
+        self.layout = Layout.MINOR
+        weights = [node._saved_weight0, node._saved_weight1]
+        if node._saved_has_biases:
+            weights += [node._saved_weight2, node._saved_weight3]
+        self.weights = weights
+        self.reverse = bool(node._saved_reverse)
+        self.x = self.in_order(node._saved_input)
+        self.out = self.in_order(node._saved_result0)
+        self.start, self.cell = node._saved_hx_, node._saved_cx_
+        self.gates: Tensor | None = None
+
+    @property
+    def edges(self) -> list[GradientEdge]:
+        """Output, last hidden state, last cell state."""
+        return [GradientEdge(self.node, output) for output in range(3)]
+
+    def receive(self, deltas: Sequence[Tensor | None]) -> None:
+        self.deltas = deltas
+        self.delta = torch.zeros_like(self.out) if deltas[0] is None else deltas[0]
+
+    def in_order(self, sequence: Tensor) -> Tensor:
+        """(time, n, features) in the order in which the layer goes through it."""
+        return sequence.flip(0) if self.reverse else sequence
+
+    def previous(self) -> Tensor:
+        """h_{t-1}, (time, n, hidden)."""
+        return torch.cat([self.start.reshape(1, *self.out.shape[1:]), self.out[:-1]])
+
+    def gate_gradients(self) -> Tensor:
+        """δ_t of the four gates before their nonlinearities, (time, n, 4 · hidden), by back-propagation through time."""
+        if self.gates is None:
+            w_ih, w_hh, *biases = self.weights
+            sums = self.x @ w_ih.t() + self.previous() @ w_hh.t()
+            for bias in biases:
+                sums += bias
+            i, f, g, o = sums.chunk(4, dim=2)
+            self.gates = self._through_time(i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid())
+        return self.gates
+
+    def _through_time(self, i: Tensor, f: Tensor, g: Tensor, o: Tensor) -> Tensor:
+        cells = [self.cell.reshape(i.shape[1:])]
+        for t in range(len(i)):
+            cells.append(f[t] * cells[-1] + i[t] * g[t])
+        delta = self.in_order(self.delta)
+        zero = torch.zeros_like(cells[0])
+        dh, dc = (zero if d is None else d.reshape(zero.shape) for d in self.deltas[1:])
+        gates = delta.new_empty((*i.shape[:2], 4 * i.shape[2]))
+        for t in reversed(range(len(i))):
+            dh = dh + delta[t]
+            squashed = cells[t + 1].tanh()
+            dc = dc + dh * o[t] * (1 - squashed * squashed)
+            parts = (
+                dc * g[t] * i[t] * (1 - i[t]),
+                dc * cells[t] * f[t] * (1 - f[t]),
+                dc * i[t] * (1 - g[t] * g[t]),
+                dh * squashed * o[t] * (1 - o[t]),
+            )
+            torch.cat(parts, dim=1, out=gates[t])
+            dh, dc = gates[t] @ self.weights[1], dc * f[t]
+        return gates
+
+    def inputs(self, role: str) -> Tensor:
+        """What a weight is multiplied with, (time, n, features)."""
+        return self.x if role == "weight_ih" else self.previous()
+
+    def factors(self, role: str) -> tuple[Tensor, Tensor] | None:
+        if role.startswith("bias"):
+            return None
+        return self.gate_gradients().transpose(0, 1), self.inputs(role).transpose(0, 1)
+
+    def norms(self, roles: Collection[str]) -> Tensor:
+        parts = []
+        for role in roles:
+            factors = self.factors(role)
+            if factors is None:
+                parts.append(torch.linalg.vector_norm(wide(self.gate_gradients().sum(0)), dim=1))
+            else:
+                parts.append(factor_norms(*factors))
+        return torch.linalg.vector_norm(torch.stack(parts), dim=0)
+
+    def instances(self, role: str, first: int, last: int) -> Tensor:
+        factors = self.factors(role)
+        if factors is None:
+            return self.gate_gradients()[:, first:last].sum(0)
+        left, right = (factor[first:last] for factor in factors)
+        return torch.bmm(left.transpose(1, 2), right)
+
+    def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
+        scaled = (self.gate_gradients() * gamma.values.to(self.delta.dtype)[:, None]).flatten(0, 1)
+        return {
+            role: scaled.sum(0) if role.startswith("bias") else torch.mm(scaled.t(), self.inputs(role).flatten(0, 1))
+            for role in self.slots
+        }
+
+    def drop(self, keep: Tensor) -> None:
+        column = keep[:, None]
+        self.gates = torch.where(column, self.gate_gradients(), 0.0)
+        self.x, self.out = torch.where(column, self.x, 0.0), torch.where(column, self.out, 0.0)
+        self.start = torch.where(column, self.start.reshape(self.out.shape[1:]), 0.0)
+
+
+def read_lstm(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
+    """Operands 1 … 4: weights and biases of one layer and direction, read whole."""
+    plain = all(slot.whole and not slot.transposed and not slot.reshaped for slot in slots.values())
+    lstm = node._saved_mode == 2 and set(slots) <= set(OPERANDS)
+    return LSTMUse(node, {OPERANDS[i]: slot for i, slot in slots.items()}, n) if plain and lstm else None
