@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
-from clipbench.per_sample.graph import Trace, trace
+from clipbench.per_sample.graph import Trace, packed, trace, trace_packed
 from clipbench.per_sample.heap import keep_freed_memory
 from clipbench.per_sample.joint import joint_norms
 from clipbench.per_sample.layout import SampleWeights
@@ -70,11 +70,12 @@ class PerSampleGradients:
         self._layouts: dict[tuple[object, ...], list[Verdict]] = {}
         self._tries: dict[tuple[object, ...], int] = {}
         self._warned: set[int] = set()
+        self._packed = False
 
     def collect(self, losses: Tensor, retain_graph: bool = False) -> SampleGradients:
         """Run the backward pass to the outputs of all layers. Raises ValueError for BatchNorm in training mode."""
         self._refuse_batch_statistics()
-        found = trace(losses, self._params)
+        found = (trace_packed if self._packed else trace)(losses, self._params)
         self._place(losses, found)
         if found.slow.keys() - self._warned:
             self._warned |= found.slow.keys()
@@ -113,6 +114,7 @@ class PerSampleGradients:
         )
         known = self._layouts.get(signature)
         if known is None and n > 1 and readable(losses):
+            self._packed = self._packed or packed(found)
             known = probe_layouts(losses, found.uses)
             self._tries[signature] = self._tries.get(signature, 0) + 1
             if "unseen" not in known or self._tries[signature] >= PROBES:

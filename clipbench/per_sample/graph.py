@@ -8,9 +8,11 @@ layer called twice, tied weights, `F.linear` on a bare parameter or attention's 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from clipbench.per_sample.rules import READERS, Use
@@ -74,6 +76,45 @@ def trace(losses: Tensor, params: Mapping[int, object]) -> Trace:
     if overlapping:
         found.reject(overlapping)
     return found
+
+
+class _InBackward(torch.autograd.Function):
+    """Runs a call inside a backward pass of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, call: Callable[[], object]) -> Tensor:
+        ctx.call = call
+        return anchor.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
+        with torch.no_grad():
+            ctx.call()
+        return None, None
+
+
+def trace_packed(losses: Tensor, params: Mapping[int, object]) -> Trace:
+    """`trace` for graphs whose saved tensors are packed, as by activation checkpointing.
+
+    Outside a backward pass every tensor that is read would recompute its whole checkpointed region; inside one, a
+    region is recomputed once for all of them.
+    """
+    found: list[Trace] = []
+    with torch.enable_grad():
+        anchor = torch.zeros((), device=losses.device, requires_grad=True)
+        passed = _InBackward.apply(anchor, lambda: found.append(trace(losses, params)))  # type: ignore[no-untyped-call]
+    torch.autograd.backward(passed, inputs=[anchor])
+    return found[0]
+
+
+def packed(found: Trace) -> bool:
+    """Whether saved tensors of the graph pass through hooks."""
+    for use in found.uses:
+        for name in dir(use.node):
+            saved = getattr(use.node, name) if name.startswith("_raw_saved_") else None
+            if saved is not None and getattr(saved, "unpack_hook", None) is not None:
+                return True
+    return False
 
 
 def _read(node: Node, slots: dict[int, Slot], n: int, found: Trace) -> list[Slot]:

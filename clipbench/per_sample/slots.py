@@ -98,20 +98,9 @@ def resolve(node: Node, output: int, params: Mapping[int, object]) -> Slot | Non
     return Slot(node.variable, shape, start, stop, transposed, reshaped)
 
 
-RESHAPES = frozenset(["ViewBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "ReshapeAliasBackward0"])
-REINDEXINGS = frozenset(
-    [
-        "AccumulateGrad",
-        "TBackward0",
-        "TransposeBackward0",
-        "ViewBackward0",
-        "UnsafeViewBackward0",
-        "UnsqueezeBackward0",
-        "ReshapeAliasBackward0",
-        "SplitBackward0",
-        "ToCopyBackward0",
-    ]
-)
+RESHAPES = frozenset({"ViewBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "ReshapeAliasBackward0"})
+OTHERS = frozenset({"AccumulateGrad", "TBackward0", "TransposeBackward0", "SplitBackward0", "ToCopyBackward0"})
+REINDEXINGS = RESHAPES | OTHERS
 """Nodes that may stand between a parameter and the operation that reads it."""
 
 

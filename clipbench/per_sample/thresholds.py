@@ -43,9 +43,7 @@ def check_threshold(threshold: float | Tensor | ThresholdRule) -> None:
     """Raise ValueError unless `threshold` is a positive number, a 1-d tensor or a callable."""
     if isinstance(threshold, Tensor):
         if threshold.dim() != 1:
-            raise ValueError(
-                f"threshold must be 1-dimensional where it is a tensor, got shape {tuple(threshold.shape)}"
-            )
+            raise ValueError(f"threshold must be a tensor of one axis, got shape {tuple(threshold.shape)}")
     elif isinstance(threshold, (int, float)) and not isinstance(threshold, bool):
         if not threshold > 0:
             raise ValueError(f"threshold must be > 0, got {threshold}")

@@ -29,7 +29,7 @@ class EmbeddingUse(Use):
         return delta.masked_fill((self.indices == self.padding).unsqueeze(-1), 0.0)
 
     def norms(self, roles: Collection[str]) -> Tensor:
-        """√ Σ_{ts} [i_t = i_s] ⟨δ_t, δ_s⟩, or the same from the sums over equal indices where there are many positions."""
+        """√ Σ_{ts} [i_t = i_s] ⟨δ_t, δ_s⟩, or from the sums over equal indices where there are many positions."""
         delta, indices = wide(self.split(self.kept(self.delta))), self.split(self.indices)
         positions, width = delta.shape[1:]
         same = indices.unsqueeze(2) == indices.unsqueeze(1)

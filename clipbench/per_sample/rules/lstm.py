@@ -53,7 +53,7 @@ class LSTMUse(Use):
         return torch.cat([self.start.reshape(1, *self.out.shape[1:]), self.out[:-1]])
 
     def gate_gradients(self) -> Tensor:
-        """δ_t of the four gates before their nonlinearities, (time, n, 4 · hidden), by back-propagation through time."""
+        """δ_t of the four gates before their nonlinearities, (time, n, 4 · hidden), from the last step to the first."""
         if self.gates is None:
             w_ih, w_hh, *biases = self.weights
             sums = self.x @ w_ih.t() + self.previous() @ w_hh.t()

@@ -84,7 +84,6 @@ def window_sums(gram: Tensor, geometry: Geometry, space: Sequence[int], out: Seq
     if area * area <= 64 * geometry.taps:
         pairs = pair_map(geometry, space, out, gram)
         return (gram.reshape(n, area * area) @ pairs).view(n, positions, positions)
-    dims = len(space)
     pads = [amount for pad in reversed(geometry.padding) for amount in (pad, pad)]
     padded = F.pad(gram.view(n, *space, *space), pads * 2) if any(pads) else gram.view(n, *space, *space)
     total: Tensor | None = None
@@ -95,7 +94,7 @@ def window_sums(gram: Tensor, geometry: Geometry, space: Sequence[int], out: Seq
         )
         piece = padded[(slice(None), *cuts, *cuts)]
         total = piece.clone() if total is None else total.add_(piece)
-    assert total is not None and dims
+    assert total is not None
     return total.reshape(n, positions, positions)
 
 
