@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from clipbench import provenance, schema
 from clipbench.errors import Interrupted, Stopped
-from clipbench.records import Record, RecordError, Row, State, run_id
+from clipbench.records import Record, RecordError, Row, State, recorded, run_id
 
 Say = Callable[[str], None]
 Watch = Callable[[list[Row]], bool]
@@ -99,7 +99,8 @@ class _Execution:
     def __init__(self, config: Mapping[str, Any], setup: Any, record: Record, say: Say, watch: Watch | None) -> None:
         from clipbench.trainer import Trainer
 
-        self.config, self.setup, self.record, self.say, self.watch = config, setup, record, say, watch
+        self.config = recorded(config)
+        self.setup, self.record, self.say, self.watch = setup, record, say, watch
         self.trainer = Trainer(setup)
         self.started = time.monotonic()
         self.wall_before = 0.0
@@ -113,9 +114,9 @@ class _Execution:
         """Train and leave a finished record; a failed one (with its error) where an exception ends the run."""
         try:
             self._restore(resume)
-            self.record.write_config(dict(self.config))
+            self.record.write_config(self.config)
             self.record.write_info(self.info)
-            self.tracker.start(self.info, dict(self.config))
+            self.tracker.start(self.info, self.config)
             with self._signals(), self._progress() as advance:
                 self.trainer.run(lambda rows: self._boundary(rows, advance), self._save, self._interrupted)
             if self._interrupted() and self.trainer.status == "running":

@@ -57,6 +57,16 @@ def run_id(config: Mapping[str, Any], device_type: str) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record keeps of a config: all but how tuning and calibration go about it.
+
+    No run depends on that, and the URL of a tuning's database may hold a password.
+    """
+    kept = {key: value for key, value in config.items() if key not in ("tuning", "calibration")}
+    kept["method"] = {key: value for key, value in dict(config["method"]).items() if key != "tuning"}
+    return kept
+
+
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file aside, flush it to the disk, and rename it to `path`.
 
@@ -79,7 +89,10 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    number = getattr(error, "errno", None)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    number = getattr(cause, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return "no space left on the disk"
     return os.strerror(number) if number else str(error).splitlines()[0]
@@ -160,7 +173,11 @@ class Record:
     def write_checkpoint(self, content: Mapping[str, Any]) -> None:
         import torch
 
-        atomic_write(self.folder / "checkpoint.pt", lambda path: torch.save(dict(content), path))
+        def save(path: Path) -> None:
+            with open(path, "wb") as file:  # given a path, torch would not say why it could not write
+                torch.save(dict(content), file)
+
+        atomic_write(self.folder / "checkpoint.pt", save)
 
     def write_error(self, error: BaseException) -> None:
         """`error.txt`: the traceback of a failed run, for its user; `make collect` leaves it behind."""

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from clipbench import provenance, schema
 from clipbench.compose import compose_node, resolve
@@ -53,17 +55,18 @@ def describe(outcome: Outcome) -> str:
 def jobs(config: DictConfig) -> list[Job]:
     """The runs that a multirun with this Hydra config will start; ones with bad input are left to their own error."""
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    places = [word for word in config.hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
     parsed = OverridesParser.create().parse_overrides(given + list(config.hydra.overrides.task))
     (split,) = BasicSweeper.split_arguments(parsed, None)
     bases: dict[tuple[str, ...], DictConfig] = {}
     found = []
     for overrides in split:
         try:
-            plain = _compose(overrides, set(config.hydra.runtime.choices), bases)
+            plain = _compose([*places, *overrides], set(config.hydra.runtime.choices), bases)
             options = schema.check(plain)
             code = provenance.fingerprint(provenance.foreign_targets(plain))
             found.append(Job(locate(plain, options), str(plain["method"]["name"]), options, code))
-        except ConfigError:
+        except (ConfigError, HydraException, OmegaConfBaseException):
             continue
     return found
 
@@ -73,7 +76,8 @@ def _compose(overrides: Sequence[str], groups: set[str], bases: dict[tuple[str, 
     parsed = OverridesParser.create().parse_overrides(list(overrides))
 
     def is_value(override: Override) -> bool:
-        return override.type is OverrideType.CHANGE and override.key_or_group not in groups and not override.package
+        composed = override.key_or_group in groups or override.key_or_group.startswith("hydra.")
+        return override.type is OverrideType.CHANGE and not composed and not override.package
 
     values = [override for override in parsed if is_value(override)]
     choice = tuple(text for text, override in zip(overrides, parsed, strict=True) if not is_value(override))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from clipbench.errors import ConfigError
 from clipbench.records import RecordError, hold, set_aside
 
 BUSY_SECONDS = 60  # SQLite's wait for another worker's write
+PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")
 ATTEMPTS = 5  # two workers may create the tables at the same moment
 
 
@@ -77,16 +79,17 @@ class _turn:
 
 def _open(url: str) -> RDBStorage:
     options = {"connect_args": {"timeout": BUSY_SECONDS}} if url.startswith("sqlite") else {}
+    shown = PASSWORD.sub("***", url)
     for attempt in range(ATTEMPTS):
         try:
             return RDBStorage(url, engine_kwargs=options)
         except ImportError as error:
-            raise ConfigError(f"tuning.storage needs a database driver that is not installed, got {url}") from error
+            raise ConfigError(f"tuning.storage needs a database driver that is not installed, got {shown}") from error
         except (SQLAlchemyError, StorageInternalError) as error:
             if attempt == ATTEMPTS - 1 or not isinstance(error, DatabaseError | StorageInternalError):
-                reason = str(error).splitlines()[0]
+                reason = str(error).splitlines()[0].replace(url, shown)
                 raise ConfigError(
-                    f"tuning.storage must be a database that can be opened, got {url} ({reason})"
+                    f"tuning.storage must be a database that can be opened, got {shown} ({reason})"
                 ) from error
             time.sleep(0.2 * (attempt + 1))
     raise AssertionError  # the loop returns or raises

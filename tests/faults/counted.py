@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from clipbench import execute as runner
+from clipbench.command import command
 
 
 def count(log: str) -> None:
@@ -25,17 +26,17 @@ def count(log: str) -> None:
     runner._Execution.go = go  # type: ignore[method-assign]
 
 
-def main(log: str, which: str, arguments: list[str]) -> None:
-    count(log)
+def call(which: str, arguments: list[str]) -> None:
+    """`python -m clipbench.<which>` with these arguments, in this process."""
     from clipbench import run, tune
-    from clipbench.command import command
 
     if which == "tune":
-        command(lambda: tune.main(arguments))
+        tune.main(arguments)
     else:
         sys.argv = ["clipbench.run", *arguments]
-        command(run.main)
+        run.main()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    count(sys.argv[1])
+    command(lambda: call(sys.argv[2], sys.argv[3:]))

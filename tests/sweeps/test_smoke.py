@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clipbench.command import CONFIG_PATH
-from clipbench.compose import compose, compose_node
+from clipbench.compose import CONFIG_PATH, compose, compose_node
 from clipbench.execute import execute
 from clipbench.tuning.plan import swept_methods
 from tests.data.files import cifar10_files, cifar100_files

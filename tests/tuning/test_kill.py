@@ -22,9 +22,9 @@ def killed(folder: Path, kills: int, longest: float, workers: int, seed: int, *m
     """(kills that hit, run id of every execution that was begun)."""
     folder.mkdir()
     log = folder / "executions"
-    command = [sys.executable, "-m", "tests.tuning.killer", str(log), str(kills), str(seed), str(longest), str(workers)]
+    command = [sys.executable, "-m", "tests.faults.killer", str(log), str(kills), str(seed), str(longest), str(workers)]
     done = subprocess.run(
-        [*command, *arguments(folder, *LONG, *more)], capture_output=True, text=True, timeout=280, check=False
+        [*command, "tune", *arguments(folder, *LONG, *more)], capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, (seed, done.stderr)
     executions = [line.split()[0] for line in log.read_text().splitlines()]

@@ -14,8 +14,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from clipbench import tune
-from clipbench.command import CONFIG_PATH, condense
-from clipbench.compose import resolve
+from clipbench.command import condense
+from clipbench.compose import CONFIG_PATH, resolve
 from clipbench.errors import ConfigError
 from clipbench.tuning.sequence import point
 from tests.runs.helpers import info
@@ -223,6 +223,7 @@ BAD = [
     (["optimizer.lrr=0.1"], "optimizer.lrr is not an option"),
     (["tuning.ours.shared.optimizer.lr.low=9"], "tuning.ours: optimizer.lr.low must be < high, got 9 and 0.1"),
     (["storage=nonsense://x"], "tuning.storage must be a database that can be opened, got nonsense://x"),
+    (["storage=nonsense://me:hidden@host/x"], "got nonsense://me:***@host/x"),
     (["trials"], "trials must be an option as key=value"),
     (["--trials"], "--trials must be an option as key=value"),
 ]
@@ -236,6 +237,7 @@ def test_bad_input_is_one_line(words: list[str], line: str, tmp_path: Path) -> N
     assert said is not None, raised.value
     assert line in said
     assert len(said.splitlines()) == 1
+    assert "hidden" not in said
     assert not list(tmp_path.rglob("run.json")) or "validation_f1" in words[0]
 
 
