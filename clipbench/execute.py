@@ -86,9 +86,8 @@ def _usable(state: State, options: schema.Options, code: str, say: Say) -> bool:
         return False
     same = state.info.get("fingerprint") == code
     if not same and options.stale == "rerun":
-        say(
-            f"stale: the record's code is {state.info.get('fingerprint')}, this is {code}; running it anew (stale=rerun)"
-        )
+        made_by = state.info.get("fingerprint")
+        say(f"stale: the record's code is {made_by}, this is {code}; running it anew (stale=rerun)")
         return False
     return state.status in ("running", "failed")
 
