@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,26 +14,28 @@ from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, gradien
 from clipbench.clipping.rows import Column, NamedRows
 from clipbench.clipping.selection import SKIP, check_patterns, matches
 from clipbench.clipping.thresholds import Threshold, as_threshold
-from clipbench.spectral import SpectralReport, as_matrix, matrix_shape
+from clipbench.spectral import SpectralReport, as_matrix, clip_singular_values, matrix_shape
 
 
 class Group(NamedTuple):
-    """Layers that are clipped in one call: their places among the selected layers."""
+    """Layers that are clipped in one call: their places among the selected layers, also as a tensor."""
 
     places: list[int]
+    rows: Tensor
     vectors: bool  # one side is 1: the norm is the only singular value
 
 
 class Plan(NamedTuple):
     """What does not change from step to step as long as the same parameters have gradients of the same kind.
 
-    order: places of the groups' layers, one group after the other, as a permutation that sorts them back.
+    selected: the layers' places among all gradients, rows the same as a tensor. order: the permutation that brings
+    the groups' layers, one group after the other, back into the order of names.
     """
 
     selected: list[int]
+    rows: Tensor
     names: list[str]
     groups: list[Group]
-    indices: list[Tensor]
     order: Tensor
 
 
@@ -46,6 +50,7 @@ class LayerClip(Clipper):
     def __init__(self, threshold: float | Threshold, skip: Sequence[str] = SKIP) -> None:
         self.threshold = as_threshold(threshold)
         self.skip = check_patterns(skip)
+        self._untouched: dict[str, tuple[weakref.ref[Tensor], int]] = {}
         self._plans: dict[tuple[Any, ...], Plan] = {}
         self._rows = NamedRows(
             sigma_max=Column(torch.float32, float("nan")),
@@ -57,8 +62,8 @@ class LayerClip(Clipper):
             fallbacks=Column(torch.int64, 0),
         )
 
-    def clip_matrices(self, names: list[str], matrices: list[Tensor], tau: Tensor) -> SpectralReport:
-        """Clip matrices of one shape in place; tau (len(matrices),)."""
+    def clip_matrices(self, names: list[str], matrices: list[Tensor], tau: Tensor, lengths: Tensor) -> SpectralReport:
+        """Clip matrices of one shape in place; tau and lengths, their Frobenius norms, are (len(matrices),)."""
         raise TypeError(f"{type(self).__name__} must define clip_matrices")
 
     def vector_factor(self, norm: Tensor, tau: Tensor) -> Tensor:
@@ -73,14 +78,17 @@ class LayerClip(Clipper):
         if not plan.names:
             return ClipStats(norm, torch.zeros_like(norm))
         tau = self.threshold.current(plan.names, norm.device)
-        lengths = lengths[plan.selected] if len(plan.selected) < len(grads) else lengths
-        report = self._clip(plan, [grads[place] for place in plan.selected], lengths.float(), tau)
+        chosen = [grads[place] for place in plan.selected]
+        report = self._clip(plan, chosen, lengths.index_select(0, plan.rows).float(), tau)
+        self._untouched = {
+            name: (weakref.ref(grad), grad._version) for name, grad in zip(plan.names, chosen, strict=True)
+        }
         self.threshold.update(plan.names, report.sigma_max)
         self._record(plan.names, tau, report)
         return ClipStats(norm, (report.count_above > 0).float().mean())
 
     def _plan(self, names: list[str], grads: list[Tensor]) -> Plan:
-        key = tuple((name, grad.shape, grad.dtype) for name, grad in zip(names, grads, strict=True))
+        key = tuple((name, grad.shape, grad.dtype, grad.device) for name, grad in zip(names, grads, strict=True))
         if key not in self._plans:
             self._plans[key] = self._make_plan(names, grads)
         return self._plans[key]
@@ -92,29 +100,36 @@ class LayerClip(Clipper):
             shape = matrix_shape(tuple(grads[index].shape))
             group = ("vectors",) if min(shape) == 1 else (shape, grads[index].dtype)
             members.setdefault(group, []).append(place)
-        groups = [Group(places, group == ("vectors",)) for group, places in members.items()]
         device = grads[0].device if grads else torch.device("cpu")
-        order = torch.tensor([place for group in groups for place in group.places], dtype=torch.int64)
-        indices = [torch.tensor(group.places, device=device) for group in groups]
-        return Plan(selected, [names[index] for index in selected], groups, indices, order.argsort().to(device))
+
+        def tensor(places: list[int]) -> Tensor:
+            return torch.tensor(places, dtype=torch.int64, device=device)
+
+        groups = [Group(places, tensor(places), group == ("vectors",)) for group, places in members.items()]
+        listed = [place for group in groups for place in group.places]
+        order = sorted(range(len(listed)), key=listed.__getitem__)
+        return Plan(selected, tensor(selected), [names[index] for index in selected], groups, tensor(order))
 
     def _clip(self, plan: Plan, grads: list[Tensor], lengths: Tensor, tau: Tensor) -> SpectralReport:
         """Clip the selected gradients group by group; the report is in the order of plan.names."""
         reports = []
-        for group, index in zip(plan.groups, plan.indices, strict=True):
-            members, level = [grads[place] for place in group.places], tau[index]
+        for group in plan.groups:
+            members = [grads[place] for place in group.places]
+            level, length = tau.index_select(0, group.rows), lengths.index_select(0, group.rows)
             if group.vectors:
-                reports.append(self._clip_vectors(members, lengths[index], level))
+                reports.append(self._clip_vectors(members, length, level))
                 continue
             # reshape copies where the strides allow no view (channels_last convolutions): then write back.
             matrices = [as_matrix(grad) for grad in members]
-            reports.append(self.clip_matrices([plan.names[place] for place in group.places], matrices, level))
+            names = [plan.names[place] for place in group.places]
+            reports.append(self.clip_matrices(names, matrices, level, length))
             for grad, matrix in zip(members, matrices, strict=True):
                 if not grad.is_contiguous():
                     grad.copy_(matrix.reshape(grad.shape))
         if len(reports) == 1:
             return reports[0]
-        return SpectralReport(*(torch.cat(column)[plan.order] for column in zip(*reports, strict=True)))
+        columns = [torch.cat(column).index_select(0, plan.order) for column in zip(*reports, strict=True)]
+        return SpectralReport(*columns)
 
     def _clip_vectors(self, grads: list[Tensor], norm: Tensor, tau: Tensor) -> SpectralReport:
         factor = self.vector_factor(norm, tau)
@@ -132,13 +147,27 @@ class LayerClip(Clipper):
         rows["fallbacks"] = rows["fallbacks"] + report.fell_back
 
     def layer_stats(self) -> dict[str, dict[str, Tensor]]:
-        """sigma_max, threshold and count_above of the last call; clipped_share of all; calls non_finite, fallbacks."""
+        """Per layer: of the last call sigma_max, threshold and count_above; over all calls clipped_share (a share),
+        and non_finite and fallbacks (counts).
+
+        Where σ_max was not needed (a constant threshold that bounds the norm) it is computed here, from the gradient
+        as long as that has not changed; NaN after that.
+        """
         stats = {}
         for name, row in self._rows.state_dict().items():
             share = row["clipped"] / row["calls"].clamp_min(1)
             kept = ("sigma_max", "threshold", "count_above", "non_finite", "fallbacks")
             stats[name] = {"clipped_share": share} | {key: row[key] for key in kept}
+            grad = self._unchanged(name)
+            if grad is not None and bool(torch.isnan(row["sigma_max"])):
+                stats[name]["sigma_max"] = clip_singular_values(as_matrix(grad), math.inf)[1]
         return stats
+
+    def _unchanged(self, name: str) -> Tensor | None:
+        """The gradient of the last call, if it is there and has not been written to since."""
+        reference, version = self._untouched.get(name, (None, 0))
+        grad = reference() if reference is not None else None
+        return grad if grad is not None and grad._version == version else None
 
     def state_dict(self) -> dict[str, Any]:
         return {"threshold": self.threshold.state_dict(), "layers": self._rows.state_dict()}

@@ -44,7 +44,7 @@ class SoftSpectralClip(LayerClip):
         """The same for `model`; also skips the parameters of modules of these classes, by name."""
         return cls(threshold, backend, (*check_patterns(skip), *parameters_of(model, skip_types)))
 
-    def clip_matrices(self, names: list[str], matrices: list[Tensor], tau: Tensor) -> SpectralReport:
+    def clip_matrices(self, names: list[str], matrices: list[Tensor], tau: Tensor, lengths: Tensor) -> SpectralReport:
         return soft_matrices_(matrices, tau, self.backend, self.threshold.adaptive)
 
     def vector_factor(self, norm: Tensor, tau: Tensor) -> Tensor:

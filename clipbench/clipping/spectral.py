@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,9 +73,25 @@ class SpectralClip(LayerClip):
         """Start the draws of the randomized backend from `seed`."""
         self.generator.manual_seed(seed)
 
-    def clip_matrices(self, names: list[str], matrices: list[Tensor], tau: Tensor) -> SpectralReport:
-        if self.backend != "randomized":
-            return clip_matrices_(matrices, tau, self.backend, self.threshold.adaptive)
+    def clip_matrices(self, names: list[str], matrices: list[Tensor], tau: Tensor, lengths: Tensor) -> SpectralReport:
+        if self.backend == "randomized":
+            return self._clip_randomized(names, matrices, tau)
+        if self.threshold.adaptive or tau.device.type != "cpu":
+            return clip_matrices_(matrices, tau, self.backend, self.threshold.adaptive, lengths)
+        # A constant threshold does not want σ_max, and where ‖G‖_F ≤ τ nothing is above it.
+        active = [place for place, idle in enumerate((lengths <= tau).tolist()) if not idle]
+        report = SpectralReport(
+            torch.full_like(tau, math.nan),
+            *(torch.zeros(len(tau), dtype=kind) for kind in (torch.int64, torch.bool, torch.bool)),
+        )
+        if active:
+            index = torch.tensor(active)
+            chosen = [matrices[place] for place in active]
+            part = clip_matrices_(chosen, tau[index], self.backend, False, lengths[index])
+            report = SpectralReport(*(old.index_copy(0, index, new) for old, new in zip(report, part, strict=True)))
+        return report
+
+    def _clip_randomized(self, names: list[str], matrices: list[Tensor], tau: Tensor) -> SpectralReport:
         outcomes = []
         for name, matrix, level in zip(names, matrices, tau.tolist(), strict=True):
             basis = self._bases.get(name) if self.rank is None else None

@@ -24,7 +24,7 @@ def nothing_missed(gram: Tensor, total: float, found: Leading, above: float) -> 
     coupled = 2 * sum(residual**2 for residual in found.residuals)
     rounding = 16 * torch.finfo(gram.dtype).eps * total**2
     rest = math.sqrt(max(total**2 - sum(value**2 for value in found.values) - coupled, 0.0) + rounding)
-    if max(rest, *found.values[found.above :]) + free <= above:
+    if max([rest, *found.values[found.above :]]) + free <= above:
         return True
     vectors = found.basis[: found.above]
     values = torch.tensor(found.values[: found.above], dtype=gram.dtype)

@@ -25,7 +25,7 @@ def _randomized_(matrices: Sequence[Tensor], tau: Tensor) -> SpectralReport:
     return gather(outcomes, tau.device)
 
 
-FUNCTIONS = {"exact": exact_, "svd": svd_, "newton_schulz": newton_schulz_, "randomized": _randomized_}
+FUNCTIONS = {"svd": svd_, "newton_schulz": newton_schulz_, "randomized": _randomized_}
 
 
 def check_backend(backend: str) -> None:
@@ -35,22 +35,32 @@ def check_backend(backend: str) -> None:
 
 
 def clip_matrices_(
-    matrices: Sequence[Tensor], tau: Tensor, backend: Backend = "auto", adaptive: bool = True
+    matrices: Sequence[Tensor],
+    tau: Tensor,
+    backend: Backend = "auto",
+    adaptive: bool = True,
+    norms: Tensor | None = None,
 ) -> SpectralReport:
-    """Clip matrices of one shape, dtype and device in place; tau (len(matrices),). What `auto` means: `choose`."""
+    """Clip matrices of one shape, dtype and device in place; tau (len(matrices),). What `auto` means: `choose`.
+
+    norms: the Frobenius norms (len(matrices),), which spare `exact` a pass over the entries.
+    """
     if backend == "auto":
         first = matrices[0]
         backend = choose((first.shape[0], first.shape[1]), first.dtype, first.device.type, adaptive)
+    if backend == "exact":
+        return exact_(matrices, tau, norms)
     return FUNCTIONS[backend](matrices, tau)
 
 
 @torch.no_grad()
 def clip_singular_values(matrix: Tensor, tau: float | Tensor, backend: Backend = "auto") -> tuple[Tensor, Tensor]:
-    """Spectral clipping (arXiv 2605.11838): C_τ(G) = U diag(min(s, τ)) Vᵀ of G = U diag(s) Vᵀ; returns (C_τ(G), σ_max).
+    """Spectral clipping (arXiv 2605.11838): C_τ(G) = U diag(min(s, τ)) Vᵀ of G = U diag(s) Vᵀ.
 
-    matrix: (..., n, m), of a floating dtype, any rank, zero and huge entries too; never changed. tau: > 0 or ∞, a float or
-    a tensor that broadcasts to the leading dimensions (...). σ_max: (...), float32, before clipping. A matrix that is
-    not finite comes back as it is with σ_max = NaN. Not differentiable.
+    Returns (C_τ(G), σ_max): the shape and dtype of matrix, and (...) in float32, before clipping.
+    matrix: (..., n, m), of a floating dtype, any rank, zero and huge entries too; never changed. tau: > 0 or ∞, a
+    float or a tensor that broadcasts to the leading dimensions (...). A matrix that is not finite comes back as it is
+    with σ_max = NaN. Not differentiable.
     backend: `svd` (float64 SVD, the reference), `exact` (relative error ≤ 1e-5, waits for the device), `randomized`
     (cold and adaptive; `randomized_clip` takes a rank, a basis and a generator), `newton_schulz` (products alone), or
     `auto` (`choose`). Raises ValueError for a matrix with fewer than two dimensions, a dtype that is not floating, a
@@ -64,9 +74,9 @@ def clip_singular_values(matrix: Tensor, tau: float | Tensor, backend: Backend =
     if not isinstance(tau, Tensor) and not tau > 0:
         raise ValueError(f"tau must be > 0, got {tau}")
     batch = matrix.shape[:-2]
+    if matrix.numel() == 0:
+        return matrix.detach().clone(), torch.zeros(batch, device=matrix.device)
     result = matrix.clone(memory_format=torch.contiguous_format).reshape(-1, *matrix.shape[-2:])
-    if result.numel() == 0:
-        return matrix.clone(), torch.zeros(batch, device=matrix.device)
     levels = torch.as_tensor(tau, dtype=torch.float64 if matrix.dtype == torch.float64 else torch.float32)
     levels = levels.to(matrix.device).expand(batch).reshape(-1)
     report = clip_matrices_(list(result.unbind()), levels, backend)

@@ -1,6 +1,7 @@
 """Exact spectral clipping on the host: arXiv 2605.11838, C_τ(G) = U diag(min(s, τ)) Vᵀ, without an SVD.
 
-Relative error (Frobenius norm, against a float64 SVD) ≤ 1e-5 for float32 input. In order, the first that can show its answer right:
+Relative error (Frobenius norm, against a float64 SVD) ≤ 1e-5 for float32 input. In order, the first that can show its
+answer right:
 1. few values above τ: block iteration on the Gram matrix, in float32 up to σ_max/τ = 36, in float64 above, the result
    certified (`certificate.py`); only the part above τ is computed and taken off;
 2. many: eigendecomposition of the Gram matrix, in float32 up to σ_max/τ = 9, in float64 above;
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clipbench.spectral.certificate import nothing_missed
-from clipbench.spectral.gram import gram, start
+from clipbench.spectral.gram import frobenius, gram, start
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome, SpectralReport, gather
 from clipbench.spectral.shapes import wide
 from clipbench.spectral.subspace import Goal, leading, polish
@@ -25,20 +26,24 @@ from clipbench.spectral.svd import clip_by_svd
 SINGLE_RATIO = 36.0  # σ_max/τ up to which float32 holds the part above τ to 1e-5
 FULL_RATIO = 9.0  # up to which a float32 eigendecomposition of the Gram matrix does
 SVD_RATIO = 1e5  # beyond which only an SVD does
-SMALLEST = 64  # shorter sides below it: a full eigendecomposition costs less than an iteration
+SMALLEST = 64  # shorter sides below it: a full eigendecomposition in float64 costs less than an iteration
 TOLERANCE = {torch.float32: 6e-6, torch.float64: 1e-11}
 SAFE = (1e-9, 1e9)  # Frobenius norms whose squares and fourth powers float32 holds
 
 
-def exact_(matrices: Sequence[Tensor], tau: Tensor) -> SpectralReport:
-    """Clip each matrix (n, m) in place to its τ; tau has shape (len(matrices),). Reads values on the host."""
-    outcomes = [clip_one_(matrix, bound) for matrix, bound in zip(matrices, tau.tolist(), strict=True)]
+def exact_(matrices: Sequence[Tensor], tau: Tensor, norms: Tensor | None = None) -> SpectralReport:
+    """Clip each matrix (n, m) in place to its τ; reads values on the host.
+
+    tau: (len(matrices),). norms: the Frobenius norms, of the same shape, where the caller has them already.
+    """
+    known = [None] * len(matrices) if norms is None else norms.tolist()
+    outcomes = [clip_one_(*each) for each in zip(matrices, tau.tolist(), known, strict=True)]
     return gather(outcomes, tau.device)
 
 
-def clip_one_(matrix: Tensor, tau: float) -> Outcome:
+def clip_one_(matrix: Tensor, tau: float, norm: float | None = None) -> Outcome:
     """Clip one matrix in place; a matrix that is not finite is left."""
-    norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float32))
+    norm = frobenius(matrix) if norm is None else norm
     if not SAFE[0] < norm < SAFE[1]:
         return _clip_scaled_(matrix, tau)
     if matrix.dtype in TOLERANCE:
@@ -68,12 +73,15 @@ def _clip_safe_(matrix: Tensor, tau: float, norm: float) -> Outcome:
     """`clip_one_` for float32 or float64 with a norm whose fourth power does not overflow."""
     work = wide(matrix)
     if work.shape[0] == 1:
+        norm = float(torch.linalg.vector_norm(work, dtype=torch.float64))
         if norm > tau:
             work.mul_(tau / norm)
         return Outcome(norm, int(norm > tau))
-    goal = Goal(min(tau, norm), norm, TOLERANCE[work.dtype])  # τ ≥ ‖G‖_F asks for σ_max alone
+    # τ ≥ ‖G‖_F asks for σ_max alone; the margin is for the rounding of the norm.
+    goal = Goal(min(tau, norm * (1 + 1e-3)), norm, TOLERANCE[work.dtype])
     try:
-        outcome = _single(work, goal) if work.dtype == torch.float32 else None
+        single = work.dtype == torch.float32 and work.shape[0] >= SMALLEST
+        outcome = _single(work, goal) if single else None
         return outcome or _double(work, goal)
     except LinAlgError:
         return clip_by_svd(work, tau)._replace(fell_back=True)
@@ -97,7 +105,7 @@ def _single(work: Tensor, goal: Goal) -> Outcome | None:
     total = float(torch.linalg.vector_norm(product))
     ratio = math.sqrt(total) / goal.tau
     outcome = None
-    if work.shape[0] >= SMALLEST and ratio <= SINGLE_RATIO:
+    if ratio <= SINGLE_RATIO:
         outcome = _few(work, product, total, goal)
     if outcome is None and ratio <= FULL_RATIO:
         outcome = _full(work, product, goal, work)

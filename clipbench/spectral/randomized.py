@@ -1,7 +1,8 @@
 """Randomized spectral clipping: the part above τ from a random subspace.
 
 Spectral clipping, arXiv 2605.11838, efficient form: G + U_r diag(min(s, τ) − s) V_rᵀ with a truncated SVD from a
-randomized range finder (Halko, Martinsson, Tropp, 2011, algorithms 4.4 and 5.1). What it does not find it does not clip.
+randomized range finder (Halko, Martinsson, Tropp, 2011, algorithms 4.4 and 5.1). What it does not find it does not
+clip.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from clipbench.spectral.gram import frobenius
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome
 from clipbench.spectral.shapes import wide
 
@@ -21,7 +23,7 @@ ACCURACY = 5e-4  # asked of the adaptive form's own estimate, relative to ‖C�
 
 
 class Found(NamedTuple):
-    """Leading triplets of a wide (n, m): left (n, k), sigma (k,) descending, right (k, m); and a basis to go on from."""
+    """Leading triplets of a wide (n, m): left (n, k), sigma (k,) descending, right (k, m); a basis to go on from."""
 
     left: Tensor
     sigma: Tensor
@@ -73,8 +75,8 @@ def _settled(sigma: Tensor, residual: Tensor, tau: float, norm: float) -> tuple[
 
 def _adaptive(matrix: Tensor, tau: float, basis: Tensor | None, generator: torch.Generator) -> Found:
     """Rank and rounds as the spectrum asks: the rank grows until a value found is below τ."""
-    n, norm = matrix.shape[0], float(torch.linalg.vector_norm(matrix))
-    tau = min(tau, norm)
+    n, norm = matrix.shape[0], frobenius(matrix)
+    tau = min(tau, norm * (1 + 1e-3))
     rows = _orthonormal(_sketch(matrix, min(ROWS, n), generator) if basis is None else basis).mT
     tiny = torch.finfo(matrix.dtype).tiny
     for _ in range(ROUNDS):

@@ -34,7 +34,7 @@ def _soft_one_(matrix: Tensor, level: float) -> Outcome:
 
 
 def _soft_products(matrix: Tensor, level: Tensor) -> tuple[Tensor, SpectralReport]:
-    """The same by matrix products: c times the left block of polar([G/c, I]), whose singular values are √(1 + σ²/c²)."""
+    """The same by matrix products: c times the left block of polar([G/c, I]) (singular values √(1 + σ²/c²))."""
     largest = matrix.abs().amax(dim=(1, 2)).float()
     finite = torch.isfinite(largest)
     unit = torch.where(finite & (largest > 0), largest, 1.0)

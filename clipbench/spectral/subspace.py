@@ -50,7 +50,7 @@ class Goal(NamedTuple):
 
 
 class Leading(NamedTuple):
-    """Ritz pairs, largest first: values θ = s² and residual norms ‖A u − θ u‖ as lists, basis (b, n); above = #θ > goal."""
+    """Ritz pairs, largest first: values θ = s², residuals ‖A u − θ u‖, basis (b, n); `above` of them exceed τ²."""
 
     values: list[float]
     residuals: list[float]

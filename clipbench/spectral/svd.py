@@ -1,4 +1,4 @@
-"""The reference: spectral clipping (arXiv 2605.11838) as it is written, with a singular value decomposition in float64."""
+"""The reference: spectral clipping (arXiv 2605.11838) as it is written, with an SVD in float64."""
 
 from __future__ import annotations
 
