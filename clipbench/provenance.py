@@ -50,9 +50,9 @@ def fingerprint(foreign: frozenset[str] = frozenset()) -> str:
     """12 hexadecimal digits: SHA-256 of the code that can change a result, and of the files of `foreign` targets."""
     digest = hashlib.sha256()
     for target in sorted(foreign):
-        file = inspect.getsourcefile(inspect.unwrap(pkgutil.resolve_name(target)))
-        if file is not None:
-            digest.update(f"{target}\n{_normalised(Path(file))}\n".encode())
+        source = inspect.getsourcefile(inspect.unwrap(pkgutil.resolve_name(target)))
+        if source is not None:
+            digest.update(f"{target}\n{_normalised(Path(source))}\n".encode())
     for name in RESULT_CODE:
         path = PACKAGE / name
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path] * path.exists():
@@ -62,7 +62,7 @@ def fingerprint(foreign: frozenset[str] = frozenset()) -> str:
 
 @functools.cache
 def commit() -> tuple[str | None, bool | None]:
-    """(commit, whether code or configuration differ from it) of the checkout the package lies in; (None, None) outside of one."""
+    """(commit, whether code or configuration differ from it) of the package's checkout; (None, None) outside of one."""
 
     def git(*arguments: str) -> str | None:
         try:
