@@ -13,17 +13,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clipbench.spectral.gram import frobenius
+from clipbench.spectral.gram import frobenius, orthonormal_rows
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome
 from clipbench.spectral.shapes import wide
 
 ROWS = 16  # of the adaptive form's first sketch, more than the ten values above τ it is meant for
 ROUNDS = 8
-ACCURACY = 5e-4  # asked of the adaptive form's own estimate, relative to ‖C‖_F
+SAFE = (1e-6, 1e6)  # Frobenius norms whose sixth powers float32 holds
+ACCURACY = 8e-4  # asked of the adaptive form's own estimate, relative to ‖C‖_F
 
 
 class Found(NamedTuple):
-    """Leading triplets of a wide (n, m): left (n, k), sigma (k,) descending, right (k, m); a basis to go on from."""
+    """Leading triplets of a wide (n, m): left rows (k, n), sigma (k,) descending, right (k, m); basis (b, n) to go on."""
 
     left: Tensor
     sigma: Tensor
@@ -31,30 +32,36 @@ class Found(NamedTuple):
     basis: Tensor
 
 
-def _orthonormal(columns: Tensor) -> Tensor:
-    return torch.linalg.qr(columns).Q
-
-
-def _sketch(matrix: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """G Ω, Ω Gaussian (m, width); drawn on the generator's device."""
-    shape = (matrix.shape[1], width)
-    omega = torch.randn(shape, generator=generator, dtype=matrix.dtype, device=generator.device)
-    return matrix @ omega.to(matrix.device)
+def _normal(rows: int, columns: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Gaussian entries, drawn on the generator's device, in the dtype and on the device of `like`."""
+    drawn = torch.randn(rows, columns, generator=generator, dtype=like.dtype, device=generator.device)
+    return drawn.to(like.device)
 
 
 def _fixed(
     matrix: Tensor, rank: int, width: int, iterations: int, basis: Tensor | None, generator: torch.Generator
 ) -> Found:
-    """The `rank` leading triplets, by `iterations` rounds of subspace iteration on `width` columns."""
-    columns = matrix.new_empty(matrix.shape[0], 0) if basis is None else basis[:, :width]
-    if columns.shape[1] < width:
-        columns = torch.cat([columns, _sketch(matrix, width - columns.shape[1], generator)], dim=1)
-    columns = _orthonormal(columns)
+    """The `rank` leading triplets, by `iterations` rounds of subspace iteration on `width` columns.
+
+    Everything is stored as rows, the transpose of the text: a wide row block times a matrix is the faster product.
+    """
+    rows = matrix.new_empty(0, matrix.shape[0]) if basis is None else basis[:width]
+    if rows.shape[0] < width:
+        sketch = matrix @ _normal(matrix.shape[1], width - rows.shape[0], matrix, generator)
+        rows = torch.cat([rows, sketch.mT])
+    rows = orthonormal_rows(rows)
     for _ in range(iterations):
-        columns = _orthonormal(matrix @ _orthonormal(matrix.mT @ columns))
-    rotation, sigma, right = torch.linalg.svd(columns.mT @ matrix, full_matrices=False)
-    left = columns @ rotation
-    return Found(left[:, :rank], sigma[:rank], right[:rank], left)
+        rows = orthonormal_rows(orthonormal_rows(rows @ matrix) @ matrix.mT)
+    rotation, sigma, right = torch.linalg.svd(rows @ matrix, full_matrices=False)
+    left = rotation.mT @ rows
+    return Found(left[:rank], sigma[:rank], right[:rank], left)
+
+
+def _powers(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Two power steps, then an orthonormal basis."""
+    for _ in range(2):
+        rows = (rows @ matrix) @ matrix.mT
+    return orthonormal_rows(rows)
 
 
 def _settled(sigma: Tensor, residual: Tensor, tau: float, norm: float) -> tuple[bool, int]:
@@ -73,12 +80,13 @@ def _settled(sigma: Tensor, residual: Tensor, tau: float, norm: float) -> tuple[
     return first**2 <= 2 * ACCURACY * top**2, 0
 
 
-def _adaptive(matrix: Tensor, tau: float, basis: Tensor | None, generator: torch.Generator) -> Found:
+def _adaptive(matrix: Tensor, norm: float, tau: float, basis: Tensor | None, generator: torch.Generator) -> Found:
     """Rank and rounds as the spectrum asks: the rank grows until a value found is below τ."""
-    n, norm = matrix.shape[0], frobenius(matrix)
+    n = matrix.shape[0]
     tau = min(tau, norm * (1 + 1e-3))
-    rows = _orthonormal(_sketch(matrix, min(ROWS, n), generator) if basis is None else basis).mT
     tiny = torch.finfo(matrix.dtype).tiny
+    rows = _powers(_normal(min(ROWS, n), n, matrix, generator), matrix) if basis is None else basis
+    rows = _powers(rows, matrix)
     for _ in range(ROUNDS):
         right = rows @ matrix
         values, rotation = torch.linalg.eigh(right @ right.mT)
@@ -87,13 +95,14 @@ def _adaptive(matrix: Tensor, tau: float, basis: Tensor | None, generator: torch
         image = right @ matrix.mT
         residual = torch.linalg.vector_norm(image / sigma[:, None] - sigma[:, None] * rows, dim=1)
         good, count = _settled(sigma, residual, tau, norm)
-        if count == rows.shape[0] < n:
-            more = _sketch(matrix, min(rows.shape[0], n - rows.shape[0]), generator)
-            image = torch.cat([image, (matrix @ (matrix.mT @ more)).mT])
-        found = Found(rows.mT, sigma, right / sigma[:, None], rows.mT)
-        if good and count < rows.shape[0]:
+        found = Found(rows, sigma, right / sigma[:, None], rows)
+        full = count == rows.shape[0] < n
+        if good and not full:
             break
-        rows = _orthonormal(image.mT).mT
+        if full:
+            more = _normal(min(rows.shape[0], n - rows.shape[0]), n, matrix, generator)
+            image = torch.cat([image, orthonormal_rows((more @ matrix) @ matrix.mT)])
+        rows = orthonormal_rows((image @ matrix) @ matrix.mT)
     return found
 
 
@@ -108,26 +117,30 @@ def randomized_one_(
 ) -> tuple[Outcome, Tensor | None]:
     """Clip one matrix in place; also the basis for the next call (None where nothing was found)."""
     work = wide(matrix).to(torch.promote_types(matrix.dtype, torch.float32))
-    largest = float(work.abs().amax())
-    if not math.isfinite(largest):
+    norm = frobenius(work)
+    if not SAFE[0] < norm < SAFE[1]:
+        norm = float(torch.linalg.vector_norm(work, dtype=torch.float64))
+    if not math.isfinite(norm):
         return LEFT, None
-    if largest == 0:
+    if norm == 0:
         return Outcome(0.0), None
-    scaled, level = (work, tau) if 1e-9 < largest < 1e9 else (work / largest, tau / largest)
+    unit = 1.0 if SAFE[0] < norm < SAFE[1] else norm
+    scaled = work if unit == 1 else (work.double() / unit).to(work.dtype)
+    level = tau / unit
     try:
         if rank is None:
-            found = _adaptive(scaled, level, basis, generator)
+            found = _adaptive(scaled, norm / unit, level, basis, generator)
         else:
             width = min(rank + oversample, scaled.shape[0])
             found = _fixed(scaled, min(rank, width), width, iterations, basis, generator)
     except LinAlgError:
         return LEFT, None
-    unit = 1.0 if scaled is work else largest
     count = int((found.sigma > level).sum())
     if count:
-        left, sigma, right = found.left[:, :count], found.sigma[:count], found.right[:count]
-        part = torch.addmm(scaled, left * (sigma - level), right, alpha=-1)
-        wide(matrix).copy_(part * unit)
+        left, sigma, right = found.left[:count], found.sigma[:count], found.right[:count]
+        scaled.addmm_((left * (sigma - level)[:, None]).mT, right, alpha=-1)
+        if scaled.data_ptr() != matrix.data_ptr():
+            wide(matrix).copy_(scaled if unit == 1 else scaled.double() * unit)
     return Outcome(float(found.sigma[0]) * unit, count), found.basis
 
 
@@ -144,7 +157,7 @@ def randomized_clip(
 
     matrix: (n, m). rank, oversample, iterations: the paper's (r, p, power iterations), followed exactly; with
     rank=None rank and iterations are chosen from what is found, for an error of about 1e-3 where the spectrum decays.
-    basis: that of an earlier call on a similar matrix, (min(n, m), k): the search starts there. generator: source of
+    basis: that of an earlier call on a similar matrix, (k, min(n, m)): the search starts there. generator: source of
     all draws; without one they come from a generator of this call's own, seeded with 0; never from the global one.
     A matrix that is not finite comes back as it is, with σ_max = NaN. Raises ValueError for arguments out of range.
     """
