@@ -1,4 +1,8 @@
-"""The slow path, for parameters that no rule covers: one backward pass for every sample, to those parameters only."""
+"""The slow path, for parameters that no rule covers: one backward pass for every sample, to those parameters only.
+
+All samples share one graph there, through which a non-finite sample reaches the others (0 · inf = NaN): where one is
+lost, the batch is.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ def warn_slow(params: Collection[int], model: nn.Module, n: int) -> None:
     """Name the parameters that take the slow path, and what it costs."""
     listed = ", ".join(name for name, param in model.named_parameters() if id(param) in params)
     warnings.warn(
-        f"no per-sample rule covers how {listed} is used: these gradients take {n} backward passes a step, one for "
+        f"no per-sample rule covers how {listed} is used (an unknown layer, or one whose rows mix samples): these gradients take {n} backward passes a step, one for "
         "each sample, and all others still one in total. Freeze them, or use a layer that has a rule, to avoid this.",
         stacklevel=4,
     )

@@ -89,6 +89,9 @@ def resolve(node: Node, output: int, params: Mapping[int, object]) -> Slot | Non
         elif name == "SplitBackward0" and node._saved_dim == 0 and stop < 0:
             start = output * node._saved_split_size
             stop = start + node._input_metadata[output].shape[0]
+        elif name == "SplitWithSizesBackward0" and node._saved_dim == 0 and stop < 0:
+            start = sum(node._saved_split_sizes[:output])
+            stop = start + node._saved_split_sizes[output]
         elif name != "ToCopyBackward0":
             return None
         node, output = node.next_functions[0]
@@ -99,8 +102,9 @@ def resolve(node: Node, output: int, params: Mapping[int, object]) -> Slot | Non
 
 
 RESHAPES = frozenset({"ViewBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "ReshapeAliasBackward0"})
-OTHERS = frozenset({"AccumulateGrad", "TBackward0", "TransposeBackward0", "SplitBackward0", "ToCopyBackward0"})
-REINDEXINGS = RESHAPES | OTHERS
+SPLITS = frozenset({"SplitBackward0", "SplitWithSizesBackward0"})
+OTHERS = frozenset({"AccumulateGrad", "TBackward0", "TransposeBackward0", "ToCopyBackward0"})
+REINDEXINGS = RESHAPES | SPLITS | OTHERS
 """Nodes that may stand between a parameter and the operation that reads it."""
 
 
