@@ -19,7 +19,8 @@ def warn_slow(params: Collection[int], model: nn.Module, n: int) -> None:
     """Name the parameters that take the slow path, and what it costs."""
     listed = ", ".join(name for name, param in model.named_parameters() if id(param) in params)
     warnings.warn(
-        f"no per-sample rule covers how {listed} is used (an unknown layer, or one whose rows mix samples): these gradients take {n} backward passes a step, one for "
+        f"no per-sample rule covers how {listed} is used (an unknown layer, or one whose rows mix samples): "
+        f"these gradients take {n} backward passes a step, one for "
         "each sample, and all others still one in total. Freeze them, or use a layer that has a rule, to avoid this.",
         stacklevel=4,
     )

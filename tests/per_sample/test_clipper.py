@@ -113,13 +113,13 @@ def test_zero_gradients(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("readable", [True, False], ids=["asked", "masked"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e200])
-def test_lost_samples_are_dropped(
-    monkeypatch: pytest.MonkeyPatch, bad: float, readable: bool
-) -> None:
+def test_lost_samples_are_dropped(monkeypatch: pytest.MonkeyPatch, bad: float, readable: bool) -> None:
     """Weight zero, counted in n, and no 0 · inf = NaN, on both ways of taking them out."""
     monkeypatch.setattr(clipper_module, "readable", lambda tensor: readable)
     torch.manual_seed(0)
-    layers = nn.Sequential(nn.Conv2d(2, 3, 3), nn.GroupNorm(1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 4), nn.LayerNorm(4))
+    layers = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.GroupNorm(1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 4), nn.LayerNorm(4)
+    )
     layers = layers.double()
     x = torch.randn(6, 2, 5, 5).double()
     rows = sample_gradients(layers, square_loss, x)

@@ -77,6 +77,8 @@ def test_torchvision(build: object, size: int, device: str) -> None:
     model = build().to(device).double()  # type: ignore[operator]
 
     def loss(net: nn.Module, x: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(net(x), torch.ones(len(x), dtype=torch.int64, device=device), reduction="none")
+        return nn.functional.cross_entropy(
+            net(x), torch.ones(len(x), dtype=torch.int64, device=device), reduction="none"
+        )
 
     assert max(errors(model, torch.randn(3, 3, size, size, device=device).double(), loss)) < 1e-10

@@ -191,7 +191,10 @@ CASES: dict[str, Case] = {
     "conv2d circular": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), images),
     "conv2d reflect": (lambda: nn.Conv2d(4, 6, (3, 1), padding=(1, 0), padding_mode="reflect"), images),
     "conv2d pointwise": (lambda: nn.Conv2d(4, 6, 1), images),
-    "conv2d on a 2 × 2 map": (lambda: Seq(nn.Conv2d(4, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1)), small_images),
+    "conv2d on a 2 × 2 map": (
+        lambda: Seq(nn.Conv2d(4, 192, 3, padding=1), nn.Conv2d(192, 192, 3, padding=1)),
+        small_images,
+    ),
     "conv2d over frames": (Frames, lambda: torch.randn(N, 2, 3, 7, 7)),
     "conv3d": (lambda: nn.Conv3d(2, 3, 2, stride=(1, 2, 1), padding=1), lambda: torch.randn(N, 2, 4, 4, 4)),
     "conv transposed 1d": (lambda: nn.ConvTranspose1d(7, 3, 4, stride=2), sequences),
