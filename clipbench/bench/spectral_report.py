@@ -1,0 +1,112 @@
+"""Tables and figure of the spectral kernels, from the frame that `clipbench.bench.spectral` measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from clipbench.analysis.plots import save
+from clipbench.analysis.style import COLOURS, RC
+from clipbench.records import atomic_text
+
+LOOKS = {
+    "exact": ("vermillion", "o"),
+    "newton_schulz": ("green", "^"),
+    "svd_lowrank": ("blue", "s"),
+    "randomized": ("purple", "D"),
+    "randomized, warm": ("sky", "v"),
+}
+Row = Any  # a row of `itertuples`
+
+
+def tables(frame: pd.DataFrame, results: Path, name: str) -> None:
+    """results/tables/<name>.md: whole steps, then the kernels, one column a method."""
+    if frame.empty:
+        return
+    first = frame.iloc[0]
+    lines = [f"Spectral clipping ({first['device']}, {first['threads']} threads, torch {first['torch']}).", ""]
+    lines += _steps(frame[frame["kind"] == "step"])
+    kernels = frame[frame["kind"] == "kernel"]
+    if len(kernels):
+        sources = ", ".join(sorted(set(kernels["source"])))
+        lines += [
+            "Kernels: how many times faster than torch.linalg.svd in float32 (ratio of medians, interleaved rounds), "
+            "and the error ‖C − C*‖_F / ‖C*‖_F against a float64 SVD. `svd_lowrank` has the paper's rank 10, "
+            "oversampling 5, one power iteration; truncated methods are shown for at most 10 values above τ. "
+            f"Real gradients: {sources}.",
+            "",
+            *_kernels(kernels),
+        ]
+    (results / "tables").mkdir(parents=True, exist_ok=True)
+    atomic_text(results / "tables" / f"{name}.md", "\n".join(lines) + "\n")
+
+
+def _steps(frame: pd.DataFrame) -> list[str]:
+    if frame.empty:
+        return []
+    lines = [
+        "Whole training step (batch, forward, backward, clipping, SGD with momentum) over that of plain SGD: ratio "
+        "of medians with 95 % interval, rounds interleaved in one process, weights and thresholds of a short run.",
+        "",
+        "| model | method | step, ms | × SGD | rounds |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in frame.itertuples():
+        spread = f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}]"
+        lines.append(f"| {row.problem} ({row.source}) | {row.method} | {1e3 * row.seconds:.1f} | {spread} | {row.n} |")
+    return [*lines, ""]
+
+
+def _kernels(frame: pd.DataFrame) -> list[str]:
+    columns = [method for method in LOOKS if method in set(frame["method"])]
+    head = ["shape", "spectrum", "τ", "above τ", "σ_max/τ", "svd, ms", *columns]
+    lines = [f"| {' | '.join(head)} |", "| --- | --- | --- | " + "---: | " * (len(head) - 4) + "---: |"]
+    for _, cell in frame.groupby(["problem", "spectrum", "level"], sort=False):
+        rows = {row.method: row for row in cell.itertuples()}
+        base = rows["svd"]
+        words = [base.problem.replace("x", " × "), base.spectrum, base.level, str(int(base.above))]
+        words += [f"{base.sigma_over_tau:.3g}", f"{1e3 * base.seconds:.3g}"]
+        words += [_cell(rows.get(method)) for method in columns]
+        lines.append(f"| {' | '.join(words)} |")
+    return lines
+
+
+def _cell(row: Row | None) -> str:
+    return "–" if row is None else f"{1 / row.estimate:.1f} ×, {row.error:.0e}"
+
+
+def figure(frame: pd.DataFrame, results: Path, name: str) -> list[Path]:
+    """results/figures/<name>.{png,svg}: time over the float32 SVD's against error, one panel a spectrum."""
+    kernels = frame[frame["kind"] == "kernel"] if len(frame) else frame
+    if kernels.empty:
+        return []
+    spectra = list(dict.fromkeys(kernels["spectrum"]))
+    with matplotlib.rc_context(RC):
+        drawn = Figure(figsize=(1.0 + 2.6 * len(spectra), 3.2), layout="constrained")
+        panels = drawn.subplots(1, len(spectra), sharex=True, sharey=True, squeeze=False)[0]
+        for panel, spectrum in zip(panels, spectra, strict=True):
+            _panel(panel, kernels[kernels["spectrum"] == spectrum])
+            panel.set_title(spectrum)
+        panels[0].set_ylabel("times faster than a float32 SVD")
+        drawn.supxlabel(
+            "error against a float64 SVD (each point one shape and threshold)", fontsize=RC["axes.labelsize"]
+        )
+        handles, labels = panels[0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside upper center", ncols=len(labels), handletextpad=0.2)
+    return save(drawn, results, name)
+
+
+def _panel(panel: Axes, frame: pd.DataFrame) -> None:
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.axhline(1.0, color="black", linewidth=0.8)
+    panel.axvline(1e-5, color="black", linewidth=0.8, linestyle=":")
+    for method, (colour, marker) in LOOKS.items():
+        part = frame[frame["method"] == method]
+        x, y = part["error"].clip(lower=1e-9), 1 / part["estimate"]
+        panel.plot(x, y, marker, color=COLOURS[colour], markersize=3.5, alpha=0.7, linestyle="none", label=method)
