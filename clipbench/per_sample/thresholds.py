@@ -62,10 +62,12 @@ class Positions:
         """k (n,) for `norms` (n,), of its type and on its device."""
         n = norms.shape[0]
         key = (offset, n, norms.dtype, norms.device, type(norms))
-        if self._k is None or key != self._key:
-            self._k = torch.arange(offset + 1, offset + n + 1, device=norms.device, dtype=norms.dtype)
-            self._key = key
-        return self._k
+        if self._k is not None and key == self._key:
+            return self._k
+        k = torch.arange(offset + 1, offset + n + 1, device=norms.device, dtype=norms.dtype)
+        if type(k) is Tensor:  # a fake one belongs to its mode
+            self._k, self._key = k, key
+        return k
 
 
 def evaluate_threshold(

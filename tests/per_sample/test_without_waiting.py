@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 
@@ -43,6 +44,17 @@ def test_a_step_reads_no_value(name: str) -> None:
             optimizer.step()
         assert stats.norms.shape == (len(x),)
         assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_what_a_real_step_keeps_is_not_used_by_a_fake_one() -> None:
+    """And the other way round, and from one mode to the next, with one threshold object for all."""
+    threshold = PowerThreshold(5.0, 2.0)
+    build, inputs = MODELS["alexnet"]
+    for mode in (contextlib.nullcontext(), FakeTensorMode(), FakeTensorMode(), contextlib.nullcontext()):
+        with mode:
+            model = build()
+            stats = PerSampleClipper(model, threshold).backward(square_loss(model, inputs()))
+            assert stats.norms.shape == (4,)
 
 
 def test_reading_a_value_would_be_noticed() -> None:

@@ -103,7 +103,7 @@ _PAIR_MAPS: dict[tuple[object, ...], Tensor] = {}
 
 def pair_map(geometry: Geometry, space: Sequence[int], out: Sequence[int], like: Tensor) -> Tensor:
     """The 0/1 map of `window_sums` as a matrix (HW², P²), kept once made."""
-    key = (geometry, tuple(space), tuple(out), like.dtype, like.device)
+    key = (geometry, tuple(space), tuple(out), like.dtype, like.device, type(like))  # fake and real do not mix
     if key in _PAIR_MAPS:
         return _PAIR_MAPS[key]
     area, positions = math.prod(space), math.prod(out)
