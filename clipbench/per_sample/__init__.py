@@ -7,6 +7,10 @@
     stats = clipper.backward(losses)         # instead of losses.mean().backward()
     optimizer.step()
 
+A step never waits for the device: its first one on a new model does (see `probe`), so take one ordinary step before
+capturing a CUDA graph. `torch.compile` cannot see through the walk over the autograd graph, but traces what it leads
+to: a whole step as a function, traced by `torch.fx.experimental.proxy_tensor.make_fx`, compiles as one graph.
+
 Read in this order: `clipper` (what users call), `engine` (one step), `graph` (which node reads which parameter),
 `rules` (norms and weighted sums by kind of layer), `factors` and `cost` (the arithmetic and its price), `joint` (tied
 weights), `fallback` (the slow path), `probe` (the check at the first step).
