@@ -8,11 +8,12 @@ polar and sign are compositions of K odd quintics (`polynomials.py`), a generali
 polar factor has not converged, at s ≪ σ_max, O has a factor c < 1 and C is still s, exactly: only s ≥ τ must be
 resolved, so K limits σ_max/τ to 1/l_K, and values within l_K σ_max of τ keep an error of at most their distance to τ.
 
-Error, ‖C − C*‖_F / ‖C*‖_F, is about l_K · σ_max/τ, down to a floor of 4 eps σ_max/τ, eps that of the products' type:
+Error, ‖C − C*‖_F / ‖C*‖_F, in float32: about l_K · σ_max/τ, and never below a floor of rounding, 1e-5 up to
+σ_max/τ = 100 and 1e-7 σ_max/τ beyond. With the products in bfloat16 the floor is 2e-2 up to σ_max/τ = 10 and 5e-2 at
+100, and more than 8 quintics do not lower it.
 
-    K      6      8      10     12     14        (l_K: 3e-3, 1.7e-4, 9e-6, 5e-7, 3e-8)
-
-measured for float32 and bfloat16 in `python -m clipbench.bench spectral`.
+    K      6      8      10     12     14
+    l_K    5e-3   4e-4   3e-5   2e-6   2e-7
 """
 
 from __future__ import annotations

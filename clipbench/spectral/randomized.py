@@ -24,7 +24,7 @@ ACCURACY = 8e-4  # asked of the adaptive form's own estimate, relative to â€–Câ€
 
 
 class Found(NamedTuple):
-    """Leading triplets of a wide (n, m): left rows (k, n), sigma (k,) descending, right (k, m); basis (b, n) to go on."""
+    """Leading triplets of a wide (n, m): left (k, n), sigma (k,) descending, right (k, m), and the basis (b, n)."""
 
     left: Tensor
     sigma: Tensor
