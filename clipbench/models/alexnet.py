@@ -20,7 +20,7 @@ from clipbench.models.fit import require_shape
 def _features() -> nn.Sequential:
     """Five convolutions, (n, 3, 32, 32) → (n, 256).
 
-    ReLUs are not in place, since per-sample hooks read the outputs of the layers before them.
+    ReLUs are not in place, unlike torchvision's: the results are the same.
     """
     return nn.Sequential(
         nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=5),
