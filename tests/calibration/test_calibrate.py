@@ -44,7 +44,7 @@ def frame(device: str = "A", threads: int = 2, experiment: str = "e/cpu", **rati
 def test_a_method_of_known_cost() -> None:
     found = measure(configs(sgd=["method=sgd"], slow=SLOW), "sgd")
     extra = found.timings["slow"].step_seconds - found.timings["sgd"].step_seconds
-    assert extra == pytest.approx(0.02, rel=0.3)
+    assert 0.015 < extra < 0.2, "a busy machine lengthens a wait and never shortens it"
     assert found.timings["slow"].ratio.estimate > 2
     assert found.timings["sgd"].ratio.estimate == 1.0
     assert found.notes == []

@@ -24,6 +24,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     cifar100_files(root, train=240, test=60)
     cifar10_files(root, each=60)
+    (root / "shakespeare").mkdir()
+    (root / "shakespeare" / "input.txt").write_text("To be, or not to be: that is the question.\n" * 400)
     return root
 
 
