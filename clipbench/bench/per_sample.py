@@ -237,7 +237,7 @@ def main(argv: list[str]) -> None:
     cells = [(model, batch) for model in chosen.models for batch in chosen.batches]
     scaling, name = list(SCALING), "bench_per_sample"
     if chosen.smoke:
-        limits = limits._replace(budget=0.2, rounds=2)
+        limits = limits._replace(budget=0.2, rounds=2, threads=1)
         cells, scaling, name = [("mlp_8", 4)], [("mlp_8", 4)], f"{name}_smoke"
     results = Path(chosen.results)
     if chosen.scaling != "only":
