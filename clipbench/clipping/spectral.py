@@ -76,7 +76,8 @@ class SpectralClip(LayerClip):
     def clip_matrices(self, names: list[str], matrices: list[Tensor], tau: Tensor, lengths: Tensor) -> SpectralReport:
         if self.backend == "randomized":
             return self._clip_randomized(names, matrices, tau)
-        if self.threshold.adaptive or tau.device.type != "cpu":
+        # Matrix products alone never read a value, on no device: that path is an accelerator's.
+        if self.threshold.adaptive or tau.device.type != "cpu" or self.backend == "newton_schulz":
             return clip_matrices_(matrices, tau, self.backend, self.threshold.adaptive, lengths)
         # A constant threshold does not want σ_max, and where ‖G‖_F ≤ τ nothing is above it.
         active = [place for place, idle in enumerate((lengths <= tau).tolist()) if not idle]
