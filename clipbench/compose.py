@@ -23,7 +23,9 @@ def resolve(config: DictConfig, choices: dict[str, Any] | None = None) -> dict[s
     `choices` are Hydra's runtime choices; without them, those of the Hydra job under way.
     """
     chosen = choices if choices is not None else HydraConfig.get().runtime.choices
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=True)
+    plain = OmegaConf.to_container(
+        OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=True
+    )
     assert isinstance(plain, dict)  # a DictConfig gives nothing else
     return {"experiment": chosen.get("experiment") or "single", **{str(k): v for k, v in plain.items()}}
 

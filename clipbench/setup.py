@@ -92,6 +92,11 @@ def build(config: Mapping[str, Any], options: schema.Options, data: Data | None 
     schedule = schema.instantiate(config["schedule"], "schedule")
     noise = schema.instantiate(config["noise"], "noise", model=model) if "_target_" in config["noise"] else None
     if options.compile:
+        if estimator.eager:
+            name = type(estimator).__name__
+            raise ConfigError(
+                f"compile must be false with {name}, which reads the autograd graph of an eager model, got true"
+            )
         model.compile()
     if data is None:
         where = options.data

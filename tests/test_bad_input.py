@@ -76,6 +76,7 @@ TABLE = [
     (["model.widths=[0]"], ["model.widths must be", "got"]),
     (["data.split_seed=-1"], ["data.split_seed must be >= 0, got -1"]),
     (["paths.results="], ["paths.results must not be empty"]),
+    (["method=ps_clip", "compile=true"], ["compile must be false with PerSample", "got true"]),
     (["seed=1,2"], ["seed", "-m"]),
 ]
 
@@ -109,9 +110,7 @@ def test_unwritable_results_folder(tmp_path: Path) -> None:
     assert line.startswith("paths.results must be a writable folder, got")
 
 
-@pytest.mark.parametrize(
-    ("overrides", "status"), [(["optimizer.lr=-1"], 2), (["method=nope"], 2), (["--nonsense"], 2)]
-)
+@pytest.mark.parametrize(("overrides", "status"), [(["optimizer.lr=-1"], 2), (["method=nope"], 2), (["--nonsense"], 2)])
 def test_exit_status_at_the_command_line(overrides: list[str], status: int, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
     done = subprocess.run(

@@ -24,7 +24,10 @@ class Estimator(Protocol):
 
     `losses` yields, for each micro-batch, its per-sample losses of shape (n_m,) with their graph, computed at
     the current weights when it is asked for them. `total` is the number of samples in the whole step.
+    `eager` says that the estimator reads the losses' autograd graph, which a compiled model does not show.
     """
+
+    eager: bool
 
     def __call__(self, losses: Iterable[Tensor], total: int) -> Estimate: ...
 

@@ -13,6 +13,8 @@ from clipbench.estimators.base import Estimate
 class Batch:
     """Mini-batch gradient, ĝ = (1/n) Σ_k g_k, over all samples of all micro-batches of the step."""
 
+    eager = False
+
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 

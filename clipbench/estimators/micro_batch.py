@@ -20,6 +20,8 @@ class MicroBatch:
     sees M gradients a step, one after the other.
     """
 
+    eager = False
+
     def __init__(self, model: nn.Module, clipper: Clipper) -> None:
         self.parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.clipper = clipper

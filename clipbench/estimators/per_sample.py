@@ -19,6 +19,8 @@ class PerSample:
     k keeps counting over the micro-batches of one optimizer step and starts at 1 in the next.
     """
 
+    eager = True
+
     def __init__(
         self,
         model: nn.Module,

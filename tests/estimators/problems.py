@@ -45,9 +45,7 @@ def problem(name: str, samples: int) -> Problem:
     if name == "transformer":
         spec = Spec("tokens", (12,), 31, "text")
         model: nn.Module = models.Transformer(spec, layers=2, heads=2, width=16)
-        return Problem(
-            model.eval(), torch.randint(31, (samples, 12)), torch.randint(31, (samples, 12)), tokens
-        )
+        return Problem(model.eval(), torch.randint(31, (samples, 12)), torch.randint(31, (samples, 12)), tokens)
     if name == "mlp":
         model = models.MLP(Spec("vector", (9,), 2, "vectors"), widths=[17, 13])
         return Problem(model.eval(), torch.randn(samples, 9), torch.randn(samples, 2), squares)

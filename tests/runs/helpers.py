@@ -17,9 +17,7 @@ TINY = ["steps=30", "eval_every=10", "log_every=5", "checkpoint_every=10", "data
 def start(results: Path, *overrides: str, **options: Any) -> subprocess.Popen[str]:
     """`python -m clipbench.run` in a process of its own."""
     command = [sys.executable, "-m", "clipbench.run", f"paths.results={results}", "device=cpu", *overrides]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=results, **options
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=results, **options)
 
 
 def info(folder: Path) -> dict[str, Any]:

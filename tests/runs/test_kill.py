@@ -39,9 +39,7 @@ def only_record(results: Path) -> Path:
 def test_killed_at_random_moments_ends_bit_identical(method: str, tmp_path: Path) -> None:
     seed = random.randrange(10**6)
     command = [sys.executable, "-m", "tests.runs.killer", str(tmp_path), "10", str(seed), "0.3", *LONG]
-    done = subprocess.run(
-        [*command, *METHODS[method]], capture_output=True, text=True, timeout=170, check=False
-    )
+    done = subprocess.run([*command, *METHODS[method]], capture_output=True, text=True, timeout=170, check=False)
     assert done.returncode == 0, done.stderr
     ended = json.loads(done.stdout.splitlines()[-1])
     assert (ended["reference"], ended["killed"]) == (0, 0), (seed, done.stderr)

@@ -142,7 +142,7 @@ def test_bf16_and_compile_train() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["sgd", "ps_clip"])
+@pytest.mark.parametrize("method", ["sgd", "micro_batch_clip"])
 def test_a_compiled_model_takes_the_same_step(method: str) -> None:
     plain = Trainer(setup(f"method={method}", *SMALL)).step(0)
     compiled = Trainer(setup(f"method={method}", "compile=true", *SMALL)).step(0)
