@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from clipbench.per_sample.engine import PerSampleGradients
 from clipbench.per_sample.probe import readable
-from clipbench.per_sample.thresholds import Positions, ThresholdRule, check_threshold, clip_weight, evaluate_threshold
+from clipbench.per_sample.thresholds import Remembered, ThresholdRule, check_threshold, clip_weight, evaluate_threshold
 
 WeightRule = Callable[[Tensor, Tensor], Tensor]
 """A callable (norms, thresholds) → γ, all (n,)."""
@@ -68,7 +68,7 @@ class PerSampleClipper:
         self.weight = weight or clip_weight
         self.nonfinite = nonfinite
         self._engine = PerSampleGradients(model)
-        self._positions = Positions()
+        self._remembered = Remembered()
         self._closed = False
 
     @torch.no_grad()
@@ -88,7 +88,7 @@ class PerSampleClipper:
             return self._empty(losses)
         gradients = self._engine.collect(losses)
         norms = gradients.norms()
-        thresholds = evaluate_threshold(self.threshold, self._positions, norms, offset, total)
+        thresholds = evaluate_threshold(self.threshold, self._remembered, norms, offset, total)
         gamma = self.weight(norms, thresholds)
         keep = self._finite(norms)
         dropped = norms.new_zeros((), dtype=torch.int64) if keep is None else n - keep.sum()

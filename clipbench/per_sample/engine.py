@@ -6,13 +6,14 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
 from clipbench.per_sample.graph import Trace, packed, trace, trace_packed
 from clipbench.per_sample.heap import keep_freed_memory
 from clipbench.per_sample.joint import joint_norms
-from clipbench.per_sample.layout import SampleWeights
+from clipbench.per_sample.layout import Layout, SampleWeights
 from clipbench.per_sample.probe import Verdict, probe_layouts, readable
 
 PROBES = 3
@@ -94,23 +95,26 @@ class PerSampleGradients:
 
     def _differentiate(self, losses: Tensor, found: Trace, retain_graph: bool) -> None:
         """Hand every use its δ, and let go of those that no gradient reached."""
-        edges = [use.edges for use in found.uses]
-        flat = [edge for group in edges for edge in group]
+        edges: list[GradientEdge] = []
+        ends = []
+        for use in found.uses:
+            edges += use.edges
+            ends.append(len(edges))
         ones = torch.ones_like(losses)
-        deltas = iter(torch.autograd.grad(losses, flat, ones, retain_graph=retain_graph, allow_unused=True))
-        reached = []
-        for use, group in zip(found.uses, edges, strict=True):
-            received = [next(deltas) for _ in group]
-            if any(delta is not None for delta in received):
-                use.receive(received)
-                reached.append(use)
-        found.uses = reached
+        deltas = torch.autograd.grad(losses, edges, ones, retain_graph=retain_graph, allow_unused=True)
+        starts = [0, *ends]
+        found.uses = [
+            u for u, start, end in zip(found.uses, starts, ends, strict=False) if u.receive(deltas[start:end])
+        ]
 
     def _place(self, losses: Tensor, found: Trace) -> None:
         """Set every use's layout, checked at the first step of its kind (see `probe`)."""
         n = losses.shape[0]
         signature = tuple(
-            [(use.layout, use.rows == n, *[id(slot.param) for slot in use.slots.values()]) for use in found.uses]
+            [
+                (use.layout is Layout.MINOR, use.rows == n, *[id(slot.param) for slot in use.slots.values()])
+                for use in found.uses
+            ]
         )
         known = self._layouts.get(signature)
         if known is None and n > 1 and readable(losses):

@@ -52,7 +52,8 @@ class Trace:
 
 def trace(losses: Tensor, params: Mapping[int, object]) -> Trace:
     """Every use of the parameters with ids `params` below `losses` (n,). Raises ValueError for refused layers."""
-    found, rejected = Trace(), []
+    found = Trace()
+    rejected: list[Slot] = []
     n = losses.shape[0]
     stack: list[Node] = [losses.grad_fn]
     seen: set[Node] = {losses.grad_fn}
@@ -62,14 +63,19 @@ def trace(losses: Tensor, params: Mapping[int, object]) -> Trace:
         for index, (child, output) in enumerate(node.next_functions):
             if child is None:
                 continue
-            slot = resolve(child, output, params) if type(child).__name__ in REINDEXINGS else None
-            if slot is not None:
-                slots[index] = slot
-            elif child not in seen:
+            if type(child).__name__ in REINDEXINGS:
+                slot = resolve(child, output, params)
+                if slot is not None:
+                    slots[index] = slot
+                    continue
+            if child not in seen:
                 seen.add(child)
                 stack.append(child)
-        if slots or type(node).__name__ in REFUSED:
-            rejected += _read(node, slots, n, found)
+        name = type(node).__name__
+        if name in REFUSED:
+            raise ValueError(REFUSED[name])
+        if slots:
+            _read(node, name, slots, n, found, rejected)
     if rejected:
         found.reject(rejected)
     overlapping = _overlapping(found)
@@ -117,20 +123,17 @@ def packed(found: Trace) -> bool:
     return False
 
 
-def _read(node: Node, slots: dict[int, Slot], n: int, found: Trace) -> list[Slot]:
-    """Add the node's use to `found`; return the slots that no rule covers."""
-    name = type(node).__name__
-    if name in REFUSED:
-        raise ValueError(REFUSED[name])
+def _read(node: Node, name: str, slots: dict[int, Slot], n: int, found: Trace, rejected: list[Slot]) -> None:
+    """Add the node's use to `found`, and the slots that no rule covers to `rejected`."""
     reader = READERS.get(name)
     use = reader(node, slots, n) if reader else None
     if use is None or use.rows == 0 or use.rows % n:
-        return list(slots.values())
+        rejected += slots.values()
+        return
     found.uses.append(use)
-    if len(use.slots) == len(slots):
-        return []
-    covered = {id(slot) for slot in use.slots.values()}
-    return [slot for slot in slots.values() if id(slot) not in covered]
+    if len(use.slots) < len(slots):
+        covered = {id(slot) for slot in use.slots.values()}
+        rejected += [slot for slot in slots.values() if id(slot) not in covered]
 
 
 def _overlapping(found: Trace) -> list[Slot]:

@@ -42,10 +42,13 @@ class SampleWeights:
 
     def __init__(self, values: Tensor) -> None:
         self.values = values
+        self._column = values.unsqueeze(1)
         self._columns: dict[tuple[Layout, int, torch.dtype], Tensor] = {}
 
     def column(self, layout: Layout, rows: int, dtype: torch.dtype) -> Tensor:
         """γ of every row's sample, (rows, 1)."""
+        if rows == self.values.shape[0] and dtype == self.values.dtype:
+            return self._column
         key = (layout, rows, dtype)
         found = self._columns.get(key)
         if found is None:

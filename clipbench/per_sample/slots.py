@@ -15,27 +15,37 @@ Node = Any
 class Slot:
     """An operand of an autograd node that is a parameter, or rows `start:stop` of it.
 
-    `shape` is the operand's shape; `transposed` says that the operand is the (2-d) part's transpose, `reshaped`
-    that it has the same entries in another shape. Gradients handed to `add` have the shape of the part.
+    `transposed` says that the operand is the (2-d) part's transpose, `reshaped` that it has the same entries in
+    another shape, which then is `new_shape`. Gradients handed to `add` have the shape of the part.
     """
 
-    __slots__ = ("param", "reshaped", "shape", "start", "stop", "transposed")
+    __slots__ = ("new_shape", "param", "start", "stop", "transposed")
 
     def __init__(
         self,
         param: Tensor,
-        shape: tuple[int, ...] | None = None,
         start: int = 0,
         stop: int = -1,
         transposed: bool = False,
-        reshaped: bool = False,
+        new_shape: tuple[int, ...] | None = None,
     ) -> None:
         self.param = param
-        self.shape = param.shape if shape is None else shape
         self.start = start
         self.stop = stop
         self.transposed = transposed
-        self.reshaped = reshaped
+        self.new_shape = new_shape
+
+    @property
+    def reshaped(self) -> bool:
+        """Whether the operand has another shape than the part (or its transpose)."""
+        return self.new_shape is not None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the operand."""
+        if self.new_shape is not None:
+            return self.new_shape
+        return self.part_shape[::-1] if self.transposed else self.part_shape
 
     @property
     def whole(self) -> bool:
@@ -72,10 +82,8 @@ class Slot:
 
 def resolve(node: Node, output: int, params: Mapping[int, object]) -> Slot | None:
     """The slot that output `output` of `node` stands for, or None where it is not a mere re-indexing of a parameter."""
+    first, first_output = node, output
     name = type(node).__name__
-    if name == "AccumulateGrad":
-        return Slot(node.variable) if id(node.variable) in params else None
-    shape = tuple(node._input_metadata[output].shape)
     start, stop, transposed, reshaped = 0, -1, False, False
     while name != "AccumulateGrad":
         if name == "TBackward0" or (name == "TransposeBackward0" and _swaps_two(node)):
@@ -96,9 +104,11 @@ def resolve(node: Node, output: int, params: Mapping[int, object]) -> Slot | Non
             return None
         node, output = node.next_functions[0]
         name = type(node).__name__
-    if id(node.variable) not in params:
+    param = node.variable
+    if id(param) not in params:
         return None
-    return Slot(node.variable, shape, start, stop, transposed, reshaped)
+    shape = tuple(first._input_metadata[first_output].shape) if reshaped else None
+    return Slot(param, start, stop, transposed, shape)
 
 
 RESHAPES = frozenset({"ViewBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "ReshapeAliasBackward0"})

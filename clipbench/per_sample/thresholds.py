@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -51,27 +52,35 @@ def check_threshold(threshold: float | Tensor | ThresholdRule) -> None:
         raise ValueError(f"threshold must be a number, a tensor or a callable, got {threshold!r}")
 
 
-class Positions:
-    """The last k = offset + 1 … offset + n that was asked for: the same tensor again as long as nothing changes."""
+class Remembered:
+    """Tensors that are the same at every step: the last of each kind, given again as long as nothing changes."""
 
     def __init__(self) -> None:
-        self._key: tuple[object, ...] = ()
-        self._k: Tensor | None = None
+        self._last: dict[str, tuple[tuple[object, ...], Tensor]] = {}
 
-    def __call__(self, offset: int, norms: Tensor) -> Tensor:
-        """k (n,) for `norms` (n,), of its type and on its device."""
-        n = norms.shape[0]
-        key = (offset, n, norms.dtype, norms.device, type(norms))
-        if self._k is not None and key == self._key:
-            return self._k
-        k = torch.arange(offset + 1, offset + n + 1, device=norms.device, dtype=norms.dtype)
-        if type(k) is Tensor:  # a fake one belongs to its mode
-            self._k, self._key = k, key
-        return k
+    def positions(self, offset: int, norms: Tensor) -> Tensor:
+        """k = offset + 1 … offset + n, (n,), for `norms` (n,), of its type and on its device."""
+        end = offset + norms.shape[0] + 1
+        make = partial(torch.arange, offset + 1, end, device=norms.device, dtype=norms.dtype)
+        return self._get("k", offset, norms, make)
+
+    def constant(self, value: float, norms: Tensor) -> Tensor:
+        """`value`, (n,), for `norms` (n,), of its type and on its device."""
+        return self._get("constant", value, norms, partial(torch.full_like, norms, value))
+
+    def _get(self, kind: str, value: float, norms: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        key = (value, norms.shape[0], norms.dtype, norms.device, type(norms))
+        last = self._last.get(kind)
+        if last is not None and last[0] == key:
+            return last[1]
+        made = make()
+        if type(made) is Tensor:  # a fake one belongs to its mode
+            self._last[kind] = (key, made)
+        return made
 
 
 def evaluate_threshold(
-    threshold: float | Tensor | ThresholdRule, positions: Positions, norms: Tensor, offset: int, total: int
+    threshold: float | Tensor | ThresholdRule, remembered: Remembered, norms: Tensor, offset: int, total: int
 ) -> Tensor:
     """Thresholds (n,) for the samples k = offset + 1 … offset + n of a step of `total` samples."""
     n = norms.shape[0]
@@ -80,8 +89,8 @@ def evaluate_threshold(
             raise ValueError(f"threshold must hold one value per sample ({total}), got {threshold.shape[0]}")
         return threshold.detach()[offset : offset + n].to(norms)
     if not callable(threshold):
-        return norms.new_full((n,), float(threshold))
-    tau = threshold(positions(offset, norms), norms)
+        return remembered.constant(float(threshold), norms)
+    tau = threshold(remembered.positions(offset, norms), norms)
     if not isinstance(tau, Tensor) or tau.shape != norms.shape:
         raise ValueError(f"threshold must return a tensor of shape ({n},), got {tau!r}")
     return tau

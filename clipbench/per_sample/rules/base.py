@@ -32,7 +32,7 @@ class Use(ABC):
         self.node = node
         self.slots = slots
         self.lead = tuple(lead)
-        self.rows = math.prod(self.lead)
+        self.rows = math.prod(lead)
         self.n = n
         self.layout = guess_layout(self.lead, n)
 
@@ -41,11 +41,13 @@ class Use(ABC):
         """Where δ is taken from the backward pass: as a rule, the node's one output."""
         return [GradientEdge(self.node, 0)]
 
-    def receive(self, deltas: Sequence[Tensor | None]) -> None:
-        """Take the gradients at `edges`; at least one is not None."""
+    def receive(self, deltas: Sequence[Tensor | None]) -> bool:
+        """Take the gradients at `edges`; whether there are any."""
         (delta,) = deltas
-        assert delta is not None
+        if delta is None:
+            return False
         self.delta = delta
+        return True
 
     def flat(self, tensor: Tensor) -> Tensor:
         """(*lead, *features) → (n · positions, *features)."""

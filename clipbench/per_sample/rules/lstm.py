@@ -40,9 +40,10 @@ class LSTMUse(Use):
         """Output, last hidden state, last cell state."""
         return [GradientEdge(self.node, output) for output in range(3)]
 
-    def receive(self, deltas: Sequence[Tensor | None]) -> None:
+    def receive(self, deltas: Sequence[Tensor | None]) -> bool:
         self.deltas = deltas
         self.delta = torch.zeros_like(self.out) if deltas[0] is None else deltas[0]
+        return any(delta is not None for delta in deltas)
 
     def in_order(self, sequence: Tensor) -> Tensor:
         """(time, n, features) in the order in which the layer goes through it."""
