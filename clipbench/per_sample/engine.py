@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 
 import torch
@@ -96,16 +97,14 @@ class PerSampleGradients:
     def _differentiate(self, losses: Tensor, found: Trace, retain_graph: bool) -> None:
         """Hand every use its δ, and let go of those that no gradient reached."""
         edges: list[GradientEdge] = []
-        ends = []
+        bounds = [0]
         for use in found.uses:
             edges += use.edges
-            ends.append(len(edges))
+            bounds.append(len(edges))
         ones = torch.ones_like(losses)
         deltas = torch.autograd.grad(losses, edges, ones, retain_graph=retain_graph, allow_unused=True)
-        starts = [0, *ends]
-        found.uses = [
-            u for u, start, end in zip(found.uses, starts, ends, strict=False) if u.receive(deltas[start:end])
-        ]
+        parts = itertools.pairwise(bounds)
+        found.uses = [use for use, part in zip(found.uses, parts, strict=True) if use.receive(deltas[slice(*part)])]
 
     def _place(self, losses: Tensor, found: Trace) -> None:
         """Set every use's layout, checked at the first step of its kind (see `probe`)."""
