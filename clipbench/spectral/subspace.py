@@ -213,7 +213,10 @@ def _too_coarse(found: Leading, goal: Goal, count: float) -> bool:
 
 
 def leading(matrix: Tensor, gram: Tensor, goal: Goal, limit: int) -> Leading | None:
-    """The eigenpairs of `gram` = matrix · matrixᵀ above goal.above, from at most `limit` rows; None where that fails."""
+    """The eigenpairs of `gram` = matrix · matrixᵀ above goal.above, from at most `limit` rows.
+
+    On the Gram matrix as long as its rounding does not show, then on the matrix itself. None where that fails.
+    """
     n, direct = gram.shape[0], False
     basis = orthonormal_rows(start(FIRST_BLOCK, n, gram.dtype) @ gram @ gram)
     basis = orthonormal_rows(basis @ gram @ gram)
@@ -233,6 +236,6 @@ def leading(matrix: Tensor, gram: Tensor, goal: Goal, limit: int) -> Leading | N
             better = _corrected(gram, found, image)
             if better.error() <= goal.residual(found):
                 return better
-        direct = direct or found.above > 0 and found.error() <= STALLED * found.rounding()
+        direct = direct or (found.above > 0 and found.error() <= STALLED * found.rounding())
         basis = _refine(gram, found, image, goal)
     return None
