@@ -9,28 +9,52 @@ from torch import Tensor
 
 from clipbench.spectral.subspace import Leading
 
+ROUNDING = 16  # in units of eps ‖A‖_F
 HALVED = 256  # sides above it are factorised in two halves
 
 
 def nothing_missed(gram: Tensor, total: float, found: Leading, above: float) -> bool:
-    """Whether every eigenvalue of `gram` outside found's first `count` pairs is ≤ `above`; False means "not shown".
+    """Whether every eigenvalue of `gram` outside found's first pairs is ≤ `above`; False means "not shown".
 
         total is ‖A‖_F.
-    First a bound that costs nothing: with P the projector off all Ritz vectors, ‖P A P‖₂ ≤ ‖P A P‖_F, and that norm
-        is what is left of ‖A‖_F. Where it is too coarse (a flat bulk), the Cholesky factorisation of
-        above · I − (A deflated by the pairs above τ): it exists if and only if that matrix is positive definite.
+    First by norms (`_by_norms`), where what is left of ‖A‖_F² without the pairs found, known but for the rounding in
+        that difference, does not rule it out.
+    Where that is too coarse (a flat bulk), the Cholesky factorisation of above · I − (A less the pairs above τ): it
+        exists if and only if that matrix is positive definite.
     """
-    free = math.hypot(*found.residuals[found.above :])
-    coupled = 2 * sum(residual**2 for residual in found.residuals)
-    rounding = 16 * torch.finfo(gram.dtype).eps * total**2
-    rest = math.sqrt(max(total**2 - sum(value**2 for value in found.values) - coupled, 0.0) + rounding)
-    if max([rest, *found.values[found.above :]]) + free <= above:
+    left = total**2 - sum(value**2 for value in found.values)
+    if left <= above**2 + ROUNDING * torch.finfo(gram.dtype).eps * total**2 and _by_norms(gram, total, found, above):
         return True
-    vectors = found.basis[: found.above]
-    values = torch.tensor(found.values[: found.above], dtype=gram.dtype)
-    shifted = torch.addmm(gram, vectors.mT * values, vectors, beta=-1)
+    shifted = _deflated(gram, found, found.above).neg_()
     shifted.diagonal().add_(above)
     return _positive_definite(shifted)
+
+
+def _by_norms(gram: Tensor, total: float, found: Leading, above: float) -> bool:
+    """The same by the norms of blocks: sufficient, not necessary.
+
+    Seen in the Ritz vectors and their complement P, A less the pairs above τ is [[Θ, C], [Cᵀ, P A P]], with Θ diagonal
+    (0 for a pair taken off), the residuals ρ as the norms of C's rows, and ‖P A P‖₂ ≤ b = ‖A − Σ θ u uᵀ‖_F. By the
+    Schur complement it is < above · I where Σ ρ²/(above − θ) < above − b.
+    """
+    rounding = ROUNDING * torch.finfo(gram.dtype).eps * total
+    room = above - float(torch.linalg.vector_norm(_deflated(gram, found, len(found.values)))) - rounding
+    kept = [0.0] * found.above + found.values[found.above :]
+    return (
+        room > 0
+        and sum(
+            residual**2 / (above - value) if value < above else math.inf
+            for value, residual in zip(kept, found.residuals, strict=True)
+        )
+        < room
+    )
+
+
+def _deflated(gram: Tensor, found: Leading, count: int) -> Tensor:
+    """A − Σ θ u uᵀ over the first `count` pairs."""
+    vectors = found.basis[:count]
+    values = torch.tensor(found.values[:count], dtype=gram.dtype)
+    return torch.addmm(gram, vectors.mT * values, vectors, alpha=-1)
 
 
 def _positive_definite(matrix: Tensor) -> bool:

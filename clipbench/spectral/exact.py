@@ -20,12 +20,13 @@ from clipbench.spectral.certificate import nothing_missed
 from clipbench.spectral.gram import frobenius, gram, start
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome, SpectralReport, gather
 from clipbench.spectral.shapes import wide
-from clipbench.spectral.subspace import Goal, leading, polish
+from clipbench.spectral.subspace import Goal, leading
 from clipbench.spectral.svd import clip_by_svd
 
 SINGLE_RATIO = 36.0  # σ_max/τ up to which float32 holds the part above τ to 1e-5
 FULL_RATIO = 9.0  # up to which a float32 eigendecomposition of the Gram matrix does
 SVD_RATIO = 1e5  # beyond which only an SVD does
+DOMINANT = 10.0  # σ_max/‖C‖_F from which the rounding of the part taken off, some eps σ_max, is taken off too
 SMALLEST = 64  # shorter sides below it: a full eigendecomposition in float64 costs less than an iteration
 TOLERANCE = {torch.float32: 6e-6, torch.float64: 1e-11}
 SAFE = (1e-9, 1e9)  # Frobenius norms whose squares and fourth powers float32 holds
@@ -132,17 +133,26 @@ def _double(work: Tensor, goal: Goal) -> Outcome:
 
 def _few(work: Tensor, product: Tensor, total: float, goal: Goal) -> Outcome | None:
     """Few values above τ: take them off. None where the method cannot show its answer right."""
-    found = leading(product, goal, limit=max(8, work.shape[0] // 6))
-    if found is not None and found.error() + found.rounding() > goal.residual(found):
-        found = polish(work, found, goal)
+    found = leading(work, product, goal, limit=max(8, work.shape[0] // 6))
     if found is None or not nothing_missed(product, total, found, goal.above):
         return None
     if found.above:
         left = found.basis[: found.above]
-        right = left @ work
-        excess = 1 - goal.tau / torch.linalg.vector_norm(right, dim=1, keepdim=True)
-        work.addmm_(left.mT, right * excess, alpha=-1)
+        right = left @ work if found.right is None else found.right[: found.above]
+        _take_off_(work, left, right, goal.tau)
+        if found.values[0] > (DOMINANT * goal.clipped(found)) ** 2:
+            _take_off_(work, left, right, goal.tau, again=True)
     return Outcome(math.sqrt(max(found.values[0], 0.0)), found.above)
+
+
+def _take_off_(work: Tensor, left: Tensor, right: Tensor, tau: float, again: bool = False) -> None:
+    """G − Σ (s − τ) u vᵀ in place; left: u (k, n), right: s v (k, m).
+
+    again: the same on the result, where uᵀG should be τ v by now and is not, by what the rounding of s v has left.
+    """
+    unit = torch.nn.functional.normalize(right, dim=1)
+    now = left @ work if again else right
+    work.addmm_(left.mT, torch.add(now, unit, alpha=-tau), alpha=-1)
 
 
 def _full(work: Tensor, product: Tensor, goal: Goal, out: Tensor) -> Outcome:

@@ -20,6 +20,7 @@ from clipbench.spectral.shapes import wide
 ROWS = 16  # of the adaptive form's first sketch, more than the ten values above τ it is meant for
 ROUNDS = 8
 SAFE = (1e-6, 1e6)  # Frobenius norms whose sixth powers float32 holds
+CAUTION = 3.0  # what a power step is expected to leave of a residual is taken that much larger
 ACCURACY = 8e-4  # asked of the adaptive form's own estimate, relative to ‖C‖_F
 
 
@@ -81,12 +82,17 @@ def _settled(sigma: Tensor, residual: Tensor, tau: float, norm: float) -> tuple[
 
 
 def _adaptive(matrix: Tensor, norm: float, tau: float, basis: Tensor | None, generator: torch.Generator) -> Found:
-    """Rank and rounds as the spectrum asks: the rank grows until a value found is below τ."""
+    """Rank and rounds as the spectrum asks: the rank grows until a value found is below τ.
+
+    Of an earlier basis the first ROWS start; the others wait until so many values are above τ.
+    """
     n = matrix.shape[0]
     tau = min(tau, norm * (1 + 1e-3))
     tiny = torch.finfo(matrix.dtype).tiny
-    rows = _powers(_normal(min(ROWS, n), n, matrix, generator), matrix) if basis is None else basis
-    rows = _powers(rows, matrix)
+    if basis is None:
+        basis = _powers(_normal(min(ROWS, n), n, matrix, generator), matrix)
+    waiting = basis[ROWS:]
+    rows = _powers(basis[:ROWS], matrix)
     for _ in range(ROUNDS):
         right = rows @ matrix
         values, rotation = torch.linalg.eigh(right @ right.mT)
@@ -99,11 +105,24 @@ def _adaptive(matrix: Tensor, norm: float, tau: float, basis: Tensor | None, gen
         full = count == rows.shape[0] < n
         if good and not full:
             break
+        # A power step makes the residual of a pair (σ/s)² times smaller, σ the largest value that is not among them.
+        if not full and _settled(sigma, CAUTION * residual * (sigma[-1] / sigma) ** 2, tau, norm)[0]:
+            return _stepped(matrix, image)
         if full:
-            more = _normal(min(rows.shape[0], n - rows.shape[0]), n, matrix, generator)
+            size = min(rows.shape[0], n - rows.shape[0])
+            more = torch.cat([waiting[:size], _normal(max(size - waiting.shape[0], 0), n, matrix, generator)])
+            waiting = waiting[size:]
             image = torch.cat([image, orthonormal_rows((more @ matrix) @ matrix.mT)])
         rows = orthonormal_rows((image @ matrix) @ matrix.mT)
     return found
+
+
+def _stepped(matrix: Tensor, image: Tensor) -> Found:
+    """Triplets from the Ritz vectors after one power step (`image`), without turning them once more."""
+    rows = orthonormal_rows(image)
+    right = rows @ matrix
+    sigma = torch.linalg.vector_norm(right, dim=1)
+    return Found(rows, sigma, right / sigma[:, None], rows)
 
 
 def randomized_one_(
@@ -117,7 +136,7 @@ def randomized_one_(
 ) -> tuple[Outcome, Tensor | None]:
     """Clip one matrix in place; also the basis for the next call (None where nothing was found)."""
     work = wide(matrix).to(torch.promote_types(matrix.dtype, torch.float32))
-    norm = frobenius(work)
+    norm = frobenius(matrix)
     if not SAFE[0] < norm < SAFE[1]:
         norm = float(torch.linalg.vector_norm(work, dtype=torch.float64))
     if not math.isfinite(norm):

@@ -61,6 +61,22 @@ def test_exact_at_every_number_of_values_above(count: int) -> None:
     assert error(clipped, reference.clip(matrix.numpy(), tau)) <= 1e-5
 
 
+def low_rank(n: int) -> np.ndarray:
+    """Eight values and nothing but rounding below: the gradient of a small batch."""
+    return np.concatenate([np.geomspace(30.0, 0.01, 8), np.full(n - 8, 1e-9)])
+
+
+@pytest.mark.parametrize("spectrum", [flat, power_law, low_rank])
+def test_exact_with_a_twentieth_of_the_values_above(spectrum: object) -> None:
+    """A layer's size, as many values above τ as within σ_max/τ ≤ 30: error, and σ_max of the result."""
+    matrix = with_spectrum(spectrum(384), 384, 1728)  # type: ignore[operator]
+    sigma = reference.values(matrix.numpy())
+    tau = float(max(sigma[19] * 1.001, sigma[0] / 30))
+    clipped, _ = clip_singular_values(matrix, tau, "exact")
+    assert error(clipped, reference.clip(matrix.numpy(), tau)) <= 1e-5
+    assert reference.sigma_max(clipped.numpy()) <= tau * (1 + 1e-5)
+
+
 @pytest.mark.parametrize("spectrum", [flat, power_law])
 def test_randomized_to_a_thousandth_with_ten_values_above(spectrum: object) -> None:
     matrix = with_spectrum(spectrum(192), 192, 500)  # type: ignore[operator]

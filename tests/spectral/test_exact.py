@@ -91,8 +91,9 @@ def test_a_matrix_that_no_factorisation_takes_is_left_and_counted(monkeypatch: p
 
 
 def test_the_certificate_sees_one_value_that_was_missed() -> None:
-    product = gram(with_spectrum(flat(128), 128, 300))
-    found = leading(product, Goal(1.3, 40.0, 6e-6), limit=21)
+    matrix = with_spectrum(flat(128), 128, 300)
+    product = gram(matrix)
+    found = leading(matrix, product, Goal(1.3, 40.0, 6e-6), limit=21)
     assert found is not None
     total = float(torch.linalg.vector_norm(product))
     assert nothing_missed(product, total, found, 1.3**2)
