@@ -16,6 +16,7 @@ from clipbench.spectral import (
     Backend,
     SpectralReport,
     check_backend,
+    check_setting,
     clip_matrices_,
     gather,
     randomized_one_,
@@ -42,12 +43,7 @@ class SpectralClip(LayerClip):
     ) -> None:
         super().__init__(threshold, skip)
         check_backend(backend)
-        if rank is not None and rank < 1:
-            raise ValueError(f"rank must be >= 1, got {rank}")
-        if oversample < 0:
-            raise ValueError(f"oversample must be >= 0, got {oversample}")
-        if iterations < 0:
-            raise ValueError(f"iterations must be >= 0, got {iterations}")
+        check_setting(rank, oversample, iterations)
         self.backend = backend
         self.rank, self.oversample, self.iterations = rank, oversample, iterations
         self.generator = torch.Generator().manual_seed(0)

@@ -3,7 +3,7 @@
 from clipbench.spectral.auto import BACKENDS, Backend, choose
 from clipbench.spectral.clip import check_backend, clip_matrices_, clip_singular_values
 from clipbench.spectral.newton_schulz import newton_schulz
-from clipbench.spectral.randomized import randomized_clip, randomized_one_
+from clipbench.spectral.randomized import check_setting, randomized_clip, randomized_one_
 from clipbench.spectral.report import SpectralReport, gather
 from clipbench.spectral.shapes import as_matrix, matrix_shape
 from clipbench.spectral.soft import soft_matrices_
@@ -14,6 +14,7 @@ __all__ = [
     "SpectralReport",
     "as_matrix",
     "check_backend",
+    "check_setting",
     "choose",
     "clip_matrices_",
     "clip_singular_values",

@@ -2,7 +2,7 @@
 
 Spectral clipping, arXiv 2605.11838, efficient form: G + U_r diag(min(s, τ) − s) V_rᵀ with a truncated SVD from a
 randomized range finder (Halko, Martinsson, Tropp, 2011, algorithms 4.4 and 5.1). What it does not find it does not
-clip.
+clip; where the spectrum is flat around τ, the adaptive form leaves the answer to `exact`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from clipbench.spectral.exact import clip_one_
 from clipbench.spectral.gram import frobenius, orthonormal_rows
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome
 from clipbench.spectral.shapes import wide
@@ -21,6 +22,7 @@ ROWS = 16  # of the adaptive form's first sketch, more than the ten values above
 ROUNDS = 8
 SAFE = (1e-6, 1e6)  # Frobenius norms whose sixth powers float32 holds
 CAUTION = 3.0  # what a power step is expected to leave of a residual is taken that much larger
+FLAT = 0.5  # root mean square of the values not searched, over τ, from which a subspace cannot tell who is above τ
 ACCURACY = 8e-4  # asked of the adaptive form's own estimate, relative to ‖C‖_F
 
 
@@ -81,8 +83,15 @@ def _settled(sigma: Tensor, residual: Tensor, tau: float, norm: float) -> tuple[
     return first**2 <= 2 * ACCURACY * top**2, 0
 
 
-def _adaptive(matrix: Tensor, norm: float, tau: float, basis: Tensor | None, generator: torch.Generator) -> Found:
-    """Rank and rounds as the spectrum asks: the rank grows until a value found is below τ.
+def _flat(energy: float, count: int, tau: float) -> bool:
+    """Whether `count` values with that sum of squares, those that were not searched, are mostly near τ or above it."""
+    return count > 0 and energy > count * (FLAT * tau) ** 2
+
+
+def _adaptive(
+    matrix: Tensor, norm: float, tau: float, basis: Tensor | None, generator: torch.Generator
+) -> Found | None:
+    """Rank and rounds as the spectrum asks: the rank grows until a value found is below τ. None: flat around τ.
 
     Of an earlier basis the first ROWS start; the others wait until so many values are above τ.
     """
@@ -103,6 +112,8 @@ def _adaptive(matrix: Tensor, norm: float, tau: float, basis: Tensor | None, gen
         good, count = _settled(sigma, residual, tau, norm)
         found = Found(rows, sigma, right / sigma[:, None], rows)
         full = count == rows.shape[0] < n
+        if not full and _flat(norm**2 - float(sigma.square().sum()), n - rows.shape[0], tau):
+            return None
         if good and not full:
             break
         # A power step makes the residual of a pair (σ/s)² times smaller, σ the largest value that is not among them.
@@ -149,6 +160,8 @@ def randomized_one_(
     try:
         if rank is None:
             found = _adaptive(scaled, norm / unit, level, basis, generator)
+            if found is None:
+                return clip_one_(matrix, tau), None
         else:
             width = min(rank + oversample, scaled.shape[0])
             found = _fixed(scaled, min(rank, width), width, iterations, basis, generator)
@@ -163,6 +176,16 @@ def randomized_one_(
     return Outcome(float(found.sigma[0]) * unit, count), found.basis
 
 
+def check_setting(rank: int | None, oversample: int, iterations: int) -> None:
+    """Raises ValueError for a (r, p, iterations) out of range."""
+    if rank is not None and rank < 1:
+        raise ValueError(f"rank must be >= 1, got {rank}")
+    if oversample < 0:
+        raise ValueError(f"oversample must be >= 0, got {oversample}")
+    if iterations < 0:
+        raise ValueError(f"iterations must be >= 0, got {iterations}")
+
+
 def randomized_clip(
     matrix: Tensor,
     tau: float | Tensor,
@@ -175,19 +198,15 @@ def randomized_clip(
     """Spectral clipping by randomized SVD (arXiv 2605.11838): returns (clipped, σ_max, basis).
 
     matrix: (n, m). rank, oversample, iterations: the paper's (r, p, power iterations), followed exactly; with
-    rank=None rank and iterations are chosen from what is found, for an error of about 1e-3 where the spectrum decays.
+    rank=None rank and iterations are chosen from what is found, for an error of about 1e-3; where the spectrum is flat
+    around τ the answer is that of `exact`, and there is no basis.
     basis: that of an earlier call on a similar matrix, (k, min(n, m)): the search starts there. generator: source of
     all draws; without one they come from a generator of this call's own, seeded with 0; never from the global one.
     A matrix that is not finite comes back as it is, with σ_max = NaN. Raises ValueError for arguments out of range.
     """
     if matrix.ndim != 2:
         raise ValueError(f"matrix must have two dimensions, got {matrix.ndim}")
-    if rank is not None and rank < 1:
-        raise ValueError(f"rank must be >= 1, got {rank}")
-    if oversample < 0:
-        raise ValueError(f"oversample must be >= 0, got {oversample}")
-    if iterations < 0:
-        raise ValueError(f"iterations must be >= 0, got {iterations}")
+    check_setting(rank, oversample, iterations)
     source = torch.Generator().manual_seed(0) if generator is None else generator
     result = matrix.clone()
     outcome, basis = randomized_one_(result, float(tau), rank, oversample, iterations, basis, source)

@@ -102,36 +102,33 @@ def test_the_certificate_sees_one_value_that_was_missed() -> None:
     assert not nothing_missed(product, total, found, 0.9**2)
 
 
-def test_a_wrong_iteration_is_caught_and_answered_by_the_eigendecomposition(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken on purpose: the block iteration overlooks the largest value."""
     inner = exact.leading
 
     def blind(*arguments: object, **options: object) -> Leading | None:
         found = inner(*arguments, **options)
-        return (
-            None if found is None else Leading(found.values[1:], found.residuals[1:], found.basis[1:], found.above - 1)
-        )
+        if found is None:
+            return None
+        return Leading(found.values[1:], found.residuals[1:], found.basis[1:], found.above - 1)
 
+    monkeypatch.setattr(exact, "leading", blind)
+
+
+@pytest.mark.usefixtures("overlooked")
+def test_a_wrong_iteration_is_caught_and_answered_by_the_eigendecomposition() -> None:
     matrix = with_spectrum(flat(128), 128, 300)
     expected = reference.clip(matrix.numpy(), 4.0)
-    monkeypatch.setattr(exact, "leading", blind)
     assert clip_one_(matrix, 4.0).count_above == 2
     assert error(matrix, expected) <= 1e-5
 
 
+@pytest.mark.usefixtures("overlooked")
 def test_without_the_certificate_the_same_mistake_goes_through(monkeypatch: pytest.MonkeyPatch) -> None:
     """So the test above can fail."""
-    inner = exact.leading
-
-    def blind(*arguments: object, **options: object) -> Leading | None:
-        found = inner(*arguments, **options)
-        return (
-            None if found is None else Leading(found.values[1:], found.residuals[1:], found.basis[1:], found.above - 1)
-        )
-
     matrix = with_spectrum(flat(128), 128, 300)
     expected = reference.clip(matrix.numpy(), 4.0)
-    monkeypatch.setattr(exact, "leading", blind)
     monkeypatch.setattr(exact, "nothing_missed", lambda *_: True)
     clip_one_(matrix, 4.0)
     assert error(matrix, expected) > 0.1

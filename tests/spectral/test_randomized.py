@@ -35,6 +35,17 @@ def test_on_a_flat_bulk_the_papers_setting_misses_what_the_adaptive_form_finds()
     assert error(adaptive, expected) <= 1e-3 < error(paper, expected)
 
 
+def test_where_the_spectrum_is_flat_around_tau_the_adaptive_form_answers_exactly() -> None:
+    """Ten values above τ, seven of them within 1.5 % of it: no subspace of sixteen rows tells them from the bulk."""
+    sigma = np.linspace(1.0, 0.5, 256)
+    sigma[:3] = [30.0, 9.5, 3.0]
+    matrix = with_spectrum(sigma, 256, 600)
+    expected = reference.clip(matrix.numpy(), float(sigma[10]) * 1.001)
+    clipped, _, basis = randomized_clip(matrix, float(sigma[10]) * 1.001, generator=seeded())
+    assert basis is None
+    assert error(clipped, expected) <= 1e-5
+
+
 def test_the_rank_grows_until_a_value_below_tau_is_found() -> None:
     matrix = with_spectrum(power_law(120), 120, 200)
     clipped, _, basis = randomized_clip(matrix, 1 / 40.5, generator=seeded())
