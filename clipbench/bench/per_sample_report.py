@@ -41,32 +41,45 @@ def title(model: str) -> str:
     return words[kind]
 
 
+def in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows by kind of model, size and batch, in whatever order they were measured."""
+    place = frame["model"].map(parse)
+    return frame.assign(place=place).sort_values(["place", "batch"], kind="stable").drop(columns="place")
+
+
 def tables(frame: pd.DataFrame, results: Path, name: str) -> None:
-    """results/tables/<name>.md: time, memory and error, one column an engine."""
+    """results/tables/<name>.md (time), <name>__memory.md and <name>__error.md: one column an engine."""
     if frame.empty:
         return
+    frame = in_order(frame)
     first = frame.iloc[0]
     machine = f"{first['device']}, {first['threads']} threads, torch {first['torch']}"
-    lines = [
-        f"Per-sample gradient clipping ({machine}).",
-        f"Transformer: {LAYERS} layers, width {WIDTH}, {HEADS} heads. MLP: four hidden layers.",
-        "",
-        "Time of the whole optimizer step (forward, backward, clipping, SGD with momentum) over that of plain SGD: "
-        "ratio of medians with 95 % interval, n rounds interleaved in one process.",
-        "",
-        *_table(frame, _time, "plain SGD, ms", lambda row: f"{1e3 * row.step_seconds:.3g}"),
-        "",
-        "Peak memory over plain SGD's: resident size of a fresh process at its peak, less that before its first step.",
-        "",
-        *_table(frame, _memory, "plain SGD, MiB", lambda row: f"{row.bytes / 2**20:.0f}"),
-        "",
-        "Largest error of the gradient over its largest entry, against float64 autograd on one sample at a time "
-        "(batch 8, half of it clipped, no dropout); plain SGD against its own float64 gradient.",
-        "",
-        *_table(frame, _error, "plain SGD", _error, batches=False),
-    ]
+    problems = f"Transformer: {LAYERS} layers, width {WIDTH}, {HEADS} heads. MLP: four hidden layers."
+    found = {
+        "": [
+            "**Per-sample gradient clipping: time** of the whole optimizer step (forward, backward, clipping, SGD with "
+            "momentum) over that of plain SGD: ratio of medians with 95 % interval, n rounds interleaved in one "
+            f"process ({machine}). {problems}",
+            "",
+            *_table(frame, _time, "plain SGD, ms", lambda row: f"{1e3 * row.step_seconds:.3g}"),
+        ],
+        "__memory": [
+            "**Per-sample gradient clipping: peak memory** over plain SGD's: resident size of a fresh process at its "
+            f"peak, less that before its first step ({machine}). {problems}",
+            "",
+            *_table(frame, _memory, "plain SGD, MiB", lambda row: f"{row.bytes / 2**20:.0f}"),
+        ],
+        "__error": [
+            "**Per-sample gradient clipping: largest error** of the gradient over its largest entry, against float64 "
+            "autograd on one sample at a time (batch 8, half of it clipped, no dropout); plain SGD against its own "
+            "float64 gradient.",
+            "",
+            *_table(frame, _error, "plain SGD", _error, batches=False),
+        ],
+    }
     (results / "tables").mkdir(parents=True, exist_ok=True)
-    atomic_text(results / "tables" / f"{name}.md", "\n".join(lines) + "\n")
+    for part, lines in found.items():
+        atomic_text(results / "tables" / f"{name}{part}.md", "\n".join(lines) + "\n")
 
 
 def _table(
@@ -105,7 +118,7 @@ def _error(row: Row) -> str:
 
 def figure(frame: pd.DataFrame, results: Path, name: str) -> list[Path]:
     """results/figures/<name>.{png,svg}: one panel a model, batch sizes along it, time over plain SGD's (log)."""
-    models = list(dict.fromkeys(frame["model"]))
+    models = list(dict.fromkeys(in_order(frame)["model"]))
     engines = [engine for engine in LOOKS if engine in set(frame["engine"])]
     with matplotlib.rc_context(RC):
         drawn = Figure(figsize=(1.5 + 1.65 * len(models), 3.3), layout="constrained")

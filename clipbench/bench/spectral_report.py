@@ -25,33 +25,23 @@ Row = Any  # a row of `itertuples`
 
 
 def tables(frame: pd.DataFrame, results: Path, name: str) -> None:
-    """results/tables/<name>.md: whole steps, then the kernels, one column a method."""
+    """results/tables/<name>.md: whole steps; <name>__kernels.md: the kernels, one column a method."""
     if frame.empty:
         return
     first = frame.iloc[0]
-    lines = [f"Spectral clipping ({first['device']}, {first['threads']} threads, torch {first['torch']}).", ""]
-    lines += _steps(frame[frame["kind"] == "step"])
-    kernels = frame[frame["kind"] == "kernel"]
-    if len(kernels):
-        sources = ", ".join(sorted(set(kernels["source"])))
-        lines += [
-            "Kernels: how many times faster than torch.linalg.svd in float32 (ratio of medians, interleaved rounds), "
-            "and the error ‖C − C*‖_F / ‖C*‖_F against a float64 SVD. `svd_lowrank` has the paper's rank 10, "
-            "oversampling 5, one power iteration; truncated methods are shown for at most 10 values above τ. "
-            f"Real gradients: {sources}.",
-            "",
-            *_kernels(kernels),
-        ]
+    machine = f"{first['device']}, {first['threads']} threads, torch {first['torch']}"
+    steps, kernels = (frame[frame["kind"] == kind] for kind in ("step", "kernel"))
     (results / "tables").mkdir(parents=True, exist_ok=True)
-    atomic_text(results / "tables" / f"{name}.md", "\n".join(lines) + "\n")
+    for part, suffix, write in ((steps, "", _steps), (kernels, "__kernels", _kernels)):
+        if len(part):
+            atomic_text(results / "tables" / f"{name}{suffix}.md", "\n".join(write(part, machine)) + "\n")
 
 
-def _steps(frame: pd.DataFrame) -> list[str]:
-    if frame.empty:
-        return []
+def _steps(frame: pd.DataFrame, machine: str) -> list[str]:
     lines = [
-        "Whole training step (batch, forward, backward, clipping, SGD with momentum) over that of plain SGD: ratio "
-        "of medians with 95 % interval, rounds interleaved in one process, weights and thresholds of a short run.",
+        "**Spectral clipping: time** of the whole training step (batch, forward, backward, clipping, SGD with "
+        "momentum) over that of plain SGD: ratio of medians with 95 % interval, rounds interleaved in one process, "
+        f"weights and thresholds of a short run ({machine}).",
         "",
         "| model | method | step, ms | × SGD | rounds |",
         "| --- | --- | ---: | ---: | ---: |",
@@ -59,13 +49,22 @@ def _steps(frame: pd.DataFrame) -> list[str]:
     for row in frame.itertuples():
         spread = f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}]"
         lines.append(f"| {row.problem} ({row.source}) | {row.method} | {1e3 * row.seconds:.1f} | {spread} | {row.n} |")
-    return [*lines, ""]
+    return lines
 
 
-def _kernels(frame: pd.DataFrame) -> list[str]:
+def _kernels(frame: pd.DataFrame, machine: str) -> list[str]:
+    sources = ", ".join(sorted(set(frame["source"])))
     columns = [method for method in LOOKS if method in set(frame["method"])]
     head = ["shape", "spectrum", "τ", "above τ", "σ_max/τ", "svd, ms", *columns]
-    lines = [f"| {' | '.join(head)} |", "| --- | --- | --- | " + "---: | " * (len(head) - 4) + "---: |"]
+    lines = [
+        "**Spectral clipping: kernels.** How many times faster than torch.linalg.svd in float32 (ratio of medians, "
+        "interleaved rounds), and the error ‖C − C*‖_F / ‖C*‖_F against a float64 SVD. `svd_lowrank` has the paper's "
+        "rank 10, oversampling 5, one power iteration; truncated methods are shown for at most 10 values above τ. Real "
+        f"gradients: {sources} ({machine}).",
+        "",
+        f"| {' | '.join(head)} |",
+        "| --- | --- | --- | " + "---: | " * (len(head) - 4) + "---: |",
+    ]
     for _, cell in frame.groupby(["problem", "spectrum", "level"], sort=False):
         rows = {row.method: row for row in cell.itertuples()}
         base = rows["svd"]
