@@ -35,6 +35,14 @@ def test_all_writes_data_tables_figures_and_report(root, capsys):
     assert "collected toy/cpu: 18 runs" in capsys.readouterr().out
 
 
+def test_the_report_holds_the_benchmarks_tables(root):
+    (root / "tables").mkdir()
+    (root / "tables" / "bench_speed.md").write_text("| a table |\n")
+    assert report.main(["all", "--results", str(root)]) == 0
+    text = (root / "REPORT.md").read_text()
+    assert text.index("## toy/cpu") < text.index("## Benchmarks") < text.index("| a table |")
+
+
 def test_tables_and_figures_need_only_the_collected_data(root):
     assert report.main(["collect", "--results", str(root)]) == 0
     shutil.rmtree(root / "runs")

@@ -34,7 +34,7 @@ def test_the_smoke_run_writes_data_table_and_figure_and_resumes(tmp_path: Path) 
     frame = pd.read_parquet(path)
     assert set(frame["kind"]) == {"kernel", "step"}
     assert frame.loc[(frame["method"] == "exact"), "error"].max() <= 1e-5
-    assert "| 64 × 363 |" in (tmp_path / "tables" / "bench_spectral.md").read_text()
+    assert "| 64 × 363 |" in (tmp_path / "tables" / "bench_spectral__kernels.md").read_text()
     assert {file.suffix for file in (tmp_path / "figures").iterdir()} == {".png", ".svg"}
     spectral.main(["--smoke", "--results", str(tmp_path)])
     pd.testing.assert_frame_equal(pd.read_parquet(path), frame)
