@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from clipbench.analysis.load import Experiment
+from clipbench.records import recorded
 
 BASELINE = "sgd"
 # Options that change what is shown, stored or resumed, but no result; and the seed, which is what a variant
@@ -58,9 +59,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _setting(run: Mapping[Any, Any]) -> dict[str, Any]:
-    flat = {
-        k: v for k, v in flatten(run["config"]).items() if IGNORED.isdisjoint(k.removeprefix("data.").split(".")[:1])
-    }
+    config = recorded({"method": {}, **run["config"]})  # records of earlier versions hold more
+    flat = {k: v for k, v in flatten(config).items() if IGNORED.isdisjoint(k.removeprefix("data.").split(".")[:1])}
     return flat | {"device": run["device"].get("type")}
 
 

@@ -44,6 +44,14 @@ def test_seeds_of_one_setting_are_one_variant(tmp_path):
     assert variant.runs["seed"].tolist() == [0, 1, 2]
 
 
+def test_how_tuning_and_calibration_go_about_it_is_no_setting(tmp_path):
+    """Records of earlier versions hold it, later ones do not."""
+    write_run(tmp_path, seed=0, config={"calibration": {"rounds": 30}, "tuning": {"final_seeds": [0, 1]}})
+    write_run(tmp_path, seed=1)
+    (variant,) = only(tmp_path).variants
+    assert variant.runs["seed"].tolist() == [0, 1]
+
+
 def test_settings_that_differ_are_never_averaged(tmp_path):
     for lr in (0.3, 0.02):
         for seed in (0, 1):
