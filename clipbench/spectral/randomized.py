@@ -198,8 +198,8 @@ def randomized_clip(
     """Spectral clipping by randomized SVD (arXiv 2605.11838): returns (clipped, σ_max, basis).
 
     matrix: (n, m). rank, oversample, iterations: the paper's (r, p, power iterations), followed exactly; with
-    rank=None rank and iterations are chosen from what is found, for an error of about 1e-3; where the spectrum is flat
-    around τ the answer is that of `exact`, and there is no basis.
+    rank=None rank and iterations are chosen from what is found, for an error of about 1e-3 up to σ_max/τ = 100 (float32
+    loses the values at τ beyond); where the spectrum is flat around τ the answer is that of `exact`, without a basis.
     basis: that of an earlier call on a similar matrix, (k, min(n, m)): the search starts there. generator: source of
     all draws; without one they come from a generator of this call's own, seeded with 0; never from the global one.
     A matrix that is not finite comes back as it is, with σ_max = NaN. Raises ValueError for arguments out of range.
