@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from clipbench.analysis.load import Experiment
-from clipbench.records import recorded
 
 BASELINE = "sgd"
 # Options that change what is shown, stored or resumed, but no result; and the seed, which is what a variant
@@ -22,6 +21,7 @@ BASELINE = "sgd"
 IGNORED = frozenset({
     "seed", "device", "role", "trial", "experiment", "stale", "retry",
     "log_every", "log_layers", "eval_every", "checkpoint_every", "threads", "download",
+    "tuning", "calibration",  # records of earlier versions hold them
 })  # fmt: skip
 ORDER = ("sgd", "norm_clip", "value_clip", "ps_clip", "ps_clip_constant", "micro_batch_clip", "spectral")
 
@@ -59,8 +59,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _setting(run: Mapping[Any, Any]) -> dict[str, Any]:
-    config = recorded({"method": {}, **run["config"]})  # records of earlier versions hold more
-    flat = {k: v for k, v in flatten(config).items() if IGNORED.isdisjoint(k.removeprefix("data.").split(".")[:1])}
+    flat = {
+        k: v for k, v in flatten(run["config"]).items()
+        if IGNORED.isdisjoint(k.removeprefix("data.").removeprefix("method.").split(".")[:1])
+    }  # fmt: skip
     return flat | {"device": run["device"].get("type")}
 
 
