@@ -64,7 +64,7 @@ def levels(sigma: Tensor) -> dict[str, float]:
         "σ_max/1.25": top / 1.25,
         "10 above": float(sigma[min(10, len(sigma) // 8)]) * 1.001,
         "5 % above": max(float(sigma[count]) * 1.001, top / 30),
-        "half above": float(sigma[len(sigma) // 2]),
+        "half above": float(sigma[len(sigma) // 2]) * 1.001,
         "σ_max/100": top / 100,
         "σ_max/1e4": top / 1e4,
     }

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from clipbench.spectral.subspace import Leading
+from clipbench.spectral.ritz import Leading
 
 ROUNDING = 16  # in units of eps ‖A‖_F
 HALVED = 256  # sides above it are factorised in two halves
@@ -31,23 +31,28 @@ def nothing_missed(gram: Tensor, total: float, found: Leading, above: float) -> 
 
 
 def _by_norms(gram: Tensor, total: float, found: Leading, above: float) -> bool:
-    """The same by the norms of blocks: sufficient, not necessary.
+    """The same by the norms of blocks; ‖P A P‖₂ ≤ ‖A − Σ θ u uᵀ‖_F."""
+    rest = float(torch.linalg.vector_norm(_deflated(gram, found, len(found.values))))
+    return _room(rest + ROUNDING * torch.finfo(gram.dtype).eps * total, found, above)
 
-    Seen in the Ritz vectors and their complement P, A less the pairs above τ is [[Θ, C], [Cᵀ, P A P]], with Θ diagonal
-    (0 for a pair taken off), the residuals ρ as the norms of C's rows, and ‖P A P‖₂ ≤ b = ‖A − Σ θ u uᵀ‖_F. By the
-    Schur complement it is < above · I where Σ ρ²/(above − θ) < above − b.
+
+def nothing_missed_by_trace(norm: float, found: Leading, above: float) -> bool:
+    """The same without A: ‖P A P‖₂ ≤ tr(P A P) = ‖G‖_F² − Σ θ; norm is ‖G‖_F."""
+    rest = norm**2 - sum(found.values)
+    return _room(rest + ROUNDING * torch.finfo(found.basis.dtype).eps * norm**2, found, above)
+
+
+def _room(rest: float, found: Leading, above: float) -> bool:
+    """Whether A less the pairs above τ is < above · I, by the norms of blocks: sufficient, not necessary.
+
+    Seen in the Ritz vectors and their complement P, that matrix is [[Θ, C], [Cᵀ, P A P]], with Θ diagonal (0 for a
+    pair taken off), the residuals ρ as the norms of C's rows, and ‖P A P‖₂ ≤ rest. By the Schur complement it is
+    < above · I where Σ ρ²/(above − θ) < above − rest.
     """
-    rounding = ROUNDING * torch.finfo(gram.dtype).eps * total
-    room = above - float(torch.linalg.vector_norm(_deflated(gram, found, len(found.values)))) - rounding
     kept = [0.0] * found.above + found.values[found.above :]
-    return (
-        room > 0
-        and sum(
-            residual**2 / (above - value) if value < above else math.inf
-            for value, residual in zip(kept, found.residuals, strict=True)
-        )
-        < room
-    )
+    pairs = zip(kept, found.residuals, strict=True)
+    taken = sum(residual**2 / (above - value) if value < above else math.inf for value, residual in pairs)
+    return taken < above - rest
 
 
 def _deflated(gram: Tensor, found: Leading, count: int) -> Tensor:

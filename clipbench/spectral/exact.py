@@ -2,10 +2,11 @@
 
 Relative error (Frobenius norm, against a float64 SVD) ≤ 1e-5 for float32 input. In order, the first that can show its
 answer right:
-1. few values above τ: block iteration on the Gram matrix, in float32 up to σ_max/τ = 36, in float64 above, the result
-   certified (`certificate.py`); only the part above τ is computed and taken off;
-2. many: eigendecomposition of the Gram matrix, in float32 up to σ_max/τ = 9, in float64 above;
-3. σ_max/τ > 1e5, where eps (σ_max/τ)² of float64 passes 1e-6, or a factorisation that fails: SVD in float64.
+1. ‖G‖_F ≤ 4 τ, as adaptive thresholds have it: block iteration on G itself, certified by what is left of ‖G‖_F;
+2. few values above τ: block iteration on the Gram matrix, in float32 up to σ_max/τ = 36, in float64 above, the result
+   certified (`certificate.py`); as in 1, only the part above τ is computed and taken off;
+3. many: eigendecomposition of the Gram matrix, in float32 up to σ_max/τ = 9, in float64 above;
+4. σ_max/τ > 1e5, where eps (σ_max/τ)² of float64 passes 1e-6, or a factorisation that fails: SVD in float64.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipbench.spectral.certificate import nothing_missed
-from clipbench.spectral.gram import frobenius, gram, start
+from clipbench.spectral.certificate import nothing_missed, nothing_missed_by_trace
+from clipbench.spectral.gram import few_times, frobenius, gram, start
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome, SpectralReport, gather
+from clipbench.spectral.ritz import Goal, Leading
 from clipbench.spectral.shapes import wide
-from clipbench.spectral.subspace import Goal, leading
+from clipbench.spectral.subspace import dominant, leading
 from clipbench.spectral.svd import clip_by_svd
 
+NEAR = 4.0  # ‖G‖_F/τ up to which few rows may hold all but τ² of ‖G‖_F²
 SINGLE_RATIO = 36.0  # σ_max/τ up to which float32 holds the part above τ to 1e-5
 FULL_RATIO = 9.0  # up to which a float32 eigendecomposition of the Gram matrix does
 SVD_RATIO = 1e5  # beyond which only an SVD does
@@ -81,11 +84,21 @@ def _clip_safe_(matrix: Tensor, tau: float, norm: float) -> Outcome:
     # τ ≥ ‖G‖_F asks for σ_max alone; the margin is for the rounding of the norm.
     goal = Goal(min(tau, norm * (1 + 1e-3)), norm, TOLERANCE[work.dtype])
     try:
-        single = work.dtype == torch.float32 and work.shape[0] >= SMALLEST
-        outcome = _single(work, goal) if single else None
+        large = work.shape[0] >= SMALLEST
+        outcome = _near(work, goal) if large and goal.norm <= NEAR * goal.tau else None
+        if outcome is None and large and work.dtype == torch.float32:
+            outcome = _single(work, goal)
         return outcome or _double(work, goal)
     except LinAlgError:
         return clip_by_svd(work, tau)._replace(fell_back=True)
+
+
+def _near(work: Tensor, goal: Goal) -> Outcome | None:
+    """Without a Gram matrix; None where what is left of ‖G‖_F does not show the answer right."""
+    found = dominant(work, goal)
+    if found is None or not nothing_missed_by_trace(goal.norm, found, goal.above):
+        return None
+    return _clip_found_(work, found, goal)
 
 
 def _beyond(work: Tensor, goal: Goal, ratio: float) -> bool:
@@ -136,22 +149,27 @@ def _few(work: Tensor, product: Tensor, total: float, goal: Goal) -> Outcome | N
     found = leading(work, product, goal, limit=max(8, work.shape[0] // 6))
     if found is None or not nothing_missed(product, total, found, goal.above):
         return None
+    return _clip_found_(work, found, goal)
+
+
+def _clip_found_(work: Tensor, found: Leading, goal: Goal) -> Outcome:
+    """Take off the part above τ, in place."""
     if found.above:
         left = found.basis[: found.above]
-        right = left @ work if found.right is None else found.right[: found.above]
-        _take_off_(work, left, right, goal.tau)
+        right = few_times(left, work) if found.right is None else found.right[: found.above]
+        take_off_(work, left, right, goal.tau)
         if found.values[0] > (DOMINANT * goal.clipped(found)) ** 2:
-            _take_off_(work, left, right, goal.tau, again=True)
+            take_off_(work, left, right, goal.tau, again=True)
     return Outcome(math.sqrt(max(found.values[0], 0.0)), found.above)
 
 
-def _take_off_(work: Tensor, left: Tensor, right: Tensor, tau: float, again: bool = False) -> None:
+def take_off_(work: Tensor, left: Tensor, right: Tensor, tau: float, again: bool = False) -> None:
     """G − Σ (s − τ) u vᵀ in place; left: u (k, n), right: s v (k, m).
 
     again: the same on the result, where uᵀG should be τ v by now and is not, by what the rounding of s v has left.
     """
     unit = torch.nn.functional.normalize(right, dim=1)
-    now = left @ work if again else right
+    now = few_times(left, work) if again else right
     work.addmm_(left.mT, torch.add(now, unit, alpha=-tau), alpha=-1)
 
 

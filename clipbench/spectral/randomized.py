@@ -2,7 +2,7 @@
 
 Spectral clipping, arXiv 2605.11838, efficient form: G + U_r diag(min(s, τ) − s) V_rᵀ with a truncated SVD from a
 randomized range finder (Halko, Martinsson, Tropp, 2011, algorithms 4.4 and 5.1). What it does not find it does not
-clip; where the spectrum is flat around τ, the adaptive form leaves the answer to `exact`.
+clip; where the spectrum is flat around τ, or τ far below σ_max, the adaptive form leaves the answer to `exact`.
 """
 
 from __future__ import annotations
@@ -13,25 +13,32 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clipbench.spectral.exact import clip_one_
+from clipbench.spectral.certificate import ROUNDING
+from clipbench.spectral.exact import clip_one_, take_off_
 from clipbench.spectral.gram import frobenius, orthonormal_rows
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome
+from clipbench.spectral.ritz import Goal, Leading, by_matrix, filtered, growth, times
 from clipbench.spectral.shapes import wide
 
 ROWS = 16  # of the adaptive form's first sketch, more than the ten values above τ it is meant for
 ROUNDS = 8
 SAFE = (1e-6, 1e6)  # Frobenius norms whose sixth powers float32 holds
-CAUTION = 3.0  # what a power step is expected to leave of a residual is taken that much larger
 FLAT = 0.5  # root mean square of the values not searched, over τ, from which a subspace cannot tell who is above τ
 ACCURACY = 8e-4  # asked of the adaptive form's own estimate, relative to ‖C‖_F
+DEGREE = 3  # of a filter: two passes over the matrix each
+LOST = (1e-4, 0.1)  # eps (σ_max/τ)² from which the sketch, which has squares of the values, needs two filters; three
+CAUTION = 4.0  # the smallest value found is taken that much larger for the largest that is not
+FAR = 1e4  # σ_max/τ beyond which float32 does not hold what is at τ to 1e-3
+STEEP = 100.0  # σ_max/τ from which what rounding has left of the part above τ is taken off too
+SPREAD = 1e3  # growth of the top row in a filter, times eps: what rounding then leaves of it in the others is 1e-4
 
 
 class Found(NamedTuple):
-    """Leading triplets of a wide (n, m): left (k, n), sigma (k,) descending, right (k, m), and the basis (b, n)."""
+    """What is above τ in a wide (n, m): left u (k, n), right s v (k, m), σ_max, and the basis for the next call."""
 
     left: Tensor
-    sigma: Tensor
     right: Tensor
+    sigma_max: float
     basis: Tensor
 
 
@@ -42,9 +49,9 @@ def _normal(rows: int, columns: int, like: Tensor, generator: torch.Generator) -
 
 
 def _fixed(
-    matrix: Tensor, rank: int, width: int, iterations: int, basis: Tensor | None, generator: torch.Generator
+    matrix: Tensor, tau: float, rank: int, width: int, iterations: int, basis: Tensor | None, generator: torch.Generator
 ) -> Found:
-    """The `rank` leading triplets, by `iterations` rounds of subspace iteration on `width` columns.
+    """Of the `rank` leading triplets those above τ, by `iterations` rounds of subspace iteration on `width` columns.
 
     Everything is stored as rows, the transpose of the text: a wide row block times a matrix is the faster product.
     """
@@ -57,83 +64,87 @@ def _fixed(
         rows = orthonormal_rows(orthonormal_rows(rows @ matrix) @ matrix.mT)
     rotation, sigma, right = torch.linalg.svd(rows @ matrix, full_matrices=False)
     left = rotation.mT @ rows
-    return Found(left[:rank], sigma[:rank], right[:rank], left)
+    count = int((sigma[:rank] > tau).sum())
+    return Found(left[:count], sigma[:count, None] * right[:count], float(sigma[0]), left)
 
 
-def _powers(rows: Tensor, matrix: Tensor) -> Tensor:
-    """Two power steps, then an orthonormal basis."""
-    for _ in range(2):
-        rows = (rows @ matrix) @ matrix.mT
-    return orthonormal_rows(rows)
-
-
-def _settled(sigma: Tensor, residual: Tensor, tau: float, norm: float) -> tuple[bool, int]:
-    """Whether the pairs are good enough, and how many lie above τ; `residual` holds ‖G v − s u‖.
+def _good(found: Leading, goal: Goal, cut: float = 0.0, degree: int = 0) -> bool:
+    """Whether the pairs are good enough, or will be after a filter of that degree, if nothing unfound exceeds `cut`.
 
     The error of one pair is estimated as √2 (1 − τ/s) ‖G v − s u‖: one that is hardly clipped may be inexact. Where
     none is above τ, σ_max counts, and its error is quadratic in the residual.
     """
-    excess = (sigma - tau).clamp_min(0)
-    error = (math.sqrt(2) * excess / sigma.clamp_min(tau) * residual).square().sum()
-    taken = torch.where(excess > 0, sigma**2 - tau**2, 0.0).sum()
-    sums = torch.stack([error, taken, (excess > 0).sum().to(error.dtype), sigma[0], residual[0]])
-    squared, removed, count, top, first = sums.tolist()
-    if count:
-        return squared <= ACCURACY**2 * max(norm**2 - removed, tau**2), int(count)
-    return first**2 <= 2 * ACCURACY * top**2, 0
+    values = found.values[: max(found.above, 1)]
+    left = [1 / math.cosh(degree * math.log(growth(value, cut))) if degree else 1.0 for value in values]
+    errors = [r / math.sqrt(value) * part for value, r, part in zip(values, found.residuals, left, strict=False)]
+    if not found.above:
+        return errors[0] ** 2 <= 2 * goal.tolerance * values[0]
+    weights = [1 - goal.tau / math.sqrt(value) for value in values]
+    squared = sum(2 * (weight * error) ** 2 for weight, error in zip(weights, errors, strict=True))
+    return squared <= (goal.tolerance * goal.clipped(found)) ** 2
 
 
-def _flat(energy: float, count: int, tau: float) -> bool:
-    """Whether `count` values with that sum of squares, those that were not searched, are mostly near τ or above it."""
-    return count > 0 and energy > count * (FLAT * tau) ** 2
+def _flat(found: Leading, n: int, goal: Goal) -> bool:
+    """Whether the values that were not searched are mostly near τ or above it."""
+    count = n - len(found.values)
+    return count > 0 and goal.norm**2 - sum(found.values) > count * (FLAT * goal.tau) ** 2
 
 
-def _adaptive(
-    matrix: Tensor, norm: float, tau: float, basis: Tensor | None, generator: torch.Generator
-) -> Found | None:
-    """Rank and rounds as the spectrum asks: the rank grows until a value found is below τ. None: flat around τ.
+def _grown(rows: Tensor, matrix: Tensor, waiting: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Twice as many rows, from those of an earlier basis that wait, or drawn; and what still waits."""
+    size = min(rows.shape[0], matrix.shape[0] - rows.shape[0])
+    drawn = _normal(max(size - waiting.shape[0], 0), matrix.shape[0], matrix, generator)
+    more = torch.cat([waiting[:size], drawn])
+    more = more - (more @ rows.mT) @ rows
+    return orthonormal_rows(torch.cat([rows, (more @ matrix) @ matrix.mT])), waiting[size:]
+
+
+def _degree(found: Leading, cut: float) -> int:
+    """The highest degree of a filter on [0, cut] that leaves of each pair more than rounding."""
+    steepness = math.log(max(growth(found.values[0], cut), 1.01))
+    return max(min(int(math.log(SPREAD / torch.finfo(found.basis.dtype).eps) / steepness), DEGREE), 1)
+
+
+def _adaptive(matrix: Tensor, goal: Goal, basis: Tensor | None, generator: torch.Generator) -> Found | None:
+    """Rank and rounds as the spectrum asks: the rank grows until a value found is below τ. None: it cannot say.
 
     Of an earlier basis the first ROWS start; the others wait until so many values are above τ.
     """
-    n = matrix.shape[0]
-    tau = min(tau, norm * (1 + 1e-3))
-    tiny = torch.finfo(matrix.dtype).tiny
-    if basis is None:
-        basis = _powers(_normal(min(ROWS, n), n, matrix, generator), matrix)
-    waiting = basis[ROWS:]
-    rows = _powers(basis[:ROWS], matrix)
+    n, factors, eps = matrix.shape[0], (matrix, matrix.mT), torch.finfo(matrix.dtype).eps
+    drawn = _normal(min(ROWS, n), n, matrix, generator) if basis is None else basis
+    rows, waiting, steps = orthonormal_rows(times(drawn[:ROWS], factors)), drawn[ROWS:], 1
     for _ in range(ROUNDS):
-        right = rows @ matrix
-        values, rotation = torch.linalg.eigh(right @ right.mT)
-        sigma, rotation = values.flip(0).clamp_min(tiny).sqrt(), rotation.flip(1).mT
-        rows, right = rotation @ rows, rotation @ right
-        image = right @ matrix.mT
-        residual = torch.linalg.vector_norm(image / sigma[:, None] - sigma[:, None] * rows, dim=1)
-        good, count = _settled(sigma, residual, tau, norm)
-        found = Found(rows, sigma, right / sigma[:, None], rows)
-        full = count == rows.shape[0] < n
-        if not full and _flat(norm**2 - float(sigma.square().sum()), n - rows.shape[0], tau):
+        found, image = by_matrix(matrix, rows, goal.above)
+        if found.above == rows.shape[0] < n:
+            rows, waiting = _grown(found.basis, matrix, waiting, generator)
+            steps = 0
+            continue
+        if (steps and _flat(found, n, goal)) or found.values[0] > FAR**2 * goal.above:
             return None
-        if good and not full:
+        # The spectral norm of what is not searched is at most its trace: below τ², nothing above τ can be missing.
+        rest = goal.norm**2 - sum(found.values) + ROUNDING * eps * goal.norm**2
+        lost = sum(eps * found.values[0] > part * goal.above for part in LOST)
+        seen = rest < goal.above or steps > 1 + lost
+        if seen and _good(found, goal):
             break
-        # A power step makes the residual of a pair (σ/s)² times smaller, σ the largest value that is not among them.
-        if not full and _settled(sigma, CAUTION * residual * (sigma[-1] / sigma) ** 2, tau, norm)[0]:
-            return _stepped(matrix, image)
-        if full:
-            size = min(rows.shape[0], n - rows.shape[0])
-            more = torch.cat([waiting[:size], _normal(max(size - waiting.shape[0], 0), n, matrix, generator)])
-            waiting = waiting[size:]
-            image = torch.cat([image, orthonormal_rows((more @ matrix) @ matrix.mT)])
-        rows = orthonormal_rows((image @ matrix) @ matrix.mT)
-    return found
+        smallest = max(found.values[-1], 1e-3 * min(goal.above, found.values[0]))
+        cut = max(min(rest, CAUTION * smallest) if steps > 1 else rest, smallest)
+        degree = next((each for each in range(1, _degree(found, cut) + 1) if _good(found, goal, cut, each)), 0)
+        if seen and degree:
+            return _last(matrix, orthonormal_rows(filtered(factors, found.basis, image, cut, degree)), goal)
+        rows = orthonormal_rows(filtered(factors, found.basis, image, smallest, _degree(found, smallest)))
+        steps += 1
+    count, right = found.above, found.basis @ matrix if found.right is None else found.right
+    return Found(found.basis[:count], right[:count], math.sqrt(max(found.values[0], 0.0)), found.basis)
 
 
-def _stepped(matrix: Tensor, image: Tensor) -> Found:
-    """Triplets from the Ritz vectors after one power step (`image`), without turning them once more."""
-    rows = orthonormal_rows(image)
+def _last(matrix: Tensor, rows: Tensor, goal: Goal) -> Found:
+    """From Ritz vectors after a filter, without turning them once more."""
     right = rows @ matrix
     sigma = torch.linalg.vector_norm(right, dim=1)
-    return Found(rows, sigma, right / sigma[:, None], rows)
+    listed = sigma.tolist()
+    above = [index for index, each in enumerate(listed) if each > goal.tau]
+    return Found(rows[above], right[above], max(listed), rows)
 
 
 def randomized_one_(
@@ -159,21 +170,22 @@ def randomized_one_(
     level = tau / unit
     try:
         if rank is None:
-            found = _adaptive(scaled, norm / unit, level, basis, generator)
+            goal = Goal(min(level, norm / unit * (1 + 1e-3)), norm / unit, ACCURACY)
+            found = _adaptive(scaled, goal, basis, generator)
             if found is None:
                 return clip_one_(matrix, tau), None
         else:
             width = min(rank + oversample, scaled.shape[0])
-            found = _fixed(scaled, min(rank, width), width, iterations, basis, generator)
+            found = _fixed(scaled, level, min(rank, width), width, iterations, basis, generator)
     except LinAlgError:
         return LEFT, None
-    count = int((found.sigma > level).sum())
-    if count:
-        left, sigma, right = found.left[:count], found.sigma[:count], found.right[:count]
-        scaled.addmm_((left * (sigma - level)[:, None]).mT, right, alpha=-1)
+    if found.left.shape[0]:
+        take_off_(scaled, found.left, found.right, level)
+        if rank is None and found.sigma_max > STEEP * level:
+            take_off_(scaled, found.left, found.right, level, again=True)
         if scaled.data_ptr() != matrix.data_ptr():
             wide(matrix).copy_(scaled if unit == 1 else scaled.double() * unit)
-    return Outcome(float(found.sigma[0]) * unit, count), found.basis
+    return Outcome(found.sigma_max * unit, found.left.shape[0]), found.basis
 
 
 def check_setting(rank: int | None, oversample: int, iterations: int) -> None:
@@ -198,8 +210,8 @@ def randomized_clip(
     """Spectral clipping by randomized SVD (arXiv 2605.11838): returns (clipped, σ_max, basis).
 
     matrix: (n, m). rank, oversample, iterations: the paper's (r, p, power iterations), followed exactly; with
-    rank=None rank and iterations are chosen from what is found, for an error of about 1e-3 up to σ_max/τ = 100 (float32
-    loses the values at τ beyond); where the spectrum is flat around τ the answer is that of `exact`, without a basis.
+    rank=None rank and iterations are chosen from what is found, for an error of at most 1e-3 with ten values above τ;
+    where the spectrum is flat around τ, or σ_max/τ > 1e4, the answer is that of `exact`, without a basis.
     basis: that of an earlier call on a similar matrix, (k, min(n, m)): the search starts there. generator: source of
     all draws; without one they come from a generator of this call's own, seeded with 0; never from the global one.
     A matrix that is not finite comes back as it is, with σ_max = NaN. Raises ValueError for arguments out of range.

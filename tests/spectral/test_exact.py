@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from clipbench.spectral.certificate import nothing_missed
+from clipbench.spectral.certificate import nothing_missed, nothing_missed_by_trace
 from clipbench.spectral.exact import clip_one_
-from clipbench.spectral.gram import gram
+from clipbench.spectral.gram import few_times, gram
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome
-from clipbench.spectral.subspace import Goal, Leading, leading
+from clipbench.spectral.ritz import Goal, Leading, by_gram
+from clipbench.spectral.subspace import checked, corrected, dominant, leading
 from tests.reference import spectral as reference
 from tests.spectral.matrices import error, flat, noise, power_law, with_spectrum
 
@@ -34,9 +35,30 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(exact, name, watched)
 
-    for name in ("_few", "_full", "_double", "clip_by_svd"):
+    for name in ("_near", "_few", "_full", "_double", "clip_by_svd"):
         watch(name)
     return seen
+
+
+@pytest.mark.parametrize("tau", [25.0, 40.0, math.inf])
+def test_a_threshold_near_the_norm_needs_no_gram_matrix(tau: float, calls: list[str]) -> None:
+    matrix = with_spectrum(flat(128), 128, 300)
+    expected = reference.clip(matrix.numpy(), tau)
+    outcome = clip_one_(matrix, tau)
+    assert calls == ["_near"]
+    assert outcome.count_above == int(tau < 30)
+    assert outcome.sigma_max == pytest.approx(30.0, rel=1e-5)
+    assert error(matrix, expected) <= 1e-6
+
+
+def test_where_few_rows_do_not_hold_the_norm_the_gram_matrix_answers(calls: list[str]) -> None:
+    matrix = with_spectrum(np.linspace(3.0, 1.0, 128), 128, 300)
+    expected = reference.clip(matrix.numpy(), 2.99)
+    tau = float(np.linalg.norm(matrix.numpy())) / 3.9
+    assert clip_one_(matrix.clone(), tau).count_above == 0
+    assert calls[:2] == ["_near", "_few"]
+    clip_one_(matrix, 2.99)
+    assert error(matrix, expected) <= 1e-5
 
 
 def test_few_values_above_take_the_certified_iteration_alone(calls: list[str]) -> None:
@@ -102,6 +124,20 @@ def test_the_certificate_sees_one_value_that_was_missed() -> None:
     assert not nothing_missed(product, total, found, 0.9**2)
 
 
+def test_the_certificate_by_the_trace_sees_one_value_that_was_missed() -> None:
+    matrix = with_spectrum(flat(128), 128, 300)
+    norm = float(torch.linalg.vector_norm(matrix))
+    found = dominant(matrix, Goal(25.0, norm, 6e-6))
+    assert found is not None
+    assert nothing_missed_by_trace(norm, found, 25.0**2)
+    blind = Leading(found.values[1:], found.residuals[1:], found.basis[1:], 0)
+    assert not nothing_missed_by_trace(norm, blind, 25.0**2)
+    # What the eight rows leave is about 8² in the trace: that shows nothing of a threshold below.
+    above_bulk = found._replace(above=3)
+    assert nothing_missed_by_trace(norm, above_bulk, 9.0**2)
+    assert not nothing_missed_by_trace(norm, above_bulk, 2.0**2)
+
+
 @pytest.fixture
 def overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken on purpose: the block iteration overlooks the largest value."""
@@ -149,6 +185,37 @@ def test_the_residual_bounds_the_true_error() -> None:
     clipped = matrix - left.mT @ (right * (1 - tau / torch.linalg.vector_norm(right, dim=1, keepdim=True)))
     gap = np.linalg.norm(clipped.numpy() - reference.clip(matrix.numpy(), tau))
     assert 1e-4 < gap <= found.error() * (1 + 1e-9)
+
+
+def test_a_step_of_first_order_takes_out_what_rounding_in_the_gram_matrix_left() -> None:
+    """Eighteen values above τ at σ_max/τ = 30, where eps (σ_max/τ)² is beyond the tolerance."""
+    sigma = np.concatenate([np.geomspace(1, 1 / 28, 18), np.geomspace(1 / 32, 1 / 300, 238)])
+    matrix = with_spectrum(sigma, 256, 600)
+    product, tau = gram(matrix), 1 / 30
+    goal = Goal(tau, float(torch.linalg.vector_norm(matrix)), 6e-6)
+    rough = torch.linalg.eigh(product).eigenvectors.flip(1)[:, :40].mT.contiguous()
+    found, image = by_gram(product, rough, goal.above)
+    found, image = checked(matrix, found, image, goal.above)
+    better = corrected(product, found, image)
+    left = better.basis[: better.above]
+
+    def gap(basis: torch.Tensor) -> float:
+        right = basis.double() @ matrix.double()
+        norms = torch.linalg.vector_norm(right, dim=1, keepdim=True)
+        clipped = matrix.double() - basis.double().mT @ (right * (1 - tau / norms))
+        return error(clipped, reference.clip(matrix.numpy(), tau))
+
+    assert found.above == better.above == 18
+    assert gap(left) < 0.5 * gap(found.basis[:18])
+
+
+def test_products_of_one_row_round_no_worse_than_those_of_many() -> None:
+    """Positive sums over 3072 rows, as gradients have them: a matrix-vector product is off by 1e-6 on some CPUs."""
+    draws = torch.Generator().manual_seed(0)
+    row, matrix = torch.rand(1, 3072, generator=draws), torch.rand(3072, 768, generator=draws)
+    found = few_times(row, matrix)
+    assert found.shape == (1, 768)
+    assert error(found, (row.double() @ matrix.double()).numpy()) <= 3e-7
 
 
 def test_blocked_gram_matrices() -> None:

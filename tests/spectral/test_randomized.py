@@ -46,6 +46,28 @@ def test_where_the_spectrum_is_flat_around_tau_the_adaptive_form_answers_exactly
     assert error(clipped, expected) <= 1e-5
 
 
+@pytest.mark.parametrize("spread", [40.0, 300.0, 3000.0])
+def test_values_far_below_the_largest_are_not_lost(spread: float) -> None:
+    """Nine values above τ, the last of them 1/`spread` of the first, and a tail below: a low-rank gradient."""
+    sigma = np.concatenate([np.geomspace(1.0, 1 / spread, 9), np.geomspace(0.5 / spread, 1e-3 / spread, 87)])
+    matrix = with_spectrum(sigma, 96, 300)
+    tau = 0.7 / spread
+    for seed in range(5):
+        clipped, _, basis = randomized_clip(matrix, tau, generator=seeded(seed))
+        assert basis is not None
+        assert error(clipped, reference.clip(matrix.numpy(), tau)) <= 1e-3
+
+
+def test_beyond_what_float32_holds_the_adaptive_form_answers_exactly() -> None:
+    sigma = np.concatenate([np.geomspace(1.0, 1e-5, 9), np.full(87, 1e-8)])
+    matrix = with_spectrum(sigma, 96, 300)
+    vectors = torch.linalg.svd(matrix.double())[0].mT.float()
+    for basis in (None, vectors[:16]):
+        clipped, _, found = randomized_clip(matrix, 5e-6, basis=basis, generator=seeded())
+        assert found is None
+        assert error(clipped, reference.clip(matrix.numpy(), 5e-6)) <= 1e-5
+
+
 def test_the_rank_grows_until_a_value_below_tau_is_found() -> None:
     matrix = with_spectrum(power_law(120), 120, 200)
     clipped, _, basis = randomized_clip(matrix, 1 / 40.5, generator=seeded())
