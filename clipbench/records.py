@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -215,6 +216,15 @@ def hold(path: Path) -> IO[str] | None:
         handle.close()
         return None
     return handle
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Holds the lock file for the block, after waiting for whoever holds it now."""
+    while (handle := hold(path)) is None:
+        time.sleep(0.01)
+    with handle:
+        yield
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 BEAT = 20.0  # seconds between two counts
 PATIENCE = 120.0  # seconds without a count after which a worker is taken for dead
-UNOWNED_PATIENCE = 5.0  # the same for a trial that was claimed but not signed yet, which takes milliseconds
+UNOWNED_PATIENCE = 30.0  # the same for a trial that was claimed but not signed yet: milliseconds, if nothing is busy
 
 
 @contextlib.contextmanager

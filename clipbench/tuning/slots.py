@@ -4,7 +4,9 @@ Slot k is the k-th job of the study's budget; its trial in Optuna carries the nu
 things keep workers apart. Workers that share a folder hold a file lock for as long as they work on a slot: the
 kernel releases it with the process, so whoever gets the lock of a RUNNING trial of this folder knows that its worker
 is dead. Workers that share nothing but the storage are told apart by the storage's own change from WAITING to
-RUNNING, which only one of them can make, and by a count that a living worker keeps increasing (`pulse.py`).
+RUNNING, which only one of them can make, and by a count that a living worker keeps increasing (`pulse.py`). Two of
+them may give a slot a trial at the same moment; the attribute `attempt` tells such a twin, which is left alone, from
+the trial that follows a failed one.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from clipbench.records import hold
+from clipbench.records import alone, hold
 from clipbench.tuning import pulse
 
 CONTEST_SECONDS = 2.0  # after signing a dead worker's trial: if somebody else signs it too, the later one has it
@@ -37,21 +39,26 @@ class Slots:
 
     def prepare(self, retry: bool) -> None:
         """Make sure that every slot has a trial; with `retry`, a failed one gets a new trial."""
-        with _alone(self.folder / "prepare.lock"):
+        with alone(self.folder / "prepare.lock"):
             have = self.trials()
             for slot in range(self.count):
-                if slot not in have or (retry and have[slot].state is TrialState.FAIL):
-                    waiting = create_trial(state=TrialState.WAITING, user_attrs={"slot": slot})
-                    self.storage.create_new_trial(self.study_id, template_trial=waiting)
+                if slot not in have:
+                    self._add(slot, 0)
+                elif retry and have[slot].state is TrialState.FAIL:
+                    self._add(slot, _attempt(have[slot]) + 1)
+
+    def _add(self, slot: int, attempt: int) -> None:
+        waiting = create_trial(state=TrialState.WAITING, user_attrs={"slot": slot, "attempt": attempt})
+        self.storage.create_new_trial(self.study_id, template_trial=waiting)
 
     def trials(self) -> dict[int, FrozenTrial]:
-        """The trial of each slot: the first that has not failed, else the last that failed."""
+        """The trial of each slot: of the last attempt, the first."""
         found: dict[int, FrozenTrial] = {}
         for trial in self.storage.get_all_trials(self.study_id, deepcopy=False):
             slot = trial.user_attrs.get("slot")
             if slot is None or slot >= self.count:
                 continue
-            if slot not in found or found[slot].state is TrialState.FAIL:
+            if slot not in found or _attempt(trial) > _attempt(found[slot]):
                 found[slot] = trial
         return found
 
@@ -114,21 +121,17 @@ class Slots:
         return bool(self.storage.get_trial_user_attrs(identity).get("owner") == signature)
 
 
+def _attempt(trial: FrozenTrial) -> int:
+    return int(trial.user_attrs.get("attempt", 0))
+
+
 def _place(folder: Path) -> str:
     """A name for the folder that no other folder has, however it is mounted."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "place"
-    with _alone(folder / "prepare.lock"):
+    with alone(folder / "prepare.lock"):
         if not path.exists():
             aside = folder / ".place.part"
             aside.write_text(uuid.uuid4().hex, encoding="utf-8")
             aside.replace(path)
         return path.read_text(encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    while (handle := hold(path)) is None:
-        time.sleep(0.01)
-    with handle:
-        yield

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.trial import TrialState
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from clipbench.errors import ConfigError
-from clipbench.records import RecordError, hold, set_aside
+from clipbench.records import RecordError, alone, set_aside
 
 BUSY_SECONDS = 60  # SQLite's wait for another worker's write
 PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")
 ATTEMPTS = 5  # two workers may create the tables at the same moment
+
+
+class SqliteStorage(RDBStorage):  # type: ignore[misc]  # Optuna is checked without its types
+    """An SQLite file in which one worker alone wins a waiting trial.
+
+    Optuna looks whether a trial is WAITING and then sets it RUNNING, which a database server makes one step (SELECT …
+    FOR UPDATE). SQLite has no such clause, and two workers may both win; a lock file beside the database stops that.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
+        self.lock = Path(f"{make_url(url).database}.lock")
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """As Optuna's; at a time by one worker."""
+        with alone(self.lock):
+            return bool(super().set_trial_state_values(trial_id, state, values))
 
 
 def open_storage(url: str | None, folder: Path, say: Callable[[str], None]) -> BaseStorage:
@@ -30,7 +50,7 @@ def open_storage(url: str | None, folder: Path, say: Callable[[str], None]) -> B
     if url is not None:
         return get_storage(_open(url))
     path = folder / "studies.db"
-    with _turn(folder):
+    with _opening(folder):
         try:
             return get_storage(_checked(path))
         except (DatabaseError, StorageInternalError) as error:
@@ -42,7 +62,7 @@ def open_storage(url: str | None, folder: Path, say: Callable[[str], None]) -> B
 
 
 def _checked(path: Path) -> RDBStorage:
-    storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
+    storage = SqliteStorage(f"sqlite:///{path}")
     for study in storage.get_all_studies():
         storage.get_all_trials(study._study_id, deepcopy=False)
     return storage
@@ -56,33 +76,29 @@ def _damaged(error: BaseException | None) -> bool:
     return False
 
 
-class _turn:
-    """Waits until no other worker of this folder is opening the storage."""
+@contextlib.contextmanager
+def _opening(folder: Path) -> Iterator[None]:
+    """No other worker of this folder is opening the storage meanwhile."""
+    lock = folder / "open.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        raise RecordError(f"paths.results must be a writable folder, got {folder} ({error.strerror})") from error
+    with alone(lock):
+        yield
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "open.lock"
 
-    def __enter__(self) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            while (handle := hold(self.path)) is None:
-                time.sleep(0.02)
-        except OSError as error:
-            raise RecordError(
-                f"paths.results must be a writable folder, got {self.path.parent} ({error.strerror})"
-            ) from error
-        self.handle = handle
-
-    def __exit__(self, *raised: object) -> None:
-        self.handle.close()
+def _is_sqlite_file(url: str) -> bool:
+    parsed = make_url(url)
+    return parsed.get_backend_name() == "sqlite" and bool(parsed.database) and not parsed.query
 
 
 def _open(url: str) -> RDBStorage:
-    options = {"connect_args": {"timeout": BUSY_SECONDS}} if url.startswith("sqlite") else {}
     shown = PASSWORD.sub("***", url)
     for attempt in range(ATTEMPTS):
         try:
-            return RDBStorage(url, engine_kwargs=options)
+            return SqliteStorage(url) if _is_sqlite_file(url) else RDBStorage(url)
         except ImportError as error:
             raise ConfigError(f"tuning.storage needs a database driver that is not installed, got {shown}") from error
         except (SQLAlchemyError, StorageInternalError) as error:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages._rdb.models import TrialModel
 from optuna.trial import TrialState
 
 from clipbench.tuning import pulse
@@ -46,6 +49,36 @@ def test_a_slot_is_one_worker_s_at_a_time(tmp_path: Path) -> None:
     assert second.trials()[0].value == 1.5
     with second.claim(0) as theirs:
         assert theirs is None, "finished"
+
+
+def test_two_workers_that_look_at_the_same_moment_do_not_both_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between Optuna's look at a waiting trial and its write there is time for a second look."""
+    views = [slots(tmp_path, place) for place in ("here", "elsewhere")]
+    views[0].prepare(retry=True)
+    look = TrialModel.find_or_raise_by_id.__func__
+
+    def slowly(cls: type, *arguments: object, for_update: bool = False) -> object:
+        found = look(cls, *arguments, for_update=for_update)
+        time.sleep(0.2 if for_update else 0.0)
+        return found
+
+    monkeypatch.setattr(TrialModel, "find_or_raise_by_id", classmethod(slowly))
+    start, won = threading.Barrier(2), []
+
+    def work(view: Slots) -> None:
+        start.wait()
+        with view.claim(0) as mine:
+            won.append(mine)
+            start.wait()
+
+    threads = [threading.Thread(target=work, args=(view,)) for view in views]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(each is None for each in won) == [False, True]
 
 
 def test_a_dead_worker_s_slot_is_taken_up_at_once_in_the_same_folder(tmp_path: Path) -> None:
@@ -142,6 +175,22 @@ def test_a_failed_slot_gets_another_trial_when_asked(retry: bool, expected: list
     assert view.open() == [1, 2]
     view.prepare(retry=retry)
     assert view.open() == expected
+
+
+def test_trials_that_two_workers_gave_the_same_slot_are_one_attempt(tmp_path: Path) -> None:
+    first, second = slots(tmp_path), slots(tmp_path, "elsewhere")
+    nothing_yet = second.trials()
+    first.prepare(retry=True)
+    second.trials = lambda: nothing_yet  # type: ignore[method-assign]
+    second.prepare(retry=True)
+    del second.trials
+    assert len(first.study.get_trials()) == 6
+    with second.claim(0) as identity:
+        assert identity is not None
+        second.study.tell(optuna.Trial(second.study, identity), state=TrialState.FAIL)
+    assert first.open() == second.open() == [1, 2], "the twin of a failed trial is not a second chance"
+    first.prepare(retry=True)
+    assert first.open() == [0, 1, 2]
 
 
 def test_an_observer_judges_by_change_and_not_by_any_clock() -> None:
