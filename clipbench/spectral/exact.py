@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from clipbench.spectral.certificate import nothing_missed, nothing_missed_by_trace
-from clipbench.spectral.gram import few_times, frobenius, gram, start
+from clipbench.spectral.gram import LONG, few_times, frobenius, gram, start
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome, SpectralReport, gather
 from clipbench.spectral.ritz import Goal, Leading
 from clipbench.spectral.shapes import wide
@@ -29,9 +29,10 @@ NEAR = 4.0  # ‖G‖_F/τ up to which few rows may hold all but τ² of ‖G‖
 SINGLE_RATIO = 36.0  # σ_max/τ up to which float32 holds the part above τ to 1e-5
 FULL_RATIO = 9.0  # up to which a float32 eigendecomposition of the Gram matrix does
 SVD_RATIO = 1e5  # beyond which only an SVD does
+COMPARABLE = 20.0  # times ‖C‖_F: up to there rounding in the product that gives C, some eps ‖G‖_F, leaves its digits
 DOMINANT = 10.0  # σ_max/‖C‖_F from which the rounding of the part taken off, some eps σ_max, is taken off too
-SMALLEST = 64  # shorter sides below it: a full eigendecomposition in float64 costs less than an iteration
-TOLERANCE = {torch.float32: 6e-6, torch.float64: 1e-11}
+SMALLEST = 96  # shorter sides below it: a full eigendecomposition costs less than an iteration
+TOLERANCE = {torch.float32: 8e-6, torch.float64: 1e-11}
 SAFE = (1e-9, 1e9)  # Frobenius norms whose squares and fourth powers float32 holds
 
 
@@ -84,9 +85,9 @@ def _clip_safe_(matrix: Tensor, tau: float, norm: float) -> Outcome:
     # τ ≥ ‖G‖_F asks for σ_max alone; the margin is for the rounding of the norm.
     goal = Goal(min(tau, norm * (1 + 1e-3)), norm, TOLERANCE[work.dtype])
     try:
-        large = work.shape[0] >= SMALLEST
-        outcome = _near(work, goal) if large and goal.norm <= NEAR * goal.tau else None
-        if outcome is None and large and work.dtype == torch.float32:
+        near = work.shape[0] >= SMALLEST and goal.norm <= NEAR * goal.tau
+        outcome = _near(work, goal) if near else None
+        if outcome is None and work.dtype == torch.float32:
             outcome = _single(work, goal)
         return outcome or _double(work, goal)
     except LinAlgError:
@@ -111,15 +112,16 @@ def _beyond(work: Tensor, goal: Goal, ratio: float) -> bool:
 
 
 def _single(work: Tensor, goal: Goal) -> Outcome | None:
-    """In float32; None where σ_max/τ is too large for it."""
-    if _beyond(work, goal, SINGLE_RATIO):
+    """In float32; None where σ_max/τ is too large for it, or the rows are too long."""
+    large = work.shape[0] >= SMALLEST
+    if work.shape[1] > LONG or _beyond(work, goal, SINGLE_RATIO if large else FULL_RATIO):
         return None
     product = gram(work)
     # Schatten-4 norm: σ_max ≤ ‖A‖_F^{1/2}, and seldom far from it.
     total = float(torch.linalg.vector_norm(product))
     ratio = math.sqrt(total) / goal.tau
     outcome = None
-    if ratio <= SINGLE_RATIO:
+    if large and ratio <= SINGLE_RATIO:
         outcome = _few(work, product, total, goal)
     if outcome is None and ratio <= FULL_RATIO:
         outcome = _full(work, product, goal, work)
@@ -140,13 +142,12 @@ def _double(work: Tensor, goal: Goal) -> Outcome:
             if outcome.count_above and double is not work:
                 work.copy_(double)
             return outcome
-    # The eigenvectors need float64, their product with the matrix does not up to SINGLE_RATIO.
-    return _full(work if ratio <= SINGLE_RATIO else double, product, goal, work)
+    return _full(double, product, goal, work)
 
 
 def _few(work: Tensor, product: Tensor, total: float, goal: Goal) -> Outcome | None:
     """Few values above τ: take them off. None where the method cannot show its answer right."""
-    found = leading(work, product, goal, limit=max(8, work.shape[0] // 6))
+    found = leading(work, product, goal._replace(total=total), limit=max(8, work.shape[0] // 6))
     if found is None or not nothing_missed(product, total, found, goal.above):
         return None
     return _clip_found_(work, found, goal)
@@ -168,23 +169,38 @@ def take_off_(work: Tensor, left: Tensor, right: Tensor, tau: float, again: bool
 
     again: the same on the result, where uᵀG should be τ v by now and is not, by what the rounding of s v has left.
     """
+    # Of (1 + e) u, or of u leaning to another by e, e s would be left: for s = 30 τ more than the tolerance.
+    double = left.double()
+    mend = torch.eye(len(left), dtype=torch.float64, device=left.device).mul_(1.5).addmm_(double, double.mT, alpha=-0.5)
+    left, right = (mend @ double).to(left.dtype), mend.to(right.dtype) @ right
     unit = torch.nn.functional.normalize(right, dim=1)
     now = few_times(left, work) if again else right
-    work.addmm_(left.mT, torch.add(now, unit, alpha=-tau), alpha=-1)
+    excess = torch.add(now, unit, alpha=-tau)
+    if len(left) == 1:  # as a matrix product it would write all of G twice, once for what is not even scaled
+        work.addcmul_(left.mT, excess, value=-1)
+    else:
+        work.addmm_(left.mT, excess, alpha=-1)
 
 
 def _full(work: Tensor, product: Tensor, goal: Goal, out: Tensor) -> Outcome:
-    """All eigenpairs of the Gram matrix of `work`; the factor 1 − τ/s acts on those above τ alone. Writes to `out`."""
+    """All eigenpairs of the Gram matrix of `work`; the factor 1 − τ/s acts on those above τ alone. Writes to `out`.
+
+    work: scratch in float64, or `out` itself.
+    """
     values, vectors = torch.linalg.eigh(product)
     sigma = values.clamp_min(0).sqrt()
     count = int((values > goal.above).sum())
     if count:
         n = work.shape[0]
-        left, excess = vectors[:, n - count :], 1 - goal.tau / sigma[n - count :]
-        if 2 * count <= n:
-            left, excess = left.to(work.dtype), excess.to(work.dtype)
-            out.copy_(work.addmm_(left * excess, left.mT @ work, alpha=-1))
-        else:
-            keep = torch.eye(n, dtype=left.dtype).addmm_(left * excess, left.mT, alpha=-1)
-            out.copy_(keep.to(work.dtype) @ work)
+        clipped = float(torch.linalg.vector_norm(sigma.clamp_max(goal.tau)))
+        largest = goal.norm * min(1.0, goal.tau / max(float(sigma[0]), math.ulp(0.0)))  # ‖G‖_F times the largest factor
+        base = out if largest <= COMPARABLE * clipped else work
+        left = vectors[:, n - count :]
+        scaled = left * (1 - goal.tau / sigma[n - count :])
+        if 2 * count <= n and base.dtype == left.dtype:
+            base.addmm_(scaled, left.mT @ base, alpha=-1)
+        else:  # τ/s as 1 − (1 − τ/s) has to be made before it is rounded
+            base = torch.eye(n, dtype=left.dtype).addmm_(scaled, left.mT, alpha=-1).to(base.dtype) @ base
+        if base is not out:
+            out.copy_(base)
     return Outcome(float(sigma[-1]), count)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 BLOCK = 96  # rows at a time; measured on two AVX-512 cores: 64 to 128 are alike, and 1.2 to 1.4 times a plain product
 FEWEST = 4  # rows from which a product is not made of matrix-vector products, which round up to ten times worse
-LONG = 2**17  # entries of a row up to which a float32 norm keeps its digits
+LONG = 2**17  # entries of a row up to which its norm and products keep their digits in float32
 
 
 def gram(matrix: Tensor) -> Tensor:

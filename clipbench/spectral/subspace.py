@@ -19,18 +19,20 @@ SECOND_DEGREE = 2  # of the filter on all rows after it: rounding left by SPREAD
 DEGREE = 6
 DOUBT = 1.5  # the estimate of how many values are above τ may be that much too high
 MARGIN = 3.0  # asked of a filter beyond what its predicted gain has to be
-HOPELESS = 1.2  # what is left of ‖G‖_F², over τ², that more rounds will not bring to 1
+HOPELESS = (2.0, 1.2)  # what is left of ‖G‖_F², over τ², that more rounds will not bring to 1: after the first, later
 GAP = 0.05  # of θ: rows with closer values are not told apart by a step of first order
 STALLED = 8.0  # an error of so many times the rounding in A will not fall in A: it is left to the matrix itself
 
 
 def checked(matrix: Tensor, found: Leading, image: Tensor, above: float) -> tuple[Leading, Tensor]:
     """`found` with the pairs above τ seen by the matrix itself."""
-    count = found.above
+    count, lower = found.above, found.basis[found.above :]
     top, images = by_matrix(matrix, found.basis[:count], above)
-    basis = torch.cat([top.basis, found.basis[count:]])
+    left = torch.tensor(top.values, dtype=images.dtype).rsqrt()[:, None] * images
+    coupling = float(torch.linalg.vector_norm(left @ lower.mT))
     values, residuals = top.values + found.values[count:], top.residuals + found.residuals[count:]
-    return Leading(values, residuals, basis, top.above, top.right), torch.cat([images, image[count:]])
+    both = Leading(values, residuals, torch.cat([top.basis, lower]), top.above, top.right, coupling=coupling)
+    return both, torch.cat([images, image[count:]])
 
 
 def _settled(found: Leading, goal: Goal) -> bool:
@@ -38,7 +40,8 @@ def _settled(found: Leading, goal: Goal) -> bool:
     top, gap = found.values[0], found.values[0] - found.values[-1]
     if found.above:
         rounding = found.rounding() if found.right is None else 0.0
-        return math.hypot(found.error(), rounding) <= goal.residual(found)
+        overshoot = max(rounding, found.coupling)
+        return math.hypot(found.error(), rounding) <= goal.residual(found) and overshoot <= goal.overshoot
     # The error of a Ritz value is quadratic in its residual.
     noise = torch.finfo(found.basis.dtype).eps * top
     return top <= 0 or found.residuals[0] ** 2 <= goal.tolerance * top * gap + noise**2
@@ -157,13 +160,14 @@ def dominant(matrix: Tensor, goal: Goal) -> Leading | None:
 
     None where the rest, as ‖G‖_F² − Σ s² has it, stays too large to show that nothing above τ was missed.
     """
-    factors = (matrix, matrix.mT)
-    basis = orthonormal_rows(times(start(FIRST_BLOCK, matrix.shape[0], matrix.dtype), factors))
-    for _ in range(ROUNDS):
+    basis = orthonormal_rows(times(start(FIRST_BLOCK, matrix.shape[0], matrix.dtype), (matrix, matrix.mT)))
+    for index in range(ROUNDS):
         found, image = by_matrix(matrix, basis, goal.above)
-        if found.above == FIRST_BLOCK or goal.norm**2 - sum(found.values) > HOPELESS * goal.above:
+        rest = goal.norm**2 - sum(found.values)
+        if found.above == FIRST_BLOCK or rest > HOPELESS[min(index, 1)] * goal.above:
             return None
+        found = found.with_shares(goal.tau, max(rest, 0.0))
         if _settled(found, goal):
             return found
-        basis = _refine(factors, found, image, goal)
+        basis = _refine((matrix, matrix.mT), found, image, goal)
     return None
