@@ -210,7 +210,7 @@ def randomized_clip(
     """Spectral clipping by randomized SVD (arXiv 2605.11838): returns (clipped, σ_max, basis).
 
     matrix: (n, m). rank, oversample, iterations: the paper's (r, p, power iterations), followed exactly; with
-    rank=None rank and iterations are chosen from what is found, for an error of at most 1e-3 with ten values above τ;
+    rank=None rank and iterations are chosen from what is found, until the error as estimated from it is below 1e-3;
     where the spectrum is flat around τ, or σ_max/τ > 1e4, the answer is that of `exact`, without a basis.
     basis: that of an earlier call on a similar matrix, (k, min(n, m)): the search starts there. generator: source of
     all draws; without one they come from a generator of this call's own, seeded with 0; never from the global one.

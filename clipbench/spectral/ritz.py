@@ -28,7 +28,7 @@ ISOLATED = 0.7  # of τ²: what the basis leaves of A, and below it no value jus
 
 
 class Goal(NamedTuple):
-    """tau: the threshold. norm: ‖G‖_F. tolerance: error wanted, relative to the clipped matrix. total: ‖A‖_F if known."""
+    """tau: the threshold. norm: ‖G‖_F. tolerance: error wanted, relative to the clipped matrix. total: ‖A‖_F."""
 
     tau: float
     norm: float
