@@ -31,7 +31,7 @@ FULL_RATIO = 9.0  # up to which a float32 eigendecomposition of the Gram matrix 
 SVD_RATIO = 1e5  # beyond which only an SVD does
 COMPARABLE = 20.0  # times ‖C‖_F: up to there rounding in the product that gives C, some eps ‖G‖_F, leaves its digits
 DOMINANT = 10.0  # σ_max/‖C‖_F from which the rounding of the part taken off, some eps σ_max, is taken off too
-SMALLEST = 96  # shorter sides below it: a full eigendecomposition costs less than an iteration
+SMALLEST = 160  # shorter sides below it: a full eigendecomposition costs no more than an iteration
 TOLERANCE = {torch.float32: 8e-6, torch.float64: 1e-11}
 SAFE = (1e-9, 1e9)  # Frobenius norms whose squares and fourth powers float32 holds
 

@@ -42,7 +42,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("tau", [25.0, 40.0, math.inf])
 def test_a_threshold_near_the_norm_needs_no_gram_matrix(tau: float, calls: list[str]) -> None:
-    matrix = with_spectrum(flat(128), 128, 300)
+    matrix = with_spectrum(flat(192), 192, 400)
     expected = reference.clip(matrix.numpy(), tau)
     outcome = clip_one_(matrix, tau)
     assert calls == ["_near"]
@@ -52,7 +52,7 @@ def test_a_threshold_near_the_norm_needs_no_gram_matrix(tau: float, calls: list[
 
 
 def test_where_few_rows_do_not_hold_the_norm_the_gram_matrix_answers(calls: list[str]) -> None:
-    matrix = with_spectrum(np.linspace(3.0, 1.0, 128), 128, 300)
+    matrix = with_spectrum(np.linspace(3.0, 1.0, 192), 192, 400)
     expected = reference.clip(matrix.numpy(), 2.99)
     tau = float(np.linalg.norm(matrix.numpy())) / 3.9
     assert clip_one_(matrix.clone(), tau).count_above == 0
@@ -62,17 +62,17 @@ def test_where_few_rows_do_not_hold_the_norm_the_gram_matrix_answers(calls: list
 
 
 def test_few_values_above_take_the_certified_iteration_alone(calls: list[str]) -> None:
-    assert clip_one_(with_spectrum(flat(128), 128, 300), 1.3).count_above == 3
+    assert clip_one_(with_spectrum(flat(192), 192, 400), 1.3).count_above == 3
     assert calls == ["_few"]
 
 
 def test_many_values_above_take_the_eigendecomposition(calls: list[str]) -> None:
-    assert clip_one_(noise(128, 300), 15.0).count_above > 64
+    assert clip_one_(noise(192, 400), 15.0).count_above > 96
     assert calls == ["_few", "_full"]
 
 
 def test_a_large_ratio_is_clipped_in_float64(calls: list[str]) -> None:
-    assert clip_one_(with_spectrum(power_law(128), 128, 300), 1e-3).count_above == 128
+    assert clip_one_(with_spectrum(power_law(192), 192, 400), 1e-3).count_above == 192
     assert calls == ["_double", "_few", "_full"]
 
 
@@ -90,7 +90,7 @@ def test_a_factorisation_that_does_not_converge_falls_back(broken: str, monkeypa
     def fail(*_: object, **__: object) -> None:
         raise LinAlgError("did not converge")
 
-    matrix = with_spectrum(flat(128), 128, 300)
+    matrix = with_spectrum(flat(192), 192, 400)
     expected = reference.clip(matrix.numpy(), 1.3)
     monkeypatch.setattr(torch.linalg, broken, fail)
     outcome = clip_one_(matrix, 1.3)
@@ -104,7 +104,7 @@ def test_a_matrix_that_no_factorisation_takes_is_left_and_counted(monkeypatch: p
 
     monkeypatch.setattr(torch.linalg, "eigh", fail)
     monkeypatch.setattr(torch.linalg, "svd", fail)
-    matrix = with_spectrum(flat(128), 128, 300)
+    matrix = with_spectrum(flat(192), 192, 400)
     before = matrix.clone()
     outcome = clip_one_(matrix, 1.3)
     assert (outcome.left, outcome.fell_back, math.isnan(outcome.sigma_max)) == (True, True, True)
@@ -154,7 +154,7 @@ def overlooked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("overlooked")
 def test_a_wrong_iteration_is_caught_and_answered_by_the_eigendecomposition() -> None:
-    matrix = with_spectrum(flat(128), 128, 300)
+    matrix = with_spectrum(flat(192), 192, 400)
     expected = reference.clip(matrix.numpy(), 4.0)
     assert clip_one_(matrix, 4.0).count_above == 2
     assert error(matrix, expected) <= 1e-5
@@ -163,7 +163,7 @@ def test_a_wrong_iteration_is_caught_and_answered_by_the_eigendecomposition() ->
 @pytest.mark.usefixtures("overlooked")
 def test_without_the_certificate_the_same_mistake_goes_through(monkeypatch: pytest.MonkeyPatch) -> None:
     """So the test above can fail."""
-    matrix = with_spectrum(flat(128), 128, 300)
+    matrix = with_spectrum(flat(192), 192, 400)
     expected = reference.clip(matrix.numpy(), 4.0)
     monkeypatch.setattr(exact, "nothing_missed", lambda *_: True)
     clip_one_(matrix, 4.0)
