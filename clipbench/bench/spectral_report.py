@@ -21,18 +21,23 @@ LOOKS = {
     "randomized": ("purple", "D"),
     "randomized, warm": ("sky", "v"),
 }
+FAR = 1e4  # σ_max/τ beyond which the table in short does not look
+FEW = 0.055  # a share of the values: 5 %, and the rounding of their number
 Row = Any  # a row of `itertuples`
 
 
 def tables(frame: pd.DataFrame, results: Path, name: str) -> None:
-    """results/tables/<name>.md: whole steps; <name>__kernels.md: the kernels, one column a method."""
+    """results/tables/<name>.md: whole steps; <name>__kernels.md: the kernels, one column a method; <name>__shapes.md:
+    the same in short, one row a shape.
+    """
     if frame.empty:
         return
     first = frame.iloc[0]
     machine = f"{first['device']}, {first['threads']} threads, torch {first['torch']}"
     steps, kernels = (frame[frame["kind"] == kind] for kind in ("step", "kernel"))
     (results / "tables").mkdir(parents=True, exist_ok=True)
-    for part, suffix, write in ((steps, "", _steps), (kernels, "__kernels", _kernels)):
+    written = ((steps, "", _steps), (kernels, "__kernels", _kernels), (kernels, "__shapes", _shapes))
+    for part, suffix, write in written:
         if len(part):
             atomic_text(results / "tables" / f"{name}{suffix}.md", "\n".join(write(part, machine)) + "\n")
 
@@ -73,6 +78,40 @@ def _kernels(frame: pd.DataFrame, machine: str) -> list[str]:
         words += [_cell(rows.get(method)) for method in columns]
         lines.append(f"| {' | '.join(words)} |")
     return lines
+
+
+def _shapes(frame: pd.DataFrame, machine: str) -> list[str]:
+    lines = [
+        "**Spectral clipping: kernels in short.** `exact`: how many times faster than torch.linalg.svd in float32, "
+        "over the three spectra. `randomized`, warm: its time over that of torch.svd_lowrank with the paper's setting, "
+        "at most 10 values above τ; where the spectrum is flat around τ it answers by `exact`. Smallest to largest; "
+        f"σ_max/τ up to {FAR:.0e}; errors are the largest, against a float64 SVD ({machine}).",
+        "",
+        "| shape | svd, ms | exact: τ ≥ σ_max/1.25 | exact: ≤ 5 % above, σ_max/τ ≤ 30 | exact: else | error "
+        "| randomized | error | svd_lowrank: error |",
+        "| --- |" + " ---: |" * 8,
+    ]
+    frame = frame[frame["sigma_over_tau"] <= 1.01 * FAR]
+    for shape, part in frame.groupby("problem", sort=False):
+        rows = {method: group.set_index(["spectrum", "level"]) for method, group in part.groupby("method")}
+        exact, share = rows["exact"], rows["exact"]["above"] / min(map(int, str(shape).split("x")))
+        near = exact["sigma_over_tau"] < 1.3
+        few = ~near & (share <= FEW) & (exact["sigma_over_tau"] < 30.1)
+        words = [str(shape).replace("x", " × "), f"{1e3 * rows['svd']['seconds'].median():.3g}"]
+        words += [_range(1 / exact.loc[chosen, "estimate"]) for chosen in (near, few, ~near & ~few)]
+        words.append(f"{exact['error'].max():.0e}")
+        truncated, adaptive = rows["svd_lowrank"], rows["randomized, warm"]
+        words += [_range(adaptive["seconds"] / truncated["seconds"], digits=2)]
+        words += [f"{method['error'].max():.0e}" for method in (adaptive, truncated)]
+        lines.append(f"| {' | '.join(words)} |")
+    return lines
+
+
+def _range(values: pd.Series, digits: int = 1) -> str:
+    if values.empty:
+        return "–"
+    low, high = f"{values.min():.{digits}f}", f"{values.max():.{digits}f}"
+    return f"{low} ×" if low == high else f"{low} – {high} ×"
 
 
 def _cell(row: Row | None) -> str:

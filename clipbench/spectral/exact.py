@@ -1,7 +1,7 @@
 """Exact spectral clipping on the host: arXiv 2605.11838, C_τ(G) = U diag(min(s, τ)) Vᵀ, without an SVD.
 
-Relative error (Frobenius norm, against a float64 SVD) ≤ 1e-5 for float32 input. In order, the first that can show its
-answer right:
+For float32 input: relative error (Frobenius norm, against a float64 SVD) ≤ 1e-5, and no value left above τ (1 + 1e-5).
+In order, the first that can show its answer right; layers whose shorter side is below 160 begin with 3:
 1. ‖G‖_F ≤ 4 τ, as adaptive thresholds have it: block iteration on G itself, certified by what is left of ‖G‖_F;
 2. few values above τ: block iteration on the Gram matrix, in float32 up to σ_max/τ = 36, in float64 above, the result
    certified (`certificate.py`); as in 1, only the part above τ is computed and taken off;
