@@ -1,7 +1,7 @@
 """Exact spectral clipping on the host: arXiv 2605.11838, C_τ(G) = U diag(min(s, τ)) Vᵀ, without an SVD.
 
 For float32 input: relative error (Frobenius norm, against a float64 SVD) ≤ 1e-5, and no value left above τ (1 + 1e-5).
-In order, the first that can show its answer right; layers whose shorter side is below 160 begin with 3:
+In order, the first that can show its answer right; small layers begin with 3 (`SMALLEST`):
 1. ‖G‖_F ≤ 4 τ, as adaptive thresholds have it: block iteration on G itself, certified by what is left of ‖G‖_F;
 2. few values above τ: block iteration on the Gram matrix, in float32 up to σ_max/τ = 36, in float64 above, the result
    certified (`certificate.py`); as in 1, only the part above τ is computed and taken off;
@@ -31,7 +31,7 @@ FULL_RATIO = 9.0  # up to which a float32 eigendecomposition of the Gram matrix 
 SVD_RATIO = 1e5  # beyond which only an SVD does
 COMPARABLE = 20.0  # times ‖C‖_F: up to there rounding in the product that gives C, some eps ‖G‖_F, leaves its digits
 DOMINANT = 10.0  # σ_max/‖C‖_F from which the rounding of the part taken off, some eps σ_max, is taken off too
-SMALLEST = 160  # shorter sides below it: a full eigendecomposition costs no more than an iteration
+SMALLEST = (96, 160)  # shorter sides below it: a full eigendecomposition costs no more than an iteration; on G, on A
 TOLERANCE = {torch.float32: 8e-6, torch.float64: 1e-11}
 SAFE = (1e-9, 1e9)  # Frobenius norms whose squares and fourth powers float32 holds
 
@@ -85,7 +85,7 @@ def _clip_safe_(matrix: Tensor, tau: float, norm: float) -> Outcome:
     # τ ≥ ‖G‖_F asks for σ_max alone; the margin is for the rounding of the norm.
     goal = Goal(min(tau, norm * (1 + 1e-3)), norm, TOLERANCE[work.dtype])
     try:
-        near = work.shape[0] >= SMALLEST and goal.norm <= NEAR * goal.tau
+        near = work.shape[0] >= SMALLEST[0] and goal.norm <= NEAR * goal.tau
         outcome = _near(work, goal) if near else None
         if outcome is None and work.dtype == torch.float32:
             outcome = _single(work, goal)
@@ -113,7 +113,7 @@ def _beyond(work: Tensor, goal: Goal, ratio: float) -> bool:
 
 def _single(work: Tensor, goal: Goal) -> Outcome | None:
     """In float32; None where σ_max/τ is too large for it, or the rows are too long."""
-    large = work.shape[0] >= SMALLEST
+    large = work.shape[0] >= SMALLEST[1]
     if work.shape[1] > LONG or _beyond(work, goal, SINGLE_RATIO if large else FULL_RATIO):
         return None
     product = gram(work)
@@ -136,7 +136,7 @@ def _double(work: Tensor, goal: Goal) -> Outcome:
     ratio = math.sqrt(total) / goal.tau
     if ratio > SVD_RATIO:
         return clip_by_svd(work, goal.tau)._replace(fell_back=True)
-    if work.shape[0] >= SMALLEST and (ratio > SINGLE_RATIO or work.dtype == torch.float64):
+    if work.shape[0] >= SMALLEST[1] and (ratio > SINGLE_RATIO or work.dtype == torch.float64):
         outcome = _few(double, product, total, goal)
         if outcome is not None:
             if outcome.count_above and double is not work:
