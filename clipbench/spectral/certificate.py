@@ -16,11 +16,9 @@ HALVED = 256  # sides above it are factorised in two halves
 def nothing_missed(gram: Tensor, total: float, found: Leading, above: float) -> bool:
     """Whether every eigenvalue of `gram` outside found's first pairs is ≤ `above`; False means "not shown".
 
-        total is ‖A‖_F.
-    First by norms (`_by_norms`), where what is left of ‖A‖_F² without the pairs found, known but for the rounding in
-        that difference, does not rule it out.
-    Where that is too coarse (a flat bulk), the Cholesky factorisation of above · I − (A less the pairs above τ): it
-        exists if and only if that matrix is positive definite.
+    total: ‖A‖_F. First by norms (`_by_norms`), unless what is left of ‖A‖_F² without the pairs found rules it out, with
+    the rounding in that difference allowed for. Where that is too coarse (a flat bulk), the Cholesky factorisation of
+    above · I − (A less the pairs above τ): it exists if and only if that matrix is positive definite.
     """
     left = total**2 - sum(value**2 for value in found.values)
     if left <= above**2 + ROUNDING * torch.finfo(gram.dtype).eps * total**2 and _by_norms(gram, total, found, above):

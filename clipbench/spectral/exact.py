@@ -176,7 +176,7 @@ def take_off_(work: Tensor, left: Tensor, right: Tensor, tau: float, again: bool
     unit = torch.nn.functional.normalize(right, dim=1)
     now = few_times(left, work) if again else right
     excess = torch.add(now, unit, alpha=-tau)
-    if len(left) == 1:  # as a matrix product it would write all of G twice, once for what is not even scaled
+    if len(left) == 1:  # half the time of a matrix product with one row
         work.addcmul_(left.mT, excess, value=-1)
     else:
         work.addmm_(left.mT, excess, alpha=-1)

@@ -93,8 +93,7 @@ class Leading(NamedTuple):
     def with_shares(self, tau: float, rest: float) -> Leading:
         """Its shares, where what the basis leaves of A is ≤ `rest` in spectral norm."""
         lower = self.values[self.above :]
-        coupling = math.hypot(*self.residuals[self.above :])
-        below = max([rest, *lower]) + coupling
+        below = max([rest, *lower]) + math.hypot(*self.residuals[self.above :])
 
         def share(value: float) -> float:
             if value <= below:

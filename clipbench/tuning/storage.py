@@ -32,7 +32,7 @@ class SqliteStorage(RDBStorage):  # type: ignore[misc]  # Optuna is checked with
 
     def __init__(self, url: str) -> None:
         super().__init__(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
-        self.lock = Path(f"{make_url(url).database}.lock")
+        self.lock = Path(str(make_url(url).database).removeprefix("file:") + ".lock")
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """As Optuna's; at a time by one worker."""
@@ -91,7 +91,7 @@ def _opening(folder: Path) -> Iterator[None]:
 
 def _is_sqlite_file(url: str) -> bool:
     parsed = make_url(url)
-    return parsed.get_backend_name() == "sqlite" and bool(parsed.database) and not parsed.query
+    return parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:")
 
 
 def _open(url: str) -> RDBStorage:

@@ -14,6 +14,7 @@ from clipbench.spectral.exact import clip_one_
 from clipbench.spectral.gram import few_times, gram
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome
 from clipbench.spectral.ritz import Goal, Leading, by_gram
+from clipbench.spectral.subspace import _settled as settled
 from clipbench.spectral.subspace import checked, corrected, dominant, leading
 from tests.reference import spectral as reference
 from tests.spectral.matrices import error, flat, noise, power_law, with_spectrum
@@ -168,6 +169,35 @@ def test_without_the_certificate_the_same_mistake_goes_through(monkeypatch: pyte
     monkeypatch.setattr(exact, "nothing_missed", lambda *_: True)
     clip_one_(matrix, 4.0)
     assert error(matrix, expected) > 0.1
+
+
+def test_near_the_norm_a_wrong_iteration_is_caught_by_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = exact.dominant
+
+    def blind(*arguments: object) -> Leading | None:
+        found = inner(*arguments)
+        return found and Leading(found.values[1:], found.residuals[1:], found.basis[1:], found.above - 1)
+
+    monkeypatch.setattr(exact, "dominant", blind)
+    matrix = with_spectrum(flat(192), 192, 400)
+    expected, kept = reference.clip(matrix.numpy(), 12.0), matrix.clone()
+    assert clip_one_(kept, 12.0).count_above == 1
+    assert error(kept, expected) <= 1e-5
+    monkeypatch.setattr(exact, "nothing_missed_by_trace", lambda *_: True)
+    clip_one_(matrix, 12.0)
+    assert error(matrix, expected) > 0.1
+
+
+def test_what_rounding_may_leave_along_values_just_below_tau_is_bounded() -> None:
+    """Of two pairs, one above τ = 1: settled, unless rounding in A or the coupling to the other exceeds the bound."""
+    found = Leading([100.0, 0.99], [0.0, 0.0], torch.eye(2), 1)
+    goal = Goal(1.0, 10.1, 8e-6, total=100.005)
+    assert settled(found, goal)
+    steep = Leading([1e4, 1.1, 0.9], [0.0] * 3, torch.eye(3), 2)
+    assert not settled(steep, goal._replace(norm=100.01)), "rounding in A: eps/4 σ_max² against τ"
+    seen = found._replace(right=torch.eye(2))
+    assert settled(seen, goal)
+    assert not settled(seen._replace(coupling=1.01 * goal.overshoot), goal)
 
 
 def test_the_residual_bounds_the_true_error() -> None:

@@ -81,6 +81,21 @@ def test_two_workers_that_look_at_the_same_moment_do_not_both_win(
     assert sorted(each is None for each in won) == [False, True]
 
 
+@pytest.mark.parametrize("url", ["sqlite:///{}/a.db", "sqlite:///{}/a.db?timeout=5", "sqlite:///file:{}/a.db?uri=true"])
+def test_every_sqlite_file_has_its_lock_beside_it(url: str, tmp_path: Path) -> None:
+    storage = open_storage(url.format(tmp_path), tmp_path, print)
+    view = Slots(open_study(storage, "study", minimise=True), storage, tmp_path / "here", 1)
+    view.prepare(retry=True)
+    with view.claim(0) as mine:
+        assert mine is not None
+    assert (tmp_path / "a.db.lock").exists()
+
+
+def test_a_database_in_memory_needs_no_lock(tmp_path: Path) -> None:
+    storage = open_storage("sqlite://", tmp_path, print)
+    assert open_study(storage, "study", minimise=True).trials == []
+
+
 def test_a_dead_worker_s_slot_is_taken_up_at_once_in_the_same_folder(tmp_path: Path) -> None:
     slots(tmp_path).prepare(retry=True)
     child = os.fork()
