@@ -2,7 +2,8 @@
 
 For float32 input: relative error (Frobenius norm, against a float64 SVD) ≤ 1e-5, and no value left above τ (1 + 1e-5).
 In order, the first that can show its answer right; small layers begin with 3 (`SMALLEST`):
-1. ‖G‖_F ≤ 4 τ, as adaptive thresholds have it: block iteration on G itself, certified by what is left of ‖G‖_F;
+1. ‖G‖_F ≤ 4 τ, as adaptive thresholds have it, or few rows hold nearly all of ‖G‖_F: block Lanczos iteration on G
+   itself (`krylov.py`), certified by what is left of ‖G‖_F;
 2. few values above τ: block iteration on the Gram matrix, in float32 up to σ_max/τ = 36, in float64 above, the result
    certified (`certificate.py`); as in 1, only the part above τ is computed and taken off;
 3. many: eigendecomposition of the Gram matrix, in float32 up to σ_max/τ = 9, in float64 above;
@@ -17,15 +18,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipbench.spectral.certificate import nothing_missed, nothing_missed_by_trace
+from clipbench.spectral.certificate import nothing_missed
 from clipbench.spectral.gram import LONG, few_times, frobenius, gram, start
+from clipbench.spectral.krylov import dominant
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome, SpectralReport, gather
 from clipbench.spectral.ritz import Goal, Leading
 from clipbench.spectral.shapes import wide
-from clipbench.spectral.subspace import dominant, leading
+from clipbench.spectral.subspace import leading
 from clipbench.spectral.svd import clip_by_svd
 
-NEAR = 4.0  # ‖G‖_F/τ up to which few rows may hold all but τ² of ‖G‖_F²
 SINGLE_RATIO = 36.0  # σ_max/τ up to which float32 holds the part above τ to 1e-5
 FULL_RATIO = 9.0  # up to which a float32 eigendecomposition of the Gram matrix does
 SVD_RATIO = 1e5  # beyond which only an SVD does
@@ -85,7 +86,7 @@ def _clip_safe_(matrix: Tensor, tau: float, norm: float) -> Outcome:
     # τ ≥ ‖G‖_F asks for σ_max alone; the margin is for the rounding of the norm.
     goal = Goal(min(tau, norm * (1 + 1e-3)), norm, TOLERANCE[work.dtype])
     try:
-        near = work.shape[0] >= SMALLEST[0] and goal.norm <= NEAR * goal.tau
+        near = work.shape[0] >= SMALLEST[0] and goal.norm <= SINGLE_RATIO * goal.tau
         outcome = _near(work, goal) if near else None
         if outcome is None and work.dtype == torch.float32:
             outcome = _single(work, goal)
@@ -97,9 +98,7 @@ def _clip_safe_(matrix: Tensor, tau: float, norm: float) -> Outcome:
 def _near(work: Tensor, goal: Goal) -> Outcome | None:
     """Without a Gram matrix; None where what is left of ‖G‖_F does not show the answer right."""
     found = dominant(work, goal)
-    if found is None or not nothing_missed_by_trace(goal.norm, found, goal.above):
-        return None
-    return _clip_found_(work, found, goal)
+    return None if found is None else _clip_found_(work, found, goal)
 
 
 def _beyond(work: Tensor, goal: Goal, ratio: float) -> bool:
@@ -171,15 +170,16 @@ def take_off_(work: Tensor, left: Tensor, right: Tensor, tau: float, again: bool
     """
     # Of (1 + e) u, or of u leaning to another by e, e s would be left: for s = 30 τ more than the tolerance.
     double = left.double()
+    if len(left) == 1 and not again:
+        mend = 1.5 - 0.5 * float(torch.linalg.vector_norm(double)) ** 2
+        length = float(torch.linalg.vector_norm(right))
+        work.addcmul_(left.mT, right, value=-mend * (mend - tau / length))  # half the time of a product with one row
+        return
     mend = torch.eye(len(left), dtype=torch.float64, device=left.device).mul_(1.5).addmm_(double, double.mT, alpha=-0.5)
     left, right = (mend @ double).to(left.dtype), mend.to(right.dtype) @ right
     unit = torch.nn.functional.normalize(right, dim=1)
     now = few_times(left, work) if again else right
-    excess = torch.add(now, unit, alpha=-tau)
-    if len(left) == 1:  # half the time of a matrix product with one row
-        work.addcmul_(left.mT, excess, value=-1)
-    else:
-        work.addmm_(left.mT, excess, alpha=-1)
+    work.addmm_(left.mT, torch.add(now, unit, alpha=-tau), alpha=-1)
 
 
 def _full(work: Tensor, product: Tensor, goal: Goal, out: Tensor) -> Outcome:

@@ -109,30 +109,37 @@ class Leading(NamedTuple):
         return unit * math.sqrt(sum(1 / value for value in self.values[: self.above]))
 
 
-def _ritz(small: Tensor, basis: Tensor, image: Tensor, above: float) -> tuple[Leading, Tensor, Tensor]:
-    """Rayleigh–Ritz: `small` is A seen in `basis` (b, n), `image` is A · basis.
+def residuals(values: Tensor, vectors: Tensor, images: Tensor) -> list[float]:
+    """‖A u − θ u‖ for each row u of `vectors`; images: A · vectors."""
+    theta = values.to(vectors)[:, None]
+    lengths: list[float] = torch.linalg.vector_norm(torch.addcmul(images, theta, vectors, value=-1), dim=1).tolist()
+    return lengths
+
+
+def rayleigh_ritz(small: Tensor, basis: Tensor, image: Tensor, above: float) -> tuple[Leading, Tensor, Tensor]:
+    """Rayleigh–Ritz: `small` is A seen in `basis` (b, n), of which the lower triangle is read; `image` is A · basis.
 
     Also returns A · the Ritz vectors, and the rotation (b, b) that takes the basis to them.
     """
     values, rotation = torch.linalg.eigh(small)
-    values, rotation = values.flip(0), rotation.flip(1).mT.to(basis.dtype)
+    values, rotation = values.flip(0), rotation.flip(1).mT.to(basis)
     vectors, image = rotation @ basis, rotation @ image
-    residuals = torch.linalg.vector_norm(image - values.to(basis.dtype)[:, None] * vectors, dim=1)
     listed = values.tolist()
-    return Leading(listed, residuals.tolist(), vectors, sum(value > above for value in listed)), image, rotation
+    found = Leading(listed, residuals(values, vectors, image), vectors, sum(value > above for value in listed))
+    return found, image, rotation
 
 
 def by_gram(gram: Tensor, basis: Tensor, above: float) -> tuple[Leading, Tensor]:
     """Rayleigh–Ritz with products of A."""
     image = basis @ gram
-    return _ritz(image @ basis.mT, basis, image, above)[:2]
+    return rayleigh_ritz(image @ basis.mT, basis, image, above)[:2]
 
 
 def by_matrix(matrix: Tensor, basis: Tensor, above: float) -> tuple[Leading, Tensor]:
     """Rayleigh–Ritz with products of G, whose residuals are right to eps σ_max: A has squares, and half the digits."""
     right = few_times(basis, matrix)
     double = right.double()
-    found, image, rotation = _ritz(double @ double.mT, basis, few_times(right, matrix.mT), above)
+    found, image, rotation = rayleigh_ritz(double @ double.mT, basis, few_times(right, matrix.mT), above)
     return found._replace(right=rotation @ right), image
 
 

@@ -1,4 +1,4 @@
-"""Block iterations for the part of a matrix above τ: on its Gram matrix, and without one; in the terms of `ritz.py`."""
+"""Block iteration on the Gram matrix for the part of a matrix above τ; in the terms of `ritz.py`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ SECOND_DEGREE = 2  # of the filter on all rows after it: rounding left by SPREAD
 DEGREE = 6
 DOUBT = 1.5  # the estimate of how many values are above τ may be that much too high
 MARGIN = 3.0  # asked of a filter beyond what its predicted gain has to be
-HOPELESS = (2.0, 1.2)  # what is left of ‖G‖_F², over τ², that more rounds will not bring to 1: after the first, later
 GAP = 0.05  # of θ: rows with closer values are not told apart by a step of first order
 STALLED = 8.0  # an error of so many times the rounding in A will not fall in A: it is left to the matrix itself
 
@@ -35,9 +34,9 @@ def checked(matrix: Tensor, found: Leading, image: Tensor, above: float) -> tupl
     return both, torch.cat([images, image[count:]])
 
 
-def _settled(found: Leading, goal: Goal) -> bool:
+def settled(found: Leading, goal: Goal) -> bool:
     """Whether the pairs above τ (or σ_max, where there are none) are as good as asked."""
-    top, gap = found.values[0], found.values[0] - found.values[-1]
+    top, gap = found.values[0], found.values[0] - found.values[:FIRST_BLOCK][-1]
     if found.above:
         rounding = found.rounding() if found.right is None else 0.0
         overshoot = max(rounding, found.coupling)
@@ -47,7 +46,7 @@ def _settled(found: Leading, goal: Goal) -> bool:
     return top <= 0 or found.residuals[0] ** 2 <= goal.tolerance * top * gap + noise**2
 
 
-def corrected(gram: Tensor, found: Leading, image: Tensor) -> Leading:
+def corrected(factors: Factors, found: Leading, image: Tensor) -> Leading:
     """`found` after a step of first order for each u above τ: by r/θ, and by r/(θ − θ') along a row u' below τ.
 
     The pairs above τ are Ritz pairs of G: what r has along them is rounding, and taken out, since A would make it
@@ -62,9 +61,25 @@ def corrected(gram: Tensor, found: Leading, image: Tensor) -> Leading:
     along = residual @ lower.mT
     gap = (theta - values[count:]).clamp_min(GAP * theta)
     change = residual / theta + (along / gap - along / theta) @ lower
-    left = torch.linalg.vector_norm(residual + change @ gram - theta * change, dim=1).tolist()
+    left = torch.linalg.vector_norm(residual + times(change, factors) - theta * change, dim=1).tolist()
     better = torch.nn.functional.normalize(top + change, dim=1)
     return found._replace(residuals=left + found.residuals[count:], basis=torch.cat([better, lower]), right=None)
+
+
+def polished(
+    matrix: Tensor, factors: Factors, found: Leading, image: Tensor, goal: Goal, rest: float = math.inf
+) -> tuple[Leading, Tensor, bool]:
+    """`found` as the matrix itself sees it, or a step of first order after that; A · its basis; whether it will do.
+
+    rest: bound on what the basis leaves of A, if there is one.
+    """
+    found, image = checked(matrix, found, image, goal.above)
+    found = found.with_shares(goal.tau, rest)
+    if settled(found, goal):
+        return found, image, True
+    better = corrected(factors, found, image)
+    good = better.error() <= goal.residual(found)
+    return better if good else found, image, good
 
 
 def _slope(values: list[float]) -> float:
@@ -142,32 +157,11 @@ def leading(matrix: Tensor, gram: Tensor, goal: Goal, limit: int) -> Leading | N
                 return None
             basis = _widen(gram, found, image, goal, min(int(WIDER * wanted) + FIRST_BLOCK, limit))
             continue
-        if _settled(found, goal):
+        if settled(found, goal):
             return found
         if found.above and found.error() <= STALLED * max(found.rounding(), goal.residual(found)):
-            found, image = checked(matrix, found, image, goal.above)
-            if _settled(found, goal):
+            found, image, good = polished(matrix, (gram,), found, image, goal)
+            if good:
                 return found
-            better = corrected(gram, found, image)
-            if better.error() <= goal.residual(found):
-                return better
         basis = _refine((gram,), found, image, goal)
-    return None
-
-
-def dominant(matrix: Tensor, goal: Goal) -> Leading | None:
-    """The same from FIRST_BLOCK rows without a Gram matrix: its passes over G cost less where few are enough.
-
-    None where the rest, as ‖G‖_F² − Σ s² has it, stays too large to show that nothing above τ was missed.
-    """
-    basis = orthonormal_rows(times(start(FIRST_BLOCK, matrix.shape[0], matrix.dtype), (matrix, matrix.mT)))
-    for index in range(ROUNDS):
-        found, image = by_matrix(matrix, basis, goal.above)
-        rest = goal.norm**2 - sum(found.values)
-        if found.above == FIRST_BLOCK or rest > HOPELESS[min(index, 1)] * goal.above:
-            return None
-        found = found.with_shares(goal.tau, max(rest, 0.0))
-        if _settled(found, goal):
-            return found
-        basis = _refine((matrix, matrix.mT), found, image, goal)
     return None

@@ -12,14 +12,15 @@ import torch
 from clipbench.spectral.certificate import nothing_missed, nothing_missed_by_trace
 from clipbench.spectral.exact import clip_one_
 from clipbench.spectral.gram import few_times, gram
+from clipbench.spectral.krylov import Krylov, dominant
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome
 from clipbench.spectral.ritz import Goal, Leading, by_gram
-from clipbench.spectral.subspace import _settled as settled
-from clipbench.spectral.subspace import checked, corrected, dominant, leading
+from clipbench.spectral.subspace import checked, corrected, leading, settled
 from tests.reference import spectral as reference
 from tests.spectral.matrices import error, flat, noise, power_law, with_spectrum
 
 exact = importlib.import_module("clipbench.spectral.exact")
+krylov = importlib.import_module("clipbench.spectral.krylov")
 
 
 @pytest.fixture
@@ -64,12 +65,12 @@ def test_where_few_rows_do_not_hold_the_norm_the_gram_matrix_answers(calls: list
 
 def test_few_values_above_take_the_certified_iteration_alone(calls: list[str]) -> None:
     assert clip_one_(with_spectrum(flat(192), 192, 400), 1.3).count_above == 3
-    assert calls == ["_few"]
+    assert calls == ["_near", "_few"]
 
 
 def test_many_values_above_take_the_eigendecomposition(calls: list[str]) -> None:
     assert clip_one_(noise(192, 400), 15.0).count_above > 96
-    assert calls == ["_few", "_full"]
+    assert calls == ["_near", "_few", "_full"]
 
 
 def test_a_large_ratio_is_clipped_in_float64(calls: list[str]) -> None:
@@ -133,7 +134,7 @@ def test_the_certificate_by_the_trace_sees_one_value_that_was_missed() -> None:
     assert nothing_missed_by_trace(norm, found, 25.0**2)
     blind = Leading(found.values[1:], found.residuals[1:], found.basis[1:], 0)
     assert not nothing_missed_by_trace(norm, blind, 25.0**2)
-    # What the eight rows leave is about 8² in the trace: that shows nothing of a threshold below.
+    # What the twelve rows leave is about 8² in the trace: that shows nothing of a threshold below.
     above_bulk = found._replace(above=3)
     assert nothing_missed_by_trace(norm, above_bulk, 9.0**2)
     assert not nothing_missed_by_trace(norm, above_bulk, 2.0**2)
@@ -172,20 +173,62 @@ def test_without_the_certificate_the_same_mistake_goes_through(monkeypatch: pyte
 
 
 def test_near_the_norm_a_wrong_iteration_is_caught_by_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    inner = exact.dominant
+    inner = Krylov.ritz
 
-    def blind(*arguments: object) -> Leading | None:
-        found = inner(*arguments)
-        return found and Leading(found.values[1:], found.residuals[1:], found.basis[1:], found.above - 1)
+    def blind(space: Krylov, above: float) -> tuple[Leading, torch.Tensor, torch.Tensor]:
+        found, image, rotation = inner(space, above)
+        less = Leading(found.values[1:], found.residuals[1:], found.basis[1:], found.above - 1)
+        return less, image[1:], rotation[1:]
 
-    monkeypatch.setattr(exact, "dominant", blind)
+    monkeypatch.setattr(Krylov, "ritz", blind)
     matrix = with_spectrum(flat(192), 192, 400)
     expected, kept = reference.clip(matrix.numpy(), 12.0), matrix.clone()
     assert clip_one_(kept, 12.0).count_above == 1
     assert error(kept, expected) <= 1e-5
-    monkeypatch.setattr(exact, "nothing_missed_by_trace", lambda *_: True)
+    monkeypatch.setattr(krylov, "nothing_missed_by_trace", lambda *_: True)
     clip_one_(matrix, 12.0)
     assert error(matrix, expected) > 0.1
+
+
+def test_a_basis_that_is_not_orthonormal_vouches_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken on purpose: blocks that are not made orthogonal to those before count the same value twice."""
+    matrix = with_spectrum(flat(192), 192, 400)
+    norm = float(torch.linalg.vector_norm(matrix))
+    goal = Goal(25.0, norm, 8e-6)
+    assert dominant(matrix, goal) is not None
+    space = Krylov(matrix)
+    space.expand()
+    assert space.orthonormal()
+    space.basis = torch.cat([space.basis[:-6], space.basis[:6]])
+    assert not space.orthonormal()
+    monkeypatch.setattr(Krylov, "orthonormal", lambda _: False)
+    assert dominant(matrix, goal) is None
+
+
+def test_what_one_block_explains_is_a_lower_bound_and_sharp_for_low_rank() -> None:
+    for sigma, least in ((power_law(128), 0.5), (np.array([5.0, 1.0, 0.3] + [0.0] * 125), 0.999)):
+        matrix = with_spectrum(sigma, 128, 300)
+        total = float(torch.linalg.vector_norm(matrix.double())) ** 2
+        assert least * total < Krylov(matrix).explained() <= total * (1 + 1e-5)
+
+
+def test_matrices_of_low_rank_need_no_gram_matrix_at_any_ratio(calls: list[str]) -> None:
+    matrix = with_spectrum(np.array([30.0, 2.0, 0.5] + [1e-4] * 189), 192, 400)
+    expected = reference.clip(matrix.numpy(), 1.0)
+    assert clip_one_(matrix, 1.0).count_above == 2
+    assert error(matrix, expected) <= 1e-5
+    assert calls == ["_near"]
+
+
+def test_rows_that_are_zero_or_alike_start_a_space_too() -> None:
+    """Dead channels: three rows that are not zero, fewer than a block has; and a matrix of equal rows."""
+    matrix = torch.zeros(128, 300)
+    matrix[[5, 50, 120]] = with_spectrum(np.array([3.0, 2.0, 1.0]), 3, 300)
+    equal = torch.ones(128, 300)
+    for each, tau in ((matrix, 1.5), (equal, 100.0)):
+        kept = each.clone()
+        clip_one_(kept, tau)
+        assert error(kept, reference.clip(each.numpy(), tau)) <= 1e-5
 
 
 def test_what_rounding_may_leave_along_values_just_below_tau_is_bounded() -> None:
@@ -226,7 +269,7 @@ def test_a_step_of_first_order_takes_out_what_rounding_in_the_gram_matrix_left()
     rough = torch.linalg.eigh(product).eigenvectors.flip(1)[:, :40].mT.contiguous()
     found, image = by_gram(product, rough, goal.above)
     found, image = checked(matrix, found, image, goal.above)
-    better = corrected(product, found, image)
+    better = corrected((product,), found, image)
     left = better.basis[: better.above]
 
     def gap(basis: torch.Tensor) -> float:

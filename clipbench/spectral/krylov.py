@@ -1,0 +1,121 @@
+"""Block Lanczos iteration for the part of a matrix above τ, on G itself; in the terms of `ritz.py`.
+
+A block Krylov space of A = G Gᵀ, with every block kept and made orthogonal to all before it (Golub and Van Loan, Matrix
+Computations, section 10.3). For the same passes over G it holds more than the last block of a subspace iteration does:
+each Ritz vector has the polynomial that suits it, and what all of them leave of ‖G‖_F² is the certificate.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from clipbench.spectral.certificate import nothing_missed_by_trace
+from clipbench.spectral.gram import orthonormal_rows
+from clipbench.spectral.ritz import Goal, Leading, by_matrix, rayleigh_ritz
+from clipbench.spectral.subspace import STALLED, polished, settled
+
+BLOCK = 6  # rows; up to there a pass over G takes no more than twice the time of one row
+BLOCKS = 8
+SMALL = 160  # shorter sides below it, where operations cost more than passes: first A · one block alone is tried
+SAMPLE = 64  # columns that tell which rows of G are large
+NEAR = 4.0  # ‖G‖_F/τ up to which few rows mostly hold all but τ² of ‖G‖_F²
+HOPELESS = (4.0, 2.0, 1.5, 1.2)  # what is left of ‖G‖_F² after 2, 3, … blocks, over τ², that more will not bring to 1
+STEEP = 1e-2  # what is left of ‖G‖_F² after the first block, from which few rows hold nearly all; after two, most
+REGULAR = 1e-5  # of a trace: far above float32's rounding, far below what matters
+ORTHONORMAL = 1e-5  # ‖P Pᵀ − I‖_F of a basis that may vouch for anything
+
+
+class Krylov:
+    """Orthonormal rows P (k, n) for a wide G (n, m), and P A, block by block."""
+
+    def __init__(self, matrix: Tensor, first: Tensor | None = None) -> None:
+        """One block: `first`, orthonormal rows; or unit rows, whose products are the rows of G, for nothing.
+
+        Of G the largest rows, as far as SAMPLE columns tell.
+        """
+        self.matrix = matrix
+        if first is None:
+            rows = torch.linalg.vector_norm(matrix[:, :SAMPLE], dim=1).topk(min(BLOCK, len(matrix))).indices
+            self.basis = matrix.new_zeros(len(rows), len(matrix)).scatter_(1, rows[:, None], 1.0)
+            self.rights = [matrix[rows]]
+        else:
+            self.basis, self.rights = first, [first @ matrix]
+        self.block = len(self.basis)
+        self.images = self.rights[0] @ matrix.mT
+        self.small = torch.empty(BLOCKS * self.block, BLOCKS * self.block, dtype=torch.float64)
+        self.small[: self.block, : self.block] = self.images @ self.basis.mT
+
+    def explained(self) -> float:
+        """What the span of P G holds of ‖G‖_F², at least: tr((K + δ I)⁻¹ Z Zᵀ), Z = P A, K = P A Pᵀ; of one block.
+
+        δ is above the rounding in K, which may have fewer than `block` values above it.
+        """
+        core = self.images @ self.basis.mT
+        core.diagonal().add_(float(core.diagonal().sum()) * REGULAR)
+        factor = torch.linalg.cholesky_ex(core)
+        if int(factor.info):
+            return 0.0
+        return float(torch.linalg.vector_norm(torch.linalg.solve_triangular(factor.L, self.images, upper=False))) ** 2
+
+    def expand(self) -> None:
+        """One block more: A times the last one, made orthogonal to all."""
+        size, fresh = len(self.basis), self.images[-self.block :]
+        for _ in range(2):  # what rounding has turned back to the others by e is e² after the second time
+            fresh = orthonormal_rows(torch.addmm(fresh, fresh @ self.basis.mT, self.basis, alpha=-1))
+        self.rights.append(fresh @ self.matrix)
+        image = self.rights[-1] @ self.matrix.mT
+        self.basis, self.images = torch.cat([self.basis, fresh]), torch.cat([self.images, image])
+        self.small[size : size + self.block, : size + self.block] = image @ self.basis.mT
+
+    def trace(self) -> float:
+        """The sum of the Ritz values."""
+        return float(self.small.diagonal()[: len(self.basis)].sum())
+
+    def ritz(self, above: float) -> tuple[Leading, Tensor, Tensor]:
+        """The Ritz pairs, A · their vectors, and the rotation (k, k) from the basis to these."""
+        size = len(self.basis)
+        return rayleigh_ritz(self.small[:size, :size], self.basis, self.images, above)
+
+    def right(self, rotation: Tensor) -> Tensor:
+        """rotation · P G, for a few rows of the rotation."""
+        total = self.matrix.new_zeros(len(rotation), self.matrix.shape[1])
+        parts = zip(rotation.split(self.block, dim=1), self.rights, strict=True)
+        return reduce(lambda total, part: total.addmm_(*part), parts, total)
+
+    def orthonormal(self) -> bool:
+        """Whether the basis may vouch for anything."""
+        product = self.basis @ self.basis.mT
+        product.diagonal().sub_(1)
+        return float(torch.linalg.vector_norm(product)) <= ORTHONORMAL
+
+
+def dominant(matrix: Tensor, goal: Goal) -> Leading | None:
+    """The pairs above τ without a Gram matrix, certified by the trace; None where that fails."""
+    space, norm = Krylov(matrix), goal.norm**2
+    if len(matrix) < SMALL:
+        found, _ = by_matrix(matrix, orthonormal_rows(space.images), goal.above)
+        found = found.with_shares(goal.tau, max(norm - sum(found.values), 0.0))
+        if settled(found, goal) and nothing_missed_by_trace(goal.norm, found, goal.above):
+            return found
+    if goal.norm > NEAR * goal.tau and norm - space.explained() > STEEP * norm:
+        return None
+    for blocks in range(2, BLOCKS + 1):
+        space.expand()
+        rest = norm - space.trace()
+        if rest > HOPELESS[min(blocks - 2, len(HOPELESS) - 1)] * goal.above:
+            return None
+        if rest > goal.above or (blocks == 2 and rest > STEEP * norm):
+            continue
+        found, image, rotation = space.ritz(goal.above)
+        found = found.with_shares(goal.tau, max(rest, 0.0))
+        good = settled(found, goal)
+        if good:
+            found = found._replace(right=space.right(rotation[: found.above]))
+        elif found.above and found.error() <= STALLED * found.rounding():
+            found, _, good = polished(matrix, (matrix, matrix.mT), found, image, goal, rest)
+        if good and nothing_missed_by_trace(goal.norm, found, goal.above) and space.orthonormal():
+            return found
+    return None
