@@ -171,9 +171,9 @@ def take_off_(work: Tensor, left: Tensor, right: Tensor, tau: float, again: bool
     # Of (1 + e) u, or of u leaning to another by e, e s would be left: for s = 30 τ more than the tolerance.
     double = left.double()
     if len(left) == 1 and not again:
-        mend = 1.5 - 0.5 * float(torch.linalg.vector_norm(double)) ** 2
-        length = float(torch.linalg.vector_norm(right))
-        work.addcmul_(left.mT, right, value=-mend * (mend - tau / length))  # half the time of a product with one row
+        longer = 1.5 - 0.5 * float(torch.linalg.vector_norm(double)) ** 2
+        factor = longer * (longer - tau / float(torch.linalg.vector_norm(right)))
+        work.addcmul_(left.mT, right, value=-factor)  # half the time of a product with one row
         return
     mend = torch.eye(len(left), dtype=torch.float64, device=left.device).mul_(1.5).addmm_(double, double.mT, alpha=-0.5)
     left, right = (mend @ double).to(left.dtype), mend.to(right.dtype) @ right

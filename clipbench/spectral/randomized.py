@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clipbench.spectral.certificate import ROUNDING
 from clipbench.spectral.exact import clip_one_, take_off_
-from clipbench.spectral.gram import frobenius, orthonormal_rows
+from clipbench.spectral.gram import few_times, frobenius, orthonormal_rows
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome
 from clipbench.spectral.ritz import Goal, Leading, by_matrix, filtered, growth, times
 from clipbench.spectral.shapes import wide
@@ -140,7 +140,7 @@ def _adaptive(matrix: Tensor, goal: Goal, basis: Tensor | None, generator: torch
 
 def _last(matrix: Tensor, rows: Tensor, goal: Goal) -> Found:
     """From Ritz vectors after a filter, without turning them once more."""
-    right = rows @ matrix
+    right = few_times(rows, matrix)
     sigma = torch.linalg.vector_norm(right, dim=1)
     listed = sigma.tolist()
     above = [index for index, each in enumerate(listed) if each > goal.tau]

@@ -66,7 +66,7 @@ Factors = tuple[Tensor, ...]  # of A: (A,), or (G, Gᵀ) where A is never made
 
 def times(rows: Tensor, factors: Factors) -> Tensor:
     """rows · A."""
-    return reduce(torch.matmul, factors, rows)
+    return reduce(few_times, factors, rows)
 
 
 class Leading(NamedTuple):
@@ -153,6 +153,5 @@ def filtered(factors: Factors, basis: Tensor, image: Tensor, cut: float, degree:
     """T_d(A) · basis, T_d the Chebyshev polynomial that stays within 1 on [0, cut]; `image` is A · basis."""
     before, now = basis, image * (2 / cut) - basis
     for _ in range(degree - 1):
-        half = times(now, factors[:-1])
-        before, now = now, torch.addmm(now * 2 + before, half, factors[-1], beta=-1, alpha=4 / cut)
+        before, now = now, times(now, factors).mul_(4 / cut).sub_(now, alpha=2).sub_(before)
     return now
