@@ -18,11 +18,10 @@ from clipbench.spectral.ritz import Goal, Leading, by_matrix, rayleigh_ritz
 from clipbench.spectral.subspace import STALLED, polished, settled
 
 BLOCK = 6  # rows; up to there a pass over G takes no more than twice the time of one row
-BLOCKS = 8
 SMALL = 160  # shorter sides below it, where operations cost more than passes: first A · one block alone is tried
-SAMPLE = 64  # columns that tell which rows of G are large
+SAMPLE = 16  # columns that tell which rows of G are large: a cache line of each
 NEAR = 4.0  # ‖G‖_F/τ up to which few rows mostly hold all but τ² of ‖G‖_F²
-HOPELESS = (4.0, 2.0, 1.5, 1.2)  # what is left of ‖G‖_F² after 2, 3, … blocks, over τ², that more will not bring to 1
+HOPELESS = (2.0, 1.5, 1.2, 1.2, 1.2)  # what is left of ‖G‖_F² at each look, over τ², that no more blocks bring to 1
 STEEP = 1e-2  # what is left of ‖G‖_F² after the first block, from which few rows hold nearly all; after two, most
 REGULAR = 1e-5  # of a trace: far above float32's rounding, far below what matters
 ORTHONORMAL = 1e-5  # ‖P Pᵀ − I‖_F of a basis that may vouch for anything
@@ -31,27 +30,21 @@ ORTHONORMAL = 1e-5  # ‖P Pᵀ − I‖_F of a basis that may vouch for anythin
 class Krylov:
     """Orthonormal rows P (k, n) for a wide G (n, m), and P A, block by block."""
 
-    def __init__(self, matrix: Tensor, first: Tensor | None = None) -> None:
-        """One block: `first`, orthonormal rows; or unit rows, whose products are the rows of G, for nothing.
-
-        Of G the largest rows, as far as SAMPLE columns tell.
-        """
+    def __init__(self, matrix: Tensor) -> None:
+        """One block of unit rows, whose products with G are rows of G: the largest, as far as SAMPLE columns tell."""
+        rows = torch.linalg.vector_norm(matrix[:, :SAMPLE], dim=1).topk(BLOCK).indices
         self.matrix = matrix
-        if first is None:
-            rows = torch.linalg.vector_norm(matrix[:, :SAMPLE], dim=1).topk(min(BLOCK, len(matrix))).indices
-            self.basis = matrix.new_zeros(len(rows), len(matrix)).scatter_(1, rows[:, None], 1.0)
-            self.rights = [matrix[rows]]
-        else:
-            self.basis, self.rights = first, [first @ matrix]
-        self.block = len(self.basis)
+        self.basis = matrix.new_zeros(BLOCK, len(matrix)).scatter_(1, rows[:, None], 1.0)
+        self.rights = [matrix[rows]]
         self.images = self.rights[0] @ matrix.mT
-        self.small = torch.empty(BLOCKS * self.block, BLOCKS * self.block, dtype=torch.float64)
-        self.small[: self.block, : self.block] = self.images @ self.basis.mT
+        most = (len(HOPELESS) + 2) * BLOCK
+        self.small = torch.empty(most, most, dtype=torch.float64)
+        self.small[:BLOCK, :BLOCK] = self.images @ self.basis.mT
 
     def explained(self) -> float:
         """What the span of P G holds of ‖G‖_F², at least: tr((K + δ I)⁻¹ Z Zᵀ), Z = P A, K = P A Pᵀ; of one block.
 
-        δ is above the rounding in K, which may have fewer than `block` values above it.
+        δ is above the rounding in K, which may have fewer than BLOCK values above it.
         """
         core = self.images @ self.basis.mT
         core.diagonal().add_(float(core.diagonal().sum()) * REGULAR)
@@ -62,13 +55,13 @@ class Krylov:
 
     def expand(self) -> None:
         """One block more: A times the last one, made orthogonal to all."""
-        size, fresh = len(self.basis), self.images[-self.block :]
+        size, fresh = len(self.basis), self.images[-BLOCK:]
         for _ in range(2):  # what rounding has turned back to the others by e is e² after the second time
             fresh = orthonormal_rows(torch.addmm(fresh, fresh @ self.basis.mT, self.basis, alpha=-1))
         self.rights.append(fresh @ self.matrix)
         image = self.rights[-1] @ self.matrix.mT
         self.basis, self.images = torch.cat([self.basis, fresh]), torch.cat([self.images, image])
-        self.small[size : size + self.block, : size + self.block] = image @ self.basis.mT
+        self.small[size : size + BLOCK, : size + BLOCK] = image @ self.basis.mT
 
     def trace(self) -> float:
         """The sum of the Ritz values."""
@@ -82,7 +75,7 @@ class Krylov:
     def right(self, rotation: Tensor) -> Tensor:
         """rotation · P G, for a few rows of the rotation."""
         total = self.matrix.new_zeros(len(rotation), self.matrix.shape[1])
-        parts = zip(rotation.split(self.block, dim=1), self.rights, strict=True)
+        parts = zip(rotation.split(BLOCK, dim=1), self.rights, strict=True)
         return reduce(lambda total, part: total.addmm_(*part), parts, total)
 
     def orthonormal(self) -> bool:
@@ -102,14 +95,16 @@ def dominant(matrix: Tensor, goal: Goal) -> Leading | None:
             return found
     if goal.norm > NEAR * goal.tau and norm - space.explained() > STEEP * norm:
         return None
-    for blocks in range(2, BLOCKS + 1):
+    space.expand()
+    if norm - space.trace() > STEEP * norm:
         space.expand()
-        rest = norm - space.trace()
-        if rest > HOPELESS[min(blocks - 2, len(HOPELESS) - 1)] * goal.above:
-            return None
-        if rest > goal.above or (blocks == 2 and rest > STEEP * norm):
-            continue
+    for look, hopeless in enumerate(HOPELESS):
+        if look:
+            space.expand()
         found, image, rotation = space.ritz(goal.above)
+        rest = norm - sum(found.values)
+        if rest > hopeless * goal.above:
+            return None
         found = found.with_shares(goal.tau, max(rest, 0.0))
         good = settled(found, goal)
         if good:

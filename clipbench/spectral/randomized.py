@@ -26,10 +26,8 @@ SAFE = (1e-6, 1e6)  # Frobenius norms whose sixth powers float32 holds
 FLAT = 0.5  # root mean square of the values not searched, over τ, from which a subspace cannot tell who is above τ
 ACCURACY = 8e-4  # asked of the adaptive form's own estimate, relative to ‖C‖_F
 DEGREE = 3  # of a filter: two passes over the matrix each
-LOST = (1e-4, 0.1)  # eps (σ_max/τ)² from which the sketch, which has squares of the values, needs two filters; three
 CAUTION = 4.0  # the smallest value found is taken that much larger for the largest that is not
 FAR = 1e4  # σ_max/τ beyond which float32 does not hold what is at τ to 1e-3
-STEEP = 100.0  # σ_max/τ from which what rounding has left of the part above τ is taken off too
 SPREAD = 1e3  # growth of the top row in a filter, times eps: what rounding then leaves of it in the others is 1e-4
 
 
@@ -123,8 +121,7 @@ def _adaptive(matrix: Tensor, goal: Goal, basis: Tensor | None, generator: torch
             return None
         # The spectral norm of what is not searched is at most its trace: below τ², nothing above τ can be missing.
         rest = goal.norm**2 - sum(found.values) + ROUNDING * eps * goal.norm**2
-        lost = sum(eps * found.values[0] > part * goal.above for part in LOST)
-        seen = rest < goal.above or steps > 1 + lost
+        seen = rest < goal.above or steps > 1
         if seen and _good(found, goal):
             break
         smallest = max(found.values[-1], 1e-3 * min(goal.above, found.values[0]))
@@ -181,8 +178,6 @@ def randomized_one_(
         return LEFT, None
     if found.left.shape[0]:
         take_off_(scaled, found.left, found.right, level)
-        if rank is None and found.sigma_max > STEEP * level:
-            take_off_(scaled, found.left, found.right, level, again=True)
         if scaled.data_ptr() != matrix.data_ptr():
             wide(matrix).copy_(scaled if unit == 1 else scaled.double() * unit)
     return Outcome(found.sigma_max * unit, found.left.shape[0]), found.basis
