@@ -43,7 +43,8 @@ def exact_(matrices: Sequence[Tensor], tau: Tensor, norms: Tensor | None = None)
     tau: (len(matrices),). norms: the Frobenius norms, of the same shape, where the caller has them already.
     """
     known = [None] * len(matrices) if norms is None else norms.tolist()
-    outcomes = [clip_one_(*each) for each in zip(matrices, tau.tolist(), known, strict=True)]
+    with torch.inference_mode():  # hundreds of small operations: 3 to 7 % of the time
+        outcomes = [clip_one_(*each) for each in zip(matrices, tau.tolist(), known, strict=True)]
     return gather(outcomes, tau.device)
 
 

@@ -35,6 +35,13 @@ def few_times(rows: Tensor, matrix: Tensor) -> Tensor:
     return (torch.nn.functional.pad(rows, (0, 0, 0, missing)) @ matrix)[: rows.shape[0]]
 
 
+def few_times_less(rows: Tensor, matrix: Tensor, other: Tensor, scale: float) -> Tensor:
+    """scale · rows @ matrix − other, in one operation: in two it rounds twice as much."""
+    if rows.shape[0] % COLUMNS == 0:
+        return torch.addmm(other.mT, matrix.mT, rows.mT, beta=-1, alpha=scale).mT
+    return torch.addmm(other, rows, matrix, beta=-1, alpha=scale)
+
+
 def frobenius(matrix: Tensor) -> float:
     """‖matrix‖_F; by rows, and long rows in float64, since torch's float32 norm of 2²⁵ entries is off by 9e-3."""
     short = max(matrix.shape) <= LONG

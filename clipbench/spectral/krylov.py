@@ -15,7 +15,7 @@ from torch import Tensor
 from clipbench.spectral.certificate import nothing_missed_by_trace
 from clipbench.spectral.gram import orthonormal_rows
 from clipbench.spectral.ritz import Goal, Leading, by_matrix, rayleigh_ritz
-from clipbench.spectral.subspace import STALLED, polished, settled
+from clipbench.spectral.subspace import nearly, polished, settled
 
 BLOCK = 6  # rows; up to there a pass over G takes no more than twice the time of one row
 SMALL = 160  # shorter sides below it, where operations cost more than passes: first A · one block alone is tried
@@ -109,7 +109,7 @@ def dominant(matrix: Tensor, goal: Goal) -> Leading | None:
         good = settled(found, goal)
         if good:
             found = found._replace(right=space.right(rotation[: found.above]))
-        elif found.above and found.error() <= STALLED * found.rounding():
+        elif nearly(found, goal):
             found, _, good = polished(matrix, (matrix, matrix.mT), found, image, goal, rest)
         if good and nothing_missed_by_trace(goal.norm, found, goal.above) and space.orthonormal():
             return found

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clipbench.spectral.gram import few_times
+from clipbench.spectral.gram import few_times, few_times_less
 
 FIRST_ORDER = 0.1  # the least share of a residual that counts: what is of second order in it stays out of sight
 OVERSHOOT = 2.25  # over the tolerance: what may stay, in units of τ, along values just below τ
@@ -153,5 +153,6 @@ def filtered(factors: Factors, basis: Tensor, image: Tensor, cut: float, degree:
     """T_d(A) · basis, T_d the Chebyshev polynomial that stays within 1 on [0, cut]; `image` is A · basis."""
     before, now = basis, image * (2 / cut) - basis
     for _ in range(degree - 1):
-        before, now = now, times(now, factors).mul_(4 / cut).sub_(now, alpha=2).sub_(before)
+        half = times(now, factors[:-1])
+        before, now = now, few_times_less(half, factors[-1], now * 2 + before, scale=4 / cut)
     return now

@@ -20,6 +20,7 @@ DEGREE = 6
 DOUBT = 1.5  # the estimate of how many values are above τ may be that much too high
 MARGIN = 3.0  # asked of a filter beyond what its predicted gain has to be
 GAP = 0.05  # of θ: rows with closer values are not told apart by a step of first order
+NEGLIGIBLE = 0.1  # of the error wanted
 STALLED = 8.0  # an error of so many times the rounding in A will not fall in A: it is left to the matrix itself
 
 
@@ -66,17 +67,24 @@ def corrected(factors: Factors, found: Leading, image: Tensor) -> Leading:
     return found._replace(residuals=left + found.residuals[count:], basis=torch.cat([better, lower]), right=None)
 
 
+def nearly(found: Leading, goal: Goal) -> bool:
+    """Whether `polished` can do the rest."""
+    return found.above > 0 and found.error() <= STALLED * max(found.rounding(), goal.residual(found))
+
+
 def polished(
     matrix: Tensor, factors: Factors, found: Leading, image: Tensor, goal: Goal, rest: float = math.inf
 ) -> tuple[Leading, Tensor, bool]:
     """`found` as the matrix itself sees it, or a step of first order after that; A · its basis; whether it will do.
 
-    rest: bound on what the basis leaves of A, if there is one.
+    Where rounding in A is of no account the matrix has nothing to add. rest: bound on what the basis leaves of A, if
+    there is one.
     """
-    found, image = checked(matrix, found, image, goal.above)
-    found = found.with_shares(goal.tau, rest)
-    if settled(found, goal):
-        return found, image, True
+    if found.rounding() > NEGLIGIBLE * goal.residual(found):
+        found, image = checked(matrix, found, image, goal.above)
+        found = found.with_shares(goal.tau, rest)
+        if settled(found, goal):
+            return found, image, True
     better = corrected(factors, found, image)
     good = better.error() <= goal.residual(found)
     return better if good else found, image, good
@@ -159,7 +167,7 @@ def leading(matrix: Tensor, gram: Tensor, goal: Goal, limit: int) -> Leading | N
             continue
         if settled(found, goal):
             return found
-        if found.above and found.error() <= STALLED * max(found.rounding(), goal.residual(found)):
+        if nearly(found, goal):
             found, image, good = polished(matrix, (gram,), found, image, goal)
             if good:
                 return found
