@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from clipbench.spectral import clip_singular_values
 from clipbench.spectral.certificate import nothing_missed, nothing_missed_by_trace
 from clipbench.spectral.exact import clip_one_
 from clipbench.spectral.gram import few_times, gram
@@ -112,6 +113,25 @@ def test_a_matrix_that_no_factorisation_takes_is_left_and_counted(monkeypatch: p
     assert (outcome.left, outcome.fell_back, math.isnan(outcome.sigma_max)) == (True, True, True)
     assert torch.equal(matrix, before)
     assert LEFT.left
+
+
+def test_a_matrix_elsewhere_is_clipped_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = with_spectrum(flat(192), 192, 400)
+    here, before = matrix.clone(), matrix.clone()
+    outcome = clip_one_(here, 4.0)
+    monkeypatch.setattr(exact, "HOST", "elsewhere")
+    assert clip_one_(matrix, 4.0) == outcome
+    assert torch.equal(matrix, here)
+    assert clip_one_(before, math.inf).count_above == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["exact", "svd", "randomized", "newton_schulz"])
+def test_every_backend_clips_on_an_accelerator(backend: str) -> None:
+    matrix = with_spectrum(power_law(192), 192, 400).cuda()
+    clipped, sigma_max = clip_singular_values(matrix, 0.3, backend)
+    assert error(clipped.cpu(), reference.clip(matrix.cpu().numpy(), 0.3)) <= 1e-3
+    assert float(sigma_max) == pytest.approx(1.0, rel=1e-2)
 
 
 def test_the_certificate_sees_one_value_that_was_missed() -> None:
