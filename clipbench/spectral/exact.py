@@ -178,7 +178,8 @@ def _clip_found_(work: Tensor, found: Leading, goal: Goal) -> Outcome:
 def take_off_(work: Tensor, left: Tensor, right: Tensor, tau: float, again: bool = False) -> None:
     """G − Σ (s − τ) u vᵀ in place; left: u (k, n), right: s v (k, m).
 
-    again: the same on the result, where uᵀG should be τ v by now and is not, by what the rounding of s v has left.
+    again: the same on the result, where G v should be τ u and uᵀG τ v by now. They are not, by what rounding in u and in
+    s v has left, s times larger than against τ.
     """
     # Of (1 + e) u, or of u leaning to another by e, e s would be left: for s = 30 τ more than the tolerance.
     double = left.double()
@@ -190,7 +191,10 @@ def take_off_(work: Tensor, left: Tensor, right: Tensor, tau: float, again: bool
     mend = torch.eye(len(left), dtype=torch.float64, device=left.device).mul_(1.5).addmm_(double, double.mT, alpha=-0.5)
     left, right = (mend @ double).to(left.dtype), mend.to(right.dtype) @ right
     unit = torch.nn.functional.normalize(right, dim=1)
-    now = few_times(left, work) if again else right
+    now = right
+    if again:
+        work.addmm_(torch.add(work @ unit.mT, left.mT, alpha=-tau), unit, alpha=-1)
+        now = few_times(left, work)
     work.addmm_(left.mT, torch.add(now, unit, alpha=-tau), alpha=-1)
 
 

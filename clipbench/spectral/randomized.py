@@ -28,6 +28,7 @@ ACCURACY = 8e-4  # asked of the adaptive form's own estimate, relative to ‖C�
 DEGREE = 3  # of a filter: two passes over the matrix each
 CAUTION = 4.0  # the smallest value found is taken that much larger for the largest that is not
 FAR = 1e4  # σ_max/τ beyond which float32 does not hold what is at τ to 1e-3
+STEEP = 100.0  # σ_max/τ from which what rounding has left of the part above τ is taken off too
 SPREAD = 1e3  # growth of the top row in a filter, times eps: what rounding then leaves of it in the others is 1e-4
 
 
@@ -178,6 +179,8 @@ def randomized_one_(
         return LEFT, None
     if found.left.shape[0]:
         take_off_(scaled, found.left, found.right, level)
+        if rank is None and found.sigma_max > STEEP * level:
+            take_off_(scaled, found.left, found.right, level, again=True)
         if scaled.data_ptr() != matrix.data_ptr():
             wide(matrix).copy_(scaled if unit == 1 else scaled.double() * unit)
     return Outcome(found.sigma_max * unit, found.left.shape[0]), found.basis

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ import torch
 from clipbench.spectral import randomized_clip
 from tests.reference import spectral as reference
 from tests.spectral.matrices import error, flat, noise, power_law, with_spectrum
+
+randomized = importlib.import_module("clipbench.spectral.randomized")
 
 
 def seeded(seed: int = 3) -> torch.Generator:
@@ -119,3 +123,15 @@ def test_bad_settings_are_named(options: dict[str, int], message: str) -> None:
         randomized_clip(noise(4, 5), 1.0, **options)
     with pytest.raises(ValueError, match="matrix must have two dimensions"):
         randomized_clip(torch.ones(3), 1.0)
+
+
+@pytest.mark.parametrize("others", [[], [2.0], [3.0, 2.0]])
+def test_what_rounding_leaves_of_a_value_far_above_tau_is_taken_off_too(
+    others: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sigma = np.array([9000.0, *others] + [1e-3] * (127 - len(others)))
+    matrix = with_spectrum(sigma, 128, 512)
+    expected = reference.clip(matrix.numpy(), 1.0)
+    assert error(randomized_clip(matrix, 1.0)[0], expected) <= 3e-4
+    monkeypatch.setattr(randomized, "STEEP", np.inf)
+    assert error(randomized_clip(matrix, 1.0)[0], expected) > 9e-4
