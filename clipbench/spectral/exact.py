@@ -33,6 +33,7 @@ FULL_RATIO = 9.0  # up to which a float32 eigendecomposition of the Gram matrix 
 SVD_RATIO = 1e5  # beyond which only an SVD does
 COMPARABLE = 20.0  # times ‖C‖_F: up to there rounding in the product that gives C, some eps ‖G‖_F, leaves its digits
 DOMINANT = 10.0  # σ_max/‖C‖_F from which the rounding of the part taken off, some eps σ_max, is taken off too
+STEEP = 100.0  # s/τ beyond which rounding in u, some eps s, is more than the error of v
 SMALLEST = (96, 160)  # shorter sides below it: a full eigendecomposition costs no more than an iteration; on G, on A
 TOLERANCE = {torch.float32: 8e-6, torch.float64: 1e-11}
 SAFE = (1e-9, 1e9)  # Frobenius norms whose squares and fourth powers float32 holds
@@ -178,8 +179,8 @@ def _clip_found_(work: Tensor, found: Leading, goal: Goal) -> Outcome:
 def take_off_(work: Tensor, left: Tensor, right: Tensor, tau: float, again: bool = False) -> None:
     """G − Σ (s − τ) u vᵀ in place; left: u (k, n), right: s v (k, m).
 
-    again: the same on the result, where G v should be τ u and uᵀG τ v by now. They are not, by what rounding in u and in
-    s v has left, s times larger than against τ.
+    again: the same on the result, where uᵀG should be τ v by now, and G v = τ u. What rounding in s v and in u has left
+    of them grows with s; in u it matters beyond STEEP τ only, below that v is no better.
     """
     # Of (1 + e) u, or of u leaning to another by e, e s would be left: for s = 30 τ more than the tolerance.
     double = left.double()
@@ -193,7 +194,8 @@ def take_off_(work: Tensor, left: Tensor, right: Tensor, tau: float, again: bool
     unit = torch.nn.functional.normalize(right, dim=1)
     now = right
     if again:
-        work.addmm_(torch.add(work @ unit.mT, left.mT, alpha=-tau), unit, alpha=-1)
+        steep = torch.linalg.vector_norm(right, dim=1) > STEEP * tau
+        work.addmm_(torch.add(work @ unit[steep].mT, left[steep].mT, alpha=-tau), unit[steep], alpha=-1)
         now = few_times(left, work)
     work.addmm_(left.mT, torch.add(now, unit, alpha=-tau), alpha=-1)
 

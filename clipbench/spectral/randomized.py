@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clipbench.spectral.certificate import ROUNDING
-from clipbench.spectral.exact import clip_one_, take_off_
+from clipbench.spectral.exact import STEEP, clip_one_, take_off_
 from clipbench.spectral.gram import few_times, frobenius, orthonormal_rows
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome
 from clipbench.spectral.ritz import Goal, Leading, by_matrix, filtered, growth, times
@@ -28,7 +28,6 @@ ACCURACY = 8e-4  # asked of the adaptive form's own estimate, relative to ‖C�
 DEGREE = 3  # of a filter: two passes over the matrix each
 CAUTION = 4.0  # the smallest value found is taken that much larger for the largest that is not
 FAR = 1e4  # σ_max/τ beyond which float32 does not hold what is at τ to 1e-3
-STEEP = 100.0  # σ_max/τ from which what rounding has left of the part above τ is taken off too
 SPREAD = 1e3  # growth of the top row in a filter, times eps: what rounding then leaves of it in the others is 1e-4
 
 
