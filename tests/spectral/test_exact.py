@@ -12,11 +12,11 @@ import torch
 from clipbench.spectral import clip_singular_values
 from clipbench.spectral.certificate import nothing_missed, nothing_missed_by_trace
 from clipbench.spectral.exact import clip_one_
-from clipbench.spectral.gram import few_times, gram
+from clipbench.spectral.gram import few_times, few_times_less, gram
 from clipbench.spectral.krylov import Krylov, dominant
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome
 from clipbench.spectral.ritz import Goal, Leading, by_gram
-from clipbench.spectral.subspace import checked, corrected, leading, settled
+from clipbench.spectral.subspace import checked, corrected, leading, polished, settled
 from tests.reference import spectral as reference
 from tests.spectral.matrices import error, flat, noise, power_law, with_spectrum
 
@@ -120,6 +120,7 @@ def test_a_matrix_elsewhere_is_clipped_on_the_host(monkeypatch: pytest.MonkeyPat
     here, before = matrix.clone(), matrix.clone()
     outcome = clip_one_(here, 4.0)
     monkeypatch.setattr(exact, "HOST", "elsewhere")
+    monkeypatch.setattr(torch.Tensor, "cpu", torch.Tensor.clone)
     assert clip_one_(matrix, 4.0) == outcome
     assert torch.equal(matrix, here)
     assert clip_one_(before, math.inf).count_above == 0
@@ -202,13 +203,65 @@ def test_near_the_norm_a_wrong_iteration_is_caught_by_the_trace(monkeypatch: pyt
 
     monkeypatch.setattr(Krylov, "ritz", blind)
     matrix = with_spectrum(flat(192), 192, 400)
-    expected, kept = reference.clip(matrix.numpy(), 12.0), matrix.clone()
-    assert clip_one_(kept, 12.0).count_above == 1
-    assert error(kept, expected) <= 1e-5
+    expected = reference.clip(matrix.numpy(), 12.0)
+    for looks in (krylov.HOPELESS, (math.inf,)):
+        monkeypatch.setattr(krylov, "HOPELESS", looks)
+        kept = matrix.clone()
+        assert clip_one_(kept, 12.0).count_above == 1
+        assert error(kept, expected) <= 1e-5
     monkeypatch.setattr(krylov, "nothing_missed_by_trace", lambda *_: True)
-    monkeypatch.setattr(krylov, "HOPELESS", (math.inf,))
     clip_one_(matrix, 12.0)
     assert error(matrix, expected) > 0.1
+
+
+def test_for_small_layers_the_first_block_alone_is_certified_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = krylov.by_matrix
+
+    def blind(*arguments: object) -> tuple[Leading, torch.Tensor]:
+        found, image = inner(*arguments)
+        return Leading(found.values[1:], found.residuals[1:], found.basis[1:], found.above - 1), image[1:]
+
+    monkeypatch.setattr(krylov, "by_matrix", blind)
+    matrix = with_spectrum(np.array([5.0, 2.0] + [1e-5] * 126), 128, 300)
+    expected, kept = reference.clip(matrix.numpy(), 1.0), matrix.clone()
+    assert clip_one_(kept, 1.0).count_above == 2
+    assert error(kept, expected) <= 1e-5
+    monkeypatch.setattr(krylov, "nothing_missed_by_trace", lambda *_: True)
+    clip_one_(matrix, 1.0)
+    assert error(matrix, expected) > 0.1
+
+
+def test_a_step_of_first_order_that_does_not_suffice_is_told() -> None:
+    matrix = with_spectrum(power_law(128), 128, 300)
+    product = gram(matrix)
+    goal = Goal(0.3, float(torch.linalg.vector_norm(matrix)), 8e-6)
+    rough = torch.linalg.qr((torch.eye(128)[:12] @ product).mT).Q.mT
+    found, image = by_gram(product, rough, goal.above)
+    assert not polished(matrix, (product,), found, image, goal)[2]
+
+
+def test_where_nothing_is_above_tau_close_values_ask_for_more_of_the_largest() -> None:
+    goal = Goal(2.0, 3.0, 8e-6)
+    alone = Leading([1.0, 0.1], [2e-3, 0.0], torch.eye(2), 0)
+    assert settled(alone, goal)
+    assert not settled(alone._replace(values=[1.0, 0.9]), goal)
+
+
+def test_a_vector_that_is_not_quite_of_length_one_is_mended() -> None:
+    matrix = with_spectrum(np.array([30.0] + [0.1] * 15), 16, 40)
+    left, sigma, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    u = (left[:, :1].mT * (1 + 1e-5)).float()
+    work = matrix.clone()
+    exact.take_off_(work, u, u @ matrix, 1.0)
+    assert error(work, ((left * sigma.clamp_max(1.0)) @ right).numpy()) <= 1e-5
+
+
+@pytest.mark.parametrize("rows", [10, 16])
+def test_the_product_less_another_as_rows_and_as_columns(rows: int) -> None:
+    draws = torch.Generator().manual_seed(0)
+    block, matrix, other = (torch.randn(*shape, generator=draws) for shape in ((rows, 30), (30, 40), (rows, 40)))
+    expected = 0.5 * block.double() @ matrix.double() - other.double()
+    torch.testing.assert_close(few_times_less(block, matrix, other, 0.5).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_basis_that_is_not_orthonormal_vouches_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
