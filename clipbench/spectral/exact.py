@@ -27,7 +27,6 @@ from clipbench.spectral.shapes import wide
 from clipbench.spectral.subspace import leading
 from clipbench.spectral.svd import clip_by_svd
 
-HOST = "cpu"
 SINGLE_RATIO = 36.0  # σ_max/τ up to which float32 holds the part above τ to 1e-5
 FULL_RATIO = 9.0  # up to which a float32 eigendecomposition of the Gram matrix does
 SVD_RATIO = 1e5  # beyond which only an SVD does
@@ -51,25 +50,11 @@ def exact_(matrices: Sequence[Tensor], tau: Tensor, norms: Tensor | None = None)
 
 
 def clip_one_(matrix: Tensor, tau: float, norm: float | None = None) -> Outcome:
-    """Clip one matrix in place; a matrix that is not finite is left. From an accelerator it is copied to the host."""
-    if matrix.device.type == HOST:
-        return _clip_on_host_(matrix, tau, norm)
-    work = matrix.cpu()
-    outcome = _clip_on_host_(work, tau, norm)
-    if outcome.count_above:
-        matrix.copy_(work)
-    return outcome
-
-
-def _clip_on_host_(matrix: Tensor, tau: float, norm: float | None) -> Outcome:
-    norm = frobenius(matrix) if norm is None else norm
-    if not SAFE[0] < norm < SAFE[1]:
-        return _clip_scaled_(matrix, tau)
-    if matrix.dtype in TOLERANCE:
-        return _clip_safe_(matrix, tau, norm)
-    work = matrix.float()
-    outcome = _clip_safe_(work, tau, norm)
-    if outcome.count_above:
+    """Clip one matrix in place, on the host and in float32 or float64; a matrix that is not finite is left."""
+    work = matrix.to("cpu", matrix.dtype if matrix.dtype in TOLERANCE else torch.float32)
+    norm = frobenius(work) if norm is None else norm
+    outcome = _clip_safe_(work, tau, norm) if SAFE[0] < norm < SAFE[1] else _clip_scaled_(work, tau)
+    if work is not matrix and outcome.count_above:
         matrix.copy_(work)
     return outcome
 

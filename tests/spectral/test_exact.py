@@ -115,15 +115,15 @@ def test_a_matrix_that_no_factorisation_takes_is_left_and_counted(monkeypatch: p
     assert LEFT.left
 
 
-def test_a_matrix_elsewhere_is_clipped_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix = with_spectrum(flat(192), 192, 400)
-    here, before = matrix.clone(), matrix.clone()
-    outcome = clip_one_(here, 4.0)
-    monkeypatch.setattr(exact, "HOST", "elsewhere")
-    monkeypatch.setattr(torch.Tensor, "cpu", torch.Tensor.clone)
-    assert clip_one_(matrix, 4.0) == outcome
-    assert torch.equal(matrix, here)
-    assert clip_one_(before, math.inf).count_above == 0
+@pytest.mark.parametrize("tau", [4.0, math.inf])
+def test_what_is_clipped_in_a_copy_is_written_back_where_something_changed(tau: float) -> None:
+    """As from an accelerator, so from a narrower dtype."""
+    matrix = with_spectrum(flat(192), 192, 400).bfloat16()
+    wide, before = matrix.float(), matrix.clone()
+    outcome = clip_one_(matrix, tau)
+    assert clip_one_(wide, tau) == outcome
+    assert torch.equal(matrix, wide.bfloat16())
+    assert torch.equal(matrix, before) == (tau == math.inf)
 
 
 @pytest.mark.gpu
