@@ -91,6 +91,17 @@ def test_a_warm_start_helps() -> None:
     assert error(warm, expected) < error(cold, expected)
 
 
+def test_the_basis_is_an_ordinary_tensor_that_later_calls_do_not_change() -> None:
+    """The kernel runs in inference mode, whose tensors a caller could neither change nor differentiate through."""
+    matrix = with_spectrum(power_law(60), 60, 90)
+    basis = randomized_clip(matrix, 0.3, generator=seeded())[2]
+    assert basis is not None
+    assert not basis.is_inference()
+    before = basis.clone()
+    randomized_clip(matrix, 0.3, basis=basis, generator=seeded())
+    assert torch.equal(basis, before)
+
+
 def test_the_global_generator_is_neither_read_nor_moved() -> None:
     matrix = noise(50, 80)
     torch.manual_seed(0)
