@@ -7,13 +7,11 @@ each Ritz vector has the polynomial that suits it, and what all of them leave of
 
 from __future__ import annotations
 
-from functools import reduce
-
 import torch
 from torch import Tensor
 
 from clipbench.spectral.certificate import nothing_missed_by_trace
-from clipbench.spectral.gram import orthonormal_rows
+from clipbench.spectral.gram import Wide, orthonormal_rows
 from clipbench.spectral.ritz import Goal, Leading, by_matrix, rayleigh_ritz
 from clipbench.spectral.subspace import nearly, polished, settled
 
@@ -33,10 +31,10 @@ class Krylov:
     def __init__(self, matrix: Tensor) -> None:
         """One block of unit rows, whose products with G are rows of G: the largest, as far as SAMPLE columns tell."""
         rows = torch.linalg.vector_norm(matrix[:, :SAMPLE], dim=1).topk(BLOCK).indices
-        self.matrix = matrix
+        self.wide = Wide(matrix, BLOCK)
         self.basis = matrix.new_zeros(BLOCK, len(matrix)).scatter_(1, rows[:, None], 1.0)
-        self.rights = [matrix[rows]]
-        self.images = self.rights[0] @ matrix.mT
+        self.rights = [self.wide.split(matrix[rows])]
+        self.images = self.wide.left(self.rights[0])
         most = (len(HOPELESS) + 2) * BLOCK
         self.small = torch.empty(most, most, dtype=torch.float64)
         self.small[:BLOCK, :BLOCK] = self.images @ self.basis.mT
@@ -58,8 +56,8 @@ class Krylov:
         size, fresh = len(self.basis), self.images[-BLOCK:]
         for _ in range(2):  # what rounding has turned back to the others by e is e² after the second time
             fresh = orthonormal_rows(torch.addmm(fresh, fresh @ self.basis.mT, self.basis, alpha=-1))
-        self.rights.append(fresh @ self.matrix)
-        image = self.rights[-1] @ self.matrix.mT
+        self.rights.append(self.wide.right(fresh))
+        image = self.wide.left(self.rights[-1])
         self.basis, self.images = torch.cat([self.basis, fresh]), torch.cat([self.images, image])
         self.small[size : size + BLOCK, : size + BLOCK] = image @ self.basis.mT
 
@@ -74,9 +72,7 @@ class Krylov:
 
     def right(self, rotation: Tensor) -> Tensor:
         """rotation · P G, for a few rows of the rotation."""
-        total = self.matrix.new_zeros(len(rotation), self.matrix.shape[1])
-        parts = zip(rotation.split(BLOCK, dim=1), self.rights, strict=True)
-        return reduce(lambda total, part: total.addmm_(*part), parts, total)
+        return self.wide.whole(self.wide.turned(rotation, torch.cat(self.rights, dim=-2)))
 
     def orthonormal(self) -> bool:
         """Whether the basis may vouch for anything."""

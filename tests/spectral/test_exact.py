@@ -12,7 +12,7 @@ import torch
 from clipbench.spectral import clip_singular_values
 from clipbench.spectral.certificate import nothing_missed, nothing_missed_by_trace
 from clipbench.spectral.exact import clip_one_
-from clipbench.spectral.gram import few_times, few_times_less, gram
+from clipbench.spectral.gram import few_times, gram
 from clipbench.spectral.krylov import Krylov, dominant
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome
 from clipbench.spectral.ritz import Goal, Leading, by_gram
@@ -254,14 +254,6 @@ def test_a_vector_that_is_not_quite_of_length_one_is_mended() -> None:
     work = matrix.clone()
     exact.take_off_(work, u, u @ matrix, 1.0)
     assert error(work, ((left * sigma.clamp_max(1.0)) @ right).numpy()) <= 1e-5
-
-
-@pytest.mark.parametrize("rows", [10, 16])
-def test_the_product_less_another_as_rows_and_as_columns(rows: int) -> None:
-    draws = torch.Generator().manual_seed(0)
-    block, matrix, other = (torch.randn(*shape, generator=draws) for shape in ((rows, 30), (30, 40), (rows, 40)))
-    expected = 0.5 * block.double() @ matrix.double() - other.double()
-    torch.testing.assert_close(few_times_less(block, matrix, other, 0.5).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_basis_that_is_not_orthonormal_vouches_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
