@@ -7,7 +7,7 @@ In order, the first that can show its answer right; small layers begin with 3 (`
 2. few values above τ: block iteration on the Gram matrix, in float32 up to σ_max/τ = 36, in float64 above, the result
    certified (`certificate.py`); as in 1, only the part above τ is computed and taken off;
 3. many: eigendecomposition of the Gram matrix, in float32 up to σ_max/τ = 9, in float64 above;
-4. σ_max/τ > 1e5, where eps (σ_max/τ)² of float64 passes 1e-6, or a factorisation that fails: SVD in float64.
+4. σ_max/τ > 3e4, where n eps (σ_max/τ)² of float64 passes 1e-5, or a factorisation that fails: SVD in float64.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from clipbench.spectral.svd import clip_by_svd
 
 SINGLE_RATIO = 36.0  # σ_max/τ up to which float32 holds the part above τ to 1e-5
 FULL_RATIO = 9.0  # up to which a float32 eigendecomposition of the Gram matrix does
-SVD_RATIO = 1e5  # beyond which only an SVD does
+SVD_RATIO = 3e4  # beyond which only an SVD does
 COMPARABLE = 20.0  # times ‖C‖_F: up to there rounding in the product that gives C, some eps ‖G‖_F, leaves its digits
 DOMINANT = 10.0  # σ_max/‖C‖_F from which the rounding of the part taken off, some eps σ_max, is taken off too
 STEEP = 100.0  # s/τ beyond which rounding in u, some eps s, is more than the error of v
 SMALLEST = (96, 160)  # shorter sides below it: a full eigendecomposition costs no more than an iteration; on G, on A
 TOLERANCE = {torch.float32: 8e-6, torch.float64: 1e-11}
-SAFE = (1e-9, 1e9)  # Frobenius norms whose squares and fourth powers float32 holds
+SAFE = (1e-5, 1e9)  # Frobenius norms whose fourth powers float32 holds, and the squares of residuals beside them
 
 
 def exact_(matrices: Sequence[Tensor], tau: Tensor, norms: Tensor | None = None) -> SpectralReport:
@@ -60,17 +60,18 @@ def clip_one_(matrix: Tensor, tau: float, norm: float | None = None) -> Outcome:
 
 
 def _clip_scaled_(matrix: Tensor, tau: float) -> Outcome:
-    """`clip_one_` where the norm's powers leave float32: denormal, huge, zero or not finite."""
+    """`clip_one_` where the norm's powers leave float32: denormal, huge, zero or not finite. Scaled by powers of 2."""
     norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
     if not math.isfinite(norm):
         return LEFT
     if norm == 0:
         return Outcome(0.0)
-    scaled = (matrix.double() / norm).to(torch.promote_types(matrix.dtype, torch.float32))
-    outcome = _clip_safe_(scaled, tau / norm, 1.0)
+    half = 2.0 ** -round(math.log2(norm) / 2)  # twice by the root: 1/norm itself may be beyond float32
+    scaled = matrix * half * half
+    outcome = _clip_safe_(scaled, tau * half * half, norm * half * half)
     if outcome.count_above:
-        matrix.copy_(scaled.double() * norm)
-    return outcome._replace(sigma_max=outcome.sigma_max * norm)
+        torch.div(scaled / half, half, out=matrix)
+    return outcome._replace(sigma_max=outcome.sigma_max / half / half)
 
 
 def _clip_safe_(matrix: Tensor, tau: float, norm: float) -> Outcome:

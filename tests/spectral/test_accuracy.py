@@ -77,6 +77,26 @@ def test_exact_with_a_twentieth_of_the_values_above(spectrum: object) -> None:
     assert reference.sigma_max(clipped.numpy()) <= tau * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("scale", [3e-9, 1e-8, 1e-6])
+def test_exact_of_small_gradients(scale: float) -> None:
+    """Residuals are some 1e-8 ‖G‖_F²: float32 has no squares of those where ‖G‖_F is 1e-8."""
+    matrix = with_spectrum(scale * power_law(256) ** 2, 256, 512)
+    clipped, sigma_max = clip_singular_values(matrix, scale / 30, "exact")
+    assert error(clipped, reference.clip(matrix.numpy(), scale / 30)) <= 1e-5
+    assert float(sigma_max) == pytest.approx(scale, rel=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [1e4, 2.9e4, 9e4])
+def test_exact_leaves_nothing_above_tau_where_the_largest_value_is_far_above(ratio: float) -> None:
+    """All values but one hardly above τ, where rounding in the Gram matrix, eps σ_max², is largest."""
+    sigma = np.full(256, 1.001 / ratio)
+    sigma[0] = 1.0
+    matrix = with_spectrum(sigma, 256, 512)
+    clipped, _ = clip_singular_values(matrix, 1 / ratio, "exact")
+    assert error(clipped, reference.clip(matrix.numpy(), 1 / ratio)) <= 1e-5
+    assert reference.sigma_max(clipped.numpy()) <= (1 + 1e-5) / ratio
+
+
 @pytest.mark.parametrize("spectrum", [flat, power_law])
 def test_randomized_to_a_thousandth_with_ten_values_above(spectrum: object) -> None:
     matrix = with_spectrum(spectrum(192), 192, 500)  # type: ignore[operator]
