@@ -1,4 +1,4 @@
-"""The Gram matrix of the shorter side, the Frobenius norm, and the deterministic start of an iteration."""
+"""What the kernels share: the Gram matrix of the shorter side, products with a few rows, norms, and a start."""
 
 from __future__ import annotations
 
