@@ -1,13 +1,14 @@
 """Exact spectral clipping on the host: arXiv 2605.11838, C_τ(G) = U diag(min(s, τ)) Vᵀ, without an SVD.
 
 For float32 input: relative error (Frobenius norm, against a float64 SVD) ≤ 1e-5, and no value left above τ (1 + 1e-5).
+σ_max to 1e-5 as well; where nothing is above τ and many values are within 1e-4 of the largest, one of those.
 In order, the first that can show its answer right; small layers begin with 3 (`SMALLEST`):
 1. ‖G‖_F ≤ 4 τ, as adaptive thresholds have it, or few rows hold nearly all of ‖G‖_F: block Lanczos iteration on G
    itself (`krylov.py`), certified by what is left of ‖G‖_F;
 2. few values above τ: block iteration on the Gram matrix, in float32 up to σ_max/τ = 36, in float64 above, the result
    certified (`certificate.py`); as in 1, only the part above τ is computed and taken off;
 3. many: eigendecomposition of the Gram matrix, in float32 up to σ_max/τ = 9, in float64 above;
-4. σ_max/τ > 3e4, where n eps (σ_max/τ)² of float64 passes 1e-5, or a factorisation that fails: SVD in float64.
+4. σ_max/τ > 3e4, where ten eps (σ_max/τ)² of float64 pass 2e-6, or a factorisation that fails: SVD in float64.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from clipbench.spectral.certificate import nothing_missed
-from clipbench.spectral.gram import LONG, few_times, frobenius, gram, start
+from clipbench.spectral.gram import LONG, few_times, frobenius, gram, root_of_scale, start
 from clipbench.spectral.krylov import dominant
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome, SpectralReport, gather
 from clipbench.spectral.ritz import Goal, Leading
@@ -66,12 +67,12 @@ def _clip_scaled_(matrix: Tensor, tau: float) -> Outcome:
         return LEFT
     if norm == 0:
         return Outcome(0.0)
-    half = 2.0 ** -round(math.log2(norm) / 2)  # twice by the root: 1/norm itself may be beyond float32
-    scaled = matrix * half * half
-    outcome = _clip_safe_(scaled, tau * half * half, norm * half * half)
+    root = root_of_scale(norm)
+    scaled = matrix * root * root
+    outcome = _clip_safe_(scaled, tau * root * root, norm * root * root)
     if outcome.count_above:
-        torch.div(scaled / half, half, out=matrix)
-    return outcome._replace(sigma_max=outcome.sigma_max / half / half)
+        matrix.copy_(scaled / root / root)
+    return outcome._replace(sigma_max=outcome.sigma_max / root / root)
 
 
 def _clip_safe_(matrix: Tensor, tau: float, norm: float) -> Outcome:

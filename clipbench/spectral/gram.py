@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -63,14 +64,17 @@ class Wide:
 
 
 def few_times(rows: Tensor, matrix: Tensor) -> Tensor:
-    """rows @ matrix for few rows, to the rounding of a matrix product; `matrix` is wide, or the transpose of one."""
+    """rows @ matrix for few rows, to the rounding of a matrix product; `matrix` is wide, or the transpose of one.
+
+    Of a square one the layout tells. Products as columns gain from parts only where the matrix lies by rows.
+    """
     count = rows.shape[0]
     if count < FEWEST:
         return few_times(torch.nn.functional.pad(rows, (0, 0, 0, FEWEST - count)), matrix)[:count]
     columns = count % COLUMNS == 0
     if (matrix.shape[1], matrix.stride(0)) > (matrix.shape[0], matrix.stride(1)):
         wide = Wide(matrix, count)
-        if wide.cut and not (columns and matrix.stride(1) > 1):
+        if wide.cut and (not columns or matrix.stride(1) == 1):
             return wide.whole(wide.right(rows))
     elif not columns:
         wide = Wide(matrix.mT, count)
@@ -91,6 +95,11 @@ def frobenius(matrix: Tensor) -> float:
     short = max(matrix.shape) <= LONG
     wide = torch.promote_types(matrix.dtype, torch.float32) if short else torch.float64
     return float(torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=1, dtype=wide)))
+
+
+def root_of_scale(norm: float) -> float:
+    """A power of two, exact to multiply by, whose square takes `norm` to [1/2, 2]; 1/norm may be beyond float32."""
+    return 2.0 ** -round(math.log2(norm) / 2)
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clipbench.spectral.certificate import ROUNDING
 from clipbench.spectral.exact import STEEP, clip_one_, take_off_
-from clipbench.spectral.gram import few_times, frobenius, orthonormal_rows
+from clipbench.spectral.gram import few_times, frobenius, orthonormal_rows, root_of_scale
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome
 from clipbench.spectral.ritz import Goal, Leading, by_matrix, filtered, growth, times
 from clipbench.spectral.shapes import wide
@@ -163,12 +163,12 @@ def randomized_one_(
         return LEFT, None
     if norm == 0:
         return Outcome(0.0), None
-    unit = 1.0 if SAFE[0] < norm < SAFE[1] else norm
-    scaled = work if unit == 1 else (work.double() / unit).to(work.dtype)
-    level = tau / unit
+    root = 1.0 if SAFE[0] < norm < SAFE[1] else root_of_scale(norm)
+    scaled = work if root == 1 else work * root * root
+    level, norm = tau * root * root, norm * root * root
     try:
         if rank is None:
-            goal = Goal(min(level, norm / unit * (1 + 1e-3)), norm / unit, ACCURACY)
+            goal = Goal(min(level, norm * (1 + 1e-3)), norm, ACCURACY)
             found = _adaptive(scaled, goal, basis, generator)
             if found is None:
                 return clip_one_(matrix, tau), None
@@ -182,8 +182,8 @@ def randomized_one_(
         if rank is None and found.sigma_max > STEEP * level:
             take_off_(scaled, found.left, found.right, level, again=True)
         if scaled.data_ptr() != matrix.data_ptr():
-            wide(matrix).copy_(scaled if unit == 1 else scaled.double() * unit)
-    return Outcome(found.sigma_max * unit, found.left.shape[0]), found.basis
+            wide(matrix).copy_(scaled / root / root)
+    return Outcome(found.sigma_max / root / root, found.left.shape[0]), found.basis
 
 
 def check_setting(rank: int | None, oversample: int, iterations: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from clipbench.spectral.gram import Wide, few_times, few_times_less
+from clipbench.spectral.gram import Wide, few_times, few_times_less, root_of_scale
 
 SHAPES = [(192, 1600), (64, 363), (768, 2732), (512, 512), (250, 1001), (768, 12)]
 
@@ -62,3 +64,11 @@ def test_the_product_less_another_as_rows_and_as_columns(rows: int) -> None:
     block, matrix, other = (torch.randn(*shape, generator=draws) for shape in ((rows, 30), (30, 40), (rows, 40)))
     expected = 0.5 * product(block, matrix) - other.double()
     close(few_times_less(block, matrix, other, 0.5), expected)
+
+
+@pytest.mark.parametrize("norm", [1e-45, 3e-20, 0.7, 1.0, 5.0, 1e18, 4e38, 1e41])
+def test_the_scale_is_a_power_of_two_that_float32_holds(norm: float) -> None:
+    root = root_of_scale(norm)
+    assert math.frexp(root)[0] == 0.5
+    assert 1e-38 < root < 1e38
+    assert 0.5 <= norm * root * root <= 2.0
