@@ -9,17 +9,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from clipbench.command import command, condense
-from clipbench.compose import CONFIG_PATH, resolve
+from clipbench.cli.command import command, condense
+from clipbench.cli.compose import CONFIG_PATH, resolve
 from clipbench.errors import JobError
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="config")
 def job(config: DictConfig) -> str:
     """One run; prints status, final metrics and, on the last line, the folder of the record."""
-    from clipbench.execute import execute
-    from clipbench.records import RunLocked
-    from clipbench.sweep import describe
+    from clipbench.runs.execute import execute
+    from clipbench.runs.record import RunLocked
+    from clipbench.runs.sweep import describe
 
     many = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
@@ -44,8 +44,8 @@ def main() -> None:
     try:
         job()
     finally:
-        if "clipbench.sweep" in sys.modules:
-            sys.modules["clipbench.sweep"].close()
+        if "clipbench.runs.sweep" in sys.modules:
+            sys.modules["clipbench.runs.sweep"].close()
 
 
 if __name__ == "__main__":

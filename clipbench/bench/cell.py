@@ -16,7 +16,7 @@ from torch import Tensor
 from clipbench.bench.guard import forget_peak, resident
 from clipbench.bench.peers import ENGINES, optimizer_step, quiet
 from clipbench.bench.problems import Problem, problem
-from clipbench.timing import interleave
+from clipbench.timing.interleaved import interleave
 
 SAMPLES = 8  # of the batch on which gradients are compared
 CALL = 0.25  # seconds a timed call should last at least: as many steps, as in training one after the other

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from clipbench.records import RecordError, atomic_text
+from clipbench.runs.record import RecordError, atomic_text
 from clipbench.tuning.plan import Plan
 from clipbench.tuning.study import Choice
 

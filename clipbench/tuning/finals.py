@@ -6,8 +6,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from clipbench.errors import ConfigError
-from clipbench.execute import Outcome, Say, execute
-from clipbench.records import RecordError
+from clipbench.runs.execute import Outcome, Say, execute
+from clipbench.runs.record import RecordError
 from clipbench.tuning.plan import Plan
 from clipbench.tuning.slots import Slots
 from clipbench.tuning.study import Choice, open_study

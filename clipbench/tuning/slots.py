@@ -21,7 +21,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from clipbench.records import alone, hold
+from clipbench.runs.record import alone, hold
 from clipbench.tuning import pulse
 
 CONTEST_SECONDS = 2.0  # after signing a dead worker's trial: if somebody else signs it too, the later one has it

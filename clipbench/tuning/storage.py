@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from clipbench.errors import ConfigError
-from clipbench.records import RecordError, alone, set_aside
+from clipbench.runs.record import RecordError, alone, set_aside
 
 BUSY_SECONDS = 60  # SQLite's wait for another worker's write
 PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")

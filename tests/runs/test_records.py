@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from clipbench import provenance
-from clipbench.compose import compose
-from clipbench.execute import Outcome, execute
-from clipbench.records import Record, RecordError, RunLocked, atomic_write, run_id
+from clipbench.cli.compose import compose
+from clipbench.runs import provenance
+from clipbench.runs.execute import Outcome, execute
+from clipbench.runs.record import Record, RecordError, RunLocked, atomic_write, run_id
 from tests.runs.helpers import TINY, values
 
 
@@ -83,7 +83,7 @@ def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path: Path) -> None
 def test_one_process_per_run(tmp_path: Path) -> None:
     record = Record(tmp_path / "run")
     with record.locked():
-        code = "import sys; from pathlib import Path; from clipbench.records import Record, RunLocked\n"
+        code = "import sys; from pathlib import Path; from clipbench.runs.record import Record, RunLocked\n"
         code += "try:\n with Record(Path(sys.argv[1])).locked(): print('got it')\nexcept RunLocked: print('locked')"
         command = [sys.executable, "-c", code, str(record.folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -99,7 +99,7 @@ def test_a_full_disk_leaves_the_earlier_record(tmp_path: Path) -> None:
     atomic_write(target, lambda path: path.write_text("earlier") and None)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     code = (
-        "import resource, signal, sys; from pathlib import Path; from clipbench.records import *\n"
+        "import resource, signal, sys; from pathlib import Path; from clipbench.runs.record import *\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "folder = Path(sys.argv[1])\n"
@@ -134,7 +134,7 @@ def test_a_stale_run_is_rerun_or_kept(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_failed_run_is_recorded_and_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipbench.trainer import Trainer
+    from clipbench.training.trainer import Trainer
 
     with monkeypatch.context() as broken:
         broken.setattr(Trainer, "step", lambda self, step: 1 / 0)
