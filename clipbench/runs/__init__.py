@@ -1,1 +1,1 @@
-"""A run from config to record (`execute`), many of them (`sweep`), the `record`, where a result comes from (`provenance`)."""
+"""A run from config to record (`execute`), many of them (`sweep`), the `record`, and `provenance`."""

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from wandb.proto import wandb_internal_pb2
 
+from clipbench.tracking import tracker as tracking
 from clipbench.tracking.tracker import NoTracker, WandbTracker
-from clipbench.tracking.tracker import tracker as tracking
 from clipbench.tracking.wandb_process import entries
 from tests.analysis.synthetic import write_calibration
 
