@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from clipbench.runs.identity import counted
 from clipbench.runs.record import FINISHED, Record, State
 from clipbench.runs.recorder import Outcome, Say
 from clipbench.runs.request import Request
@@ -26,6 +25,5 @@ def find(request: Request, say: Say = print) -> Outcome | None:
     if state.info.get("fingerprint") != request.fingerprint:
         say(f"made by other code and kept (stale=keep): {request.folder}")
     if state.status in FINISHED:
-        record.heal(counted(request.config, "record"))
-        record.clean()
+        record.tidy(request.recorded)
     return Outcome(state.status, request.folder, state.info, True)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from clipbench.errors import RecordError
 from clipbench.runs import provenance
-from clipbench.runs.identity import counted
 from clipbench.runs.job import Report
 from clipbench.runs.record import Record, State
 from clipbench.runs.request import Request
@@ -36,7 +35,7 @@ class Recorder:
 
     def __init__(self, request: Request, record: Record, earlier: State, say: Say = print) -> None:
         self.request, self.record, self.earlier, self.say = request, record, earlier, say
-        self.config = counted(request.config, "record")
+        self.config = request.recorded
         self.info: dict[str, Any] = {}
         self.started = now()
         self.attempt = int(earlier.info.get("attempt") or 0) + 1
