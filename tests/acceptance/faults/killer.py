@@ -2,8 +2,8 @@
 
 `python -m tests.acceptance.faults.killer LOG KILLS SEED LONGEST WORKERS run|tune ARGUMENTS…`: WORKERS processes with
 the same command line; each kill hits one of them, which is started anew. They are forked from a process that has
-imported everything and computed nothing, so that a kill lands inside the work, not inside the start of Python. Prints one
-JSON line.
+imported everything and computed nothing, so that a kill lands inside the work, not inside the start of Python. Prints
+one JSON line.
 """
 
 from __future__ import annotations
