@@ -28,6 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from clipbench.runs.equal import representative
+
 METRIC_COLUMNS = ["step", "epoch", "samples", "train_seconds", "split", "metric", "value"]
 REQUIRED = ("run_id", "experiment", "method", "seed", "role", "status")
 DROPPED = frozenset({"host", "user", "hostname", "username", "paths", "root", "logger", "hydra"})
@@ -204,7 +206,7 @@ def _array(values: list[Any]) -> pa.Array:
 
 def fingerprint_warning(experiment: str, runs: Sequence[Run]) -> list[str]:
     """A line where the runs of an experiment come from several versions of the code."""
-    counts = Counter(str(run.info.get("fingerprint")) for run in runs)
+    counts = Counter(representative(str(run.info.get("fingerprint"))) for run in runs)
     if len(counts) < 2:
         return []
     parts = ", ".join(f"{count} by {name[:12]}" for name, count in counts.most_common())

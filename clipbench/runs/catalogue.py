@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clipbench.runs.equal import same
 from clipbench.runs.record import FINISHED, Record, State
 from clipbench.runs.recorder import Outcome, Say
 from clipbench.runs.request import Request
@@ -13,7 +14,7 @@ def settled(state: State, request: Request) -> bool:
         return request.options.retry == "never"
     if state.status not in FINISHED:
         return False
-    return request.options.stale == "keep" or state.info.get("fingerprint") == request.fingerprint
+    return request.options.stale == "keep" or same(state.info.get("fingerprint"), request.fingerprint)
 
 
 def find(request: Request, say: Say = print) -> Outcome | None:
@@ -22,7 +23,7 @@ def find(request: Request, say: Say = print) -> Outcome | None:
     state = record.state()
     if not settled(state, request):
         return None
-    if state.info.get("fingerprint") != request.fingerprint:
+    if not same(state.info.get("fingerprint"), request.fingerprint):
         say(f"made by other code and kept (stale=keep): {request.folder}")
     if state.status in FINISHED:
         record.tidy(request.recorded)

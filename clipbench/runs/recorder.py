@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from clipbench.errors import RecordError
 from clipbench.runs import checkpoint, provenance
+from clipbench.runs.equal import same
 from clipbench.runs.job import Report
 from clipbench.runs.record import Record, State
 from clipbench.runs.request import Request
@@ -52,7 +53,7 @@ class Recorder:
         self._wall_before, self.started = content["wall"], content["started"]
         self.attempt = content["attempt"]
         self.fingerprint, self.continued_by = content["fingerprint"], list(content["continued_by"])
-        if self.request.fingerprint not in (self.fingerprint, *self.continued_by):
+        if not any(same(self.request.fingerprint, one) for one in (self.fingerprint, *self.continued_by)):
             self.continued_by.append(self.request.fingerprint)
         self.say(f"resuming at step {job.done} of {job.steps}")
 
@@ -60,7 +61,7 @@ class Recorder:
         if self.earlier.status == "absent":
             return False
         made_by, this = self.earlier.info.get("fingerprint"), self.request.fingerprint
-        if made_by != this and self.request.options.stale == "rerun":
+        if not same(made_by, this) and self.request.options.stale == "rerun":
             self.say(f"stale: the record's code is {made_by}, this is {this}; running it anew (stale=rerun)")
             return False
         return self.earlier.status in ("running", "failed")
