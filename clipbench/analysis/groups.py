@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from clipbench.analysis.load import Experiment
+from clipbench.runs.archive import stem
 from clipbench.runs.identity import counted, effective
 
 BASELINE = "sgd"
@@ -86,7 +87,7 @@ def panels(experiment: Experiment, dataset: str | None = None, model: str | None
             continue
         chosen = runs[(runs["dataset"] == data) & (runs["model"] == net)]
         one = len(pairs) == 1 and experiment.name != "single"
-        base = experiment.name.replace("/", "__")
+        base = stem(experiment.name)
         slug = base if one else f"{base}__{data}__{net}"
         title = experiment.name if one else f"{experiment.name}: {net} on {data}"
         shown = variants(chosen)
