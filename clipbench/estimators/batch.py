@@ -22,7 +22,7 @@ class Batch:
         """Add ĝ to `.grad`; `losses` yields (n_m,) per micro-batch, `total` = Σ n_m samples."""
         loss: Tensor | None = None
         for part in losses:
-            mean = part.sum() / total
+            mean = part.mean() if len(part) == total else part.sum() / total
             mean.backward()
             loss = mean.detach() if loss is None else loss + mean.detach()
         if loss is None:
