@@ -59,7 +59,8 @@ def clip_singular_values(matrix: Tensor, tau: float | Tensor, backend: Backend =
 
     Returns (C_τ(G), σ_max): the shape and dtype of matrix, and (...) in float32, before clipping.
     matrix: (..., n, m), of a floating dtype, any rank, zero and huge entries too; never changed. tau: > 0 or ∞, a
-    float or a tensor that broadcasts to the leading dimensions (...). A matrix that is not finite comes back as it is
+    float or a tensor that broadcasts to the leading dimensions (...), which is not read: of its entries 0 and less clip
+    to zero, and NaN gives NaN. Every backend keeps its bound whatever the size of the entries and of σ_max/τ. A matrix that is not finite comes back as it is
     with σ_max = NaN. Not differentiable.
     backend: `svd` (float64 SVD, the reference), `exact` (relative error ≤ 1e-5, waits for the device), `randomized`
     (cold and adaptive; `randomized_clip` takes a rank, a basis and a generator), `newton_schulz` (products alone), or
@@ -77,7 +78,6 @@ def clip_singular_values(matrix: Tensor, tau: float | Tensor, backend: Backend =
     if matrix.numel() == 0:
         return matrix.detach().clone(), torch.zeros(batch, device=matrix.device)
     result = matrix.clone(memory_format=torch.contiguous_format).reshape(-1, *matrix.shape[-2:])
-    levels = torch.as_tensor(tau, dtype=torch.float64 if matrix.dtype == torch.float64 else torch.float32)
-    levels = levels.to(matrix.device).expand(batch).reshape(-1)
+    levels = torch.as_tensor(tau, dtype=torch.float64, device=matrix.device).expand(batch).reshape(-1)
     report = clip_matrices_(list(result.unbind()), levels, backend)
-    return result.reshape(matrix.shape), report.sigma_max.reshape(batch)
+    return result.reshape(matrix.shape), report.sigma_max.float().reshape(batch)
