@@ -23,6 +23,7 @@ class Group(NamedTuple):
     places: list[int]
     rows: Tensor
     vectors: bool  # one side is 1: the norm is the only singular value
+    flat: bool  # one dimension or none: not a matrix at all
 
 
 class Plan(NamedTuple):
@@ -91,8 +92,8 @@ class LayerClip(Clipper):
         """Clip matrices of one shape in place; tau and lengths, their Frobenius norms, are (len(matrices),)."""
         raise TypeError(f"{type(self).__name__} must define clip_matrices")
 
-    def vector_factor(self, norm: Tensor, tau: Tensor) -> Tensor:
-        """What a vector of this norm is multiplied with, float64 (vectors,); 1 where it is left."""
+    def vector_factor(self, norm: Tensor, tau: Tensor, flat: bool) -> Tensor:
+        """What a vector of this norm is multiplied with, float64 (vectors,); 1 where it is left. flat: no matrix."""
         return clip_factor(norm, tau)
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
@@ -129,14 +130,15 @@ class LayerClip(Clipper):
         members: dict[tuple[Any, ...], list[int]] = {}
         for place, index in enumerate(selected):
             shape = matrix_shape(tuple(grads[index].shape))
-            group = ("vectors",) if min(shape) == 1 else (shape, grads[index].dtype)
+            vectors = min(shape) == 1
+            group = (vectors, vectors and grads[index].ndim < 2, *(() if vectors else (shape, grads[index].dtype)))
             members.setdefault(group, []).append(place)
         device = grads[0].device if grads else torch.device("cpu")
 
         def tensor(places: list[int]) -> Tensor:
             return torch.tensor(places, dtype=torch.int64, device=device)
 
-        groups = [Group(places, tensor(places), group == ("vectors",)) for group, places in members.items()]
+        groups = [Group(places, tensor(places), *group[:2]) for group, places in members.items()]
         listed = [place for group in groups for place in group.places]
         order = sorted(range(len(listed)), key=listed.__getitem__)
         return Plan(selected, tensor(selected), [names[index] for index in selected], groups, tensor(order))
@@ -148,7 +150,7 @@ class LayerClip(Clipper):
             members = [grads[place] for place in group.places]
             level, length = tau.index_select(0, group.rows), lengths.index_select(0, group.rows)
             if group.vectors:
-                reports.append(self._clip_vectors(members, length, level))
+                reports.append(self._clip_vectors(members, length, level, group.flat))
                 continue
             # reshape copies where the strides allow no view (channels_last convolutions): then write back.
             whole = [gathered(grad) for grad in members]
@@ -165,8 +167,8 @@ class LayerClip(Clipper):
         columns = [torch.cat(column).index_select(0, plan.order) for column in zip(*reports, strict=True)]
         return SpectralReport(*columns)
 
-    def _clip_vectors(self, grads: list[Tensor], norm: Tensor, tau: Tensor) -> SpectralReport:
-        scale_([own(grad) for grad in grads], self.vector_factor(norm, tau))
+    def _clip_vectors(self, grads: list[Tensor], norm: Tensor, tau: Tensor, flat: bool) -> SpectralReport:
+        scale_([own(grad) for grad in grads], self.vector_factor(norm, tau, flat))
         finite = torch.isfinite(norm)
         sigma = torch.where(finite, norm, float("nan"))
         return SpectralReport(sigma, (finite & ~(norm <= tau)).to(torch.int64), ~finite, torch.zeros_like(finite))

@@ -11,7 +11,7 @@ ONE_STEP = 1e-30  # factors down to which float32 has all digits of them
 
 
 def readable(tensor: Tensor) -> bool:
-    """Whether reading a value waits for nothing: an ordinary tensor on the CPU, not one of a subclass (fake, DTensor)."""
+    """Whether reading a value waits for nothing: an ordinary tensor on the CPU, not a subclass's (fake, DTensor)."""
     return tensor.device.type == "cpu" and type(tensor) is Tensor
 
 
@@ -63,7 +63,7 @@ def _shorten(grad: Tensor, wide: torch.dtype) -> Tensor:
 
 
 def total(lengths: Tensor) -> Tensor:
-    """Norm of all gradients together from the norms of each, 0-dim; relative to the largest, whose square may overflow."""
+    """Norm of all gradients together from the norms of each, 0-dim; relative to the largest, lest a square overflow."""
     if not len(lengths):
         return lengths.new_zeros(())
     largest = lengths.amax()

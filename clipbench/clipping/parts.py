@@ -1,4 +1,4 @@
-"""What of each gradient lies on this process, as real dense tensors: of plain, sparse, complex and sharded gradients."""
+"""What of each gradient lies on this process, as real dense tensors: of plain, sparse, complex and sharded ones."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ def pairs(parameters: NamedParameters, named: bool = False) -> Iterator[tuple[st
         if not isinstance(item, Tensor):
             yield item
         elif named:
-            raise ValueError(
-                "named_parameters must be pairs of name and parameter, as model.named_parameters() gives, got a parameter"
-            )
+            raise ValueError("named_parameters must be named, as model.named_parameters() gives them, got a parameter")
         else:
             yield f"parameter {place}", item
 

@@ -1,9 +1,9 @@
 """Thresholds: constant, or adapted to what was measured in the past (arXiv 2605.11838).
 
 A threshold is asked for τ before the step's value is recorded, and told it afterwards; so it uses past steps only,
-unless it is asked to include the current one. Before its first value an adaptive threshold is infinite, which clips nothing: the same as the
-paper's first-step rules (EMA: τ = σ_max; quantile: no clipping). A value that is not finite is not recorded: one
-overflow does not poison the average for ever. State is kept per name, on the device of the values.
+unless it is asked to include the current one. Before its first value an adaptive threshold is infinite, which clips
+nothing: the same as the paper's first-step rules (EMA: τ = σ_max; quantile: no clipping). A value that is not finite is
+not recorded: one overflow does not poison the average for ever. State is kept per name, on the device of the values.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The top singular pair of G = leftᵀ right, which is never formed, and a bound on all others, from two Gram matrices.
 
-M = K_A K_B, (r, r), over ‖G‖_F²: its eigenvalues are σ² / ‖G‖_F². For a pair with K_B w = y and wᵀy = 1, M' = M − K_A y yᵀ
-is that of G less its part along v, and σ₂² ≤ tr(M'ᵖ)^{1/p} for every p: p = 1 is ‖G‖_F² − σ₁², 4 does for flat spectra.
+M = K_A K_B, (r, r), over ‖G‖_F²: its eigenvalues are σ² / ‖G‖_F². For a pair with K_B w = y and wᵀy = 1,
+M' = M − K_A y yᵀ is that of G less its part along v, and σ₂² ≤ tr(M'ᵖ)^{1/p} for every p: p = 1 is ‖G‖_F² − σ₁², and
+4 does for flat spectra.
 """
 
 from __future__ import annotations
