@@ -19,7 +19,7 @@ class SoftSpectralClip(LayerClip):
     see LayerClip.
 
     >>> layer = torch.nn.Linear(2, 2, bias=False)
-    >>> layer.weight.grad = torch.diag(torch.tensor([1.0, 100.0]))
+    >>> layer.weight.grad = torch.diag(torch.tensor([1.0, 1e6]))
     >>> stats = SoftSpectralClip(1.0)(layer.named_parameters())
     >>> [round(float(value), 4) for value in layer.weight.grad.diagonal()]
     [0.7071, 1.0]
