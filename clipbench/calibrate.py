@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clipbench.arguments import overrides
-from clipbench.command import command
-from clipbench.compose import CONFIG_PATH
+from clipbench.cli.arguments import overrides
+from clipbench.cli.command import command
+from clipbench.cli.compose import CONFIG_PATH
 from clipbench.errors import ConfigError
 
 BASELINE = "sgd"
@@ -39,8 +39,8 @@ example:
 
 def configs(words: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, bool]]:
     """Method → resolved config, and whether tuned settings are in it. Raises ConfigError for bad input."""
-    from clipbench.compose import compose_node, resolve
-    from clipbench.schema import check
+    from clipbench.cli.compose import compose_node, resolve
+    from clipbench.config.schema import check
     from clipbench.tuning.plan import swept_methods
 
     if any(word.partition("=")[0] == "method" for word in words):
@@ -70,16 +70,20 @@ def main(arguments: Sequence[str]) -> None:
         found, tuned = configs(words)
     results = Path(found[BASELINE]["paths"]["results"])
 
-    from clipbench.calibration import alone, footprint, markdown, measure, rows, store
-    from clipbench.records import atomic_text
+    from clipbench.runs.files import atomic_text
+    from clipbench.runs.fingerprint import fingerprint
+    from clipbench.timing.footprint import footprint
+    from clipbench.timing.session import measure
+    from clipbench.timing.table import markdown, rows, store, undisturbed
 
     def warn(line: str) -> None:
         print(f"warning: {line}", file=sys.stderr, flush=True)
 
-    with alone(results):
+    with undisturbed(results):
         session = measure(found, BASELINE)
         footprints = {method: footprint(config) for method, config in found.items()}
-        frame = rows(session, footprints, tuned)
+        codes = {method: fingerprint(config) for method, config in found.items()}
+        frame = rows(session, footprints, tuned, codes)
     text = markdown(frame, BASELINE)
     print(text, end="", flush=True)
     for line in [*session.notes, *disturbed(frame)]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from clipbench.command import command
+from clipbench.cli.command import command
 
 BENCHMARKS = {
     "per_sample": "per-sample clipping engines: step time and memory as ratios to plain SGD, gradient error",
