@@ -51,7 +51,7 @@ class DataOptions(_Strict):
     """Where the data lie and how they are split."""
 
     root: str
-    split_seed: Annotated[int, Field(ge=0)]
+    split_seed: Annotated[int, Field(ge=0)] | None
     verify: bool
     download: bool
 
@@ -61,6 +61,13 @@ class PathOptions(_Strict):
 
     results: Annotated[str, Field(min_length=1)]
     tuned: str | None
+
+
+class SkipOptions(_Strict):
+    """Name patterns of the parameters that clippers leave alone: those by layer, and those by the whole norm."""
+
+    layers: list[str]
+    whole: list[str]
 
 
 class SpaceOptions(_Strict):
@@ -124,10 +131,16 @@ class Options(_Strict):
     trial: Annotated[int, Field(ge=0)] | None
     stale: Literal["rerun", "keep"]
     retry: Literal["failed", "never"]
+    skip: SkipOptions
     data: DataOptions
     paths: PathOptions
     tuning: TuningOptions
     calibration: CalibrationOptions
+
+    @property
+    def data_seed(self) -> int:
+        """What the data are drawn and split from: `data.split_seed`, or the run's seed where that is null."""
+        return self.seed if self.data.split_seed is None else self.data.split_seed
 
 
 def check(config: Mapping[str, Any]) -> Options:

@@ -1,7 +1,7 @@
 """Synthetic regression or classification with heavy-tailed noise on inputs, labels or gradients.
 
-Inputs are N(0, I), targets come from a fixed teacher. All of it is drawn from the split seed, on the CPU, so
-every run and every device sees the same data. Only the training samples are noisy: with infinite variance the
+Inputs are N(0, I), targets come from a teacher. All of it is drawn from one seed, on the CPU: data.split_seed, so
+that every run and every device sees the same data, or the run's own where that is null. Only the training samples are noisy: with infinite variance the
 mean loss over noisy validation samples would not converge to anything.
 """
 
@@ -97,9 +97,18 @@ class HeavyTailed:
             "test": slice(ends[1], ends[2]),
         }
         splits = {name: Vectors(inputs[part].clone(), targets[part].clone()).to(device) for name, part in rows.items()}
-        self.provenance = {"generated": True, "split_seed": split_seed}
+        trivial = self._trivial(splits["train"].targets, splits["validation"].targets)
+        self.provenance = {"generated": True, "split_seed": split_seed, "trivial": trivial}
         fresh = self.noise != "none" and self.noise_on == "gradients"
         return VectorData(splits, functools.partial(self._draw, self.spec.outputs) if fresh else None)
+
+    def _trivial(self, train: Tensor, held_out: Tensor) -> dict[str, float]:
+        """Validation metrics of the best constant: the most frequent class at its frequencies, or the mean target."""
+        if self.problem == "classification":
+            shares = torch.bincount(train, minlength=self.spec.outputs).double() / len(train)
+            loss = -shares.clamp_min(1 / (2 * len(train))).log()[held_out].mean()
+            return {"accuracy": float((held_out == shares.argmax()).double().mean()), "loss": float(loss)}
+        return {"loss": float((held_out.double() - held_out.double().mean(0)).square().mean())}
 
     def _teach(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Clean outputs, (n, outputs)."""
