@@ -30,7 +30,8 @@ TRAINING = frozenset({
 EMPTY = ("noise", "study", "logger")  # groups that may be none
 PATTERNS = {
     "device": "must be auto, cpu, cuda or cuda:N",
-    "tuning.metric": "must be a metric of the validation split, as validation_loss",
+    "tuning.metric": "must be a metric of the validation split, as validation_loss, or train_loss",
+    "tuned": "must be auto or none",
 }
 Count = Annotated[int, Field(ge=1)]
 
@@ -94,7 +95,7 @@ class TuningOptions(_Strict):
 
     trials: Count
     methods: list[str] | None
-    metric: Annotated[str, Field(pattern=r"^validation_\w+$")]
+    metric: Annotated[str, Field(pattern=r"^(validation_\w+|train_loss)$")]
     protocol: Literal["ours", "paper"]
     sampler: Literal["sobol", "tpe"]
     pruner: Literal["none", "median"]
@@ -103,6 +104,7 @@ class TuningOptions(_Strict):
     storage: str | None
     ours: SpaceOptions
     paper: PaperOptions | None
+    like: dict[str, str]
 
 
 class CalibrationOptions(_Strict):
@@ -136,6 +138,7 @@ class Options(_Strict):
     together: Count
     role: Literal["single", "tune", "final"]
     trial: Annotated[int, Field(ge=0)] | None
+    tuned: Annotated[str, Field(pattern=r"^(auto|none|trial \d+ of .*)$")]
     stale: Literal["rerun", "keep"]
     retry: Literal["failed", "never"]
     skip: SkipOptions
