@@ -1,8 +1,8 @@
 """Synthetic regression or classification with heavy-tailed noise on inputs, labels or gradients.
 
 Inputs are N(0, I), targets come from a teacher. All of it is drawn from one seed, on the CPU: data.split_seed, so
-that every run and every device sees the same data, or the run's own where that is null. Only the training samples are noisy: with infinite variance the
-mean loss over noisy validation samples would not converge to anything.
+that every run and every device sees the same data, or the run's own seed where that is null. Only the training
+samples are noisy: with infinite variance the mean loss over noisy validation samples would not converge to anything.
 """
 
 from __future__ import annotations

@@ -118,15 +118,15 @@ def _values(config: Mapping[str, Any], path: str) -> tuple[Tensor, int]:
     setup = build(config, schema.check(config))
     trainer, steps = Trainer(setup), min(setup.steps, max(STEPS[0], min(STEPS[1], setup.steps // 20)))
     setup.model.train()
-    for step in range(steps):
-        if not math.isfinite(float(trainer.step(step)["loss"])):
-            break
+    done = 0
+    while done < steps and math.isfinite(float(trainer.step(done)["loss"])):
+        done += 1
     told = [recorder.values for part in (setup.estimator, setup.clipper) for recorder in _recorders(part)]
     values = torch.cat([value.flatten().cpu() for values in told for value in values] or [torch.zeros(0)])
     values = values[values.isfinite() & (values > 0)]
     if not len(values):
         raise ConfigError(f"{path} cannot be measured: its rule tells its threshold no values; give a range")
-    return values, steps
+    return values, done
 
 
 def _recorders(part: object, depth: int = 3) -> Iterator[Recorder | SampleRecorder]:

@@ -128,7 +128,9 @@ def _leaves(node: Any, path: str, where: str) -> Iterator[Range | Fixed | Measur
                 raise ConfigError(f"{where}: {key} cannot be tuned (only what lies below {', '.join(TUNED)})")
             yield from _leaves(value, f"{path}.{key}".lstrip("."), where)
     elif _is_range(node):
-        yield _measured(node, path, f"{where}: {path}") if "measured" in node else _range(node, path, f"{where}: {path}")
+        yield (
+            _measured(node, path, f"{where}: {path}") if "measured" in node else _range(node, path, f"{where}: {path}")
+        )
     else:
         yield Fixed(path, node)
 
