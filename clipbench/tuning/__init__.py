@@ -10,6 +10,6 @@ from clipbench.tuning.study import Choice, Study
 from clipbench.tuning.worker import Result, Worker, summary
 
 __all__ = [
-    "Choice", "Finals", "Fixed", "Measured", "Plan", "Range", "Result", "Slots", "Space", "Study", "Worker", "open_storage",
-    "plan", "point", "space", "summary",
+    "Choice", "Finals", "Fixed", "Measured", "Plan", "Range", "Result", "Slots", "Space", "Study", "Worker",
+    "open_storage", "plan", "point", "space", "summary",
 ]  # fmt: skip

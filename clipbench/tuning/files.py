@@ -67,7 +67,7 @@ def render(plan: Plan, method: str, choice: Choice) -> str:
         "mark": mark(plan, choice), "is_baseline": is_baseline(method, choice),
         "settings": nested(settings), "base": base(config, list(settings)),
     }  # fmt: skip
-    return "\n".join(lines) + "\n\n" + yaml.safe_dump(content, sort_keys=False)
+    return "\n".join(lines) + "\n\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def write_plan(plan: Plan, measured: Mapping[str, Measurement]) -> Path:
@@ -96,7 +96,9 @@ def write_plan(plan: Plan, measured: Mapping[str, Measurement]) -> Path:
     }  # fmt: skip
     text = "# The plan of clipbench.tune; positions are the trials' places in the first range of every method.\n"
     return _write(
-        plan.folder / plan.experiment / "plan.yaml", text + yaml.safe_dump(content, sort_keys=False), "paths.results"
+        plan.folder / plan.experiment / "plan.yaml",
+        text + yaml.safe_dump(content, sort_keys=False, allow_unicode=True),
+        "paths.results",
     )
 
 
