@@ -88,9 +88,11 @@ class Dataset(Protocol):
 
     spec: Spec
     task: Task
+
     # Filled by load: which files, their checksums, whether these were verified; under "trivial", the metrics of the
     # best constant prediction, as far as they are known.
-    provenance: dict[str, Any]
+    @property
+    def provenance(self) -> dict[str, Any]: ...
 
     def load(
         self, device: torch.device, root: Path, split_seed: int, verify: bool = True, download: bool = True

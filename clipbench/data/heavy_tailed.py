@@ -75,7 +75,7 @@ class HeavyTailed:
         _check_problem(problem, teacher, features, outputs, label_smoothing)
         self.spec = Spec("vector", (features,), outputs, "heavy_tailed")
         self.task = Classification(label_smoothing) if problem == "classification" else Regression()
-        self.provenance: dict[str, Any] = {}
+        self._loaded: tuple[int, Tensor, Tensor] | None = None
         self.problem, self.teacher, self.noise_on = problem, teacher, noise_on
         self.noise, self.index, self.scale = noise, index, scale
         self.samples, self.validation, self.test, self.subset = samples, validation, test, subset
@@ -97,10 +97,17 @@ class HeavyTailed:
             "test": slice(ends[1], ends[2]),
         }
         splits = {name: Vectors(inputs[part].clone(), targets[part].clone()).to(device) for name, part in rows.items()}
-        trivial = self._trivial(splits["train"].targets, splits["validation"].targets)
-        self.provenance = {"generated": True, "split_seed": split_seed, "trivial": trivial}
+        self._loaded = (split_seed, splits["train"].targets, splits["validation"].targets)
         fresh = self.noise != "none" and self.noise_on == "gradients"
         return VectorData(splits, functools.partial(self._draw, self.spec.outputs) if fresh else None)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the data were made; empty before `load`. Reads values, which `load` does not."""
+        if self._loaded is None:
+            return {}
+        split_seed, train, held_out = self._loaded
+        return {"generated": True, "split_seed": split_seed, "trivial": self._trivial(train, held_out)}
 
     def _trivial(self, train: Tensor, held_out: Tensor) -> dict[str, float]:
         """Validation metrics of the best constant: the most frequent class at its frequencies, or the mean target."""

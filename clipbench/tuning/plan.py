@@ -139,11 +139,11 @@ def plan(overrides: Sequence[str]) -> Plan:
         own = compose([*overrides, f"method={method}", "tuned=none", "role=tune", f"seed={tuning.seed}"])
         schema.check(own)
         bases[method] = own
+        if method not in wanted and tuning.protocol == "paper":
+            continue  # the baseline has no part in the others' trials there
+        spaces[method] = space(own, tuning.protocol)
         if method in wanted:
             trials[method] = tuning.trials if explicit else _trials(own, method)
-        elif tuning.protocol == "paper":
-            continue
-        spaces[method] = space(own, tuning.protocol)
         for override in parsed:
             if override.key_or_group in spaces[method].paths():
                 raise ConfigError(f"{override.key_or_group} is tuned for {method}, got a value for it too")
