@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, gradients, norms
-from clipbench.clipping.selection import SKIP, SKIP_TYPES, check_patterns, matches, parameters_of
+from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, clip_factor, parts, scale_, total
+from clipbench.clipping.selection import SKIP, SKIP_TYPES, check_patterns, skipped
 from clipbench.clipping.thresholds import Threshold, as_threshold
 
 
@@ -21,11 +21,11 @@ class PerTensorNorm(Clipper):
     is not finite is left as it is, not counted as clipped and not shown to the threshold. skip: name patterns of
     parameters left alone, as for SpectralClip.
 
-        >>> layer = torch.nn.Linear(2, 1)
-        >>> layer(torch.tensor([[3.0, 4.0]])).sum().backward()
-        >>> stats = PerTensorNorm(0.5)(layer.named_parameters())
-        >>> layer.weight.grad.norm(), layer.bias.grad, stats.clipped_fraction
-        (tensor(0.5000), tensor([0.5000]), tensor(1.))
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> layer(torch.tensor([[3.0, 4.0]])).sum().backward()
+    >>> stats = PerTensorNorm(0.5)(layer.named_parameters())
+    >>> layer.weight.grad.norm(), layer.bias.grad, float(stats.clipped_fraction)
+    (tensor(0.5000), tensor([0.5000]), 1.0)
     """
 
     def __init__(self, threshold: float | Threshold, skip: Sequence[str] = SKIP) -> None:
@@ -41,22 +41,18 @@ class PerTensorNorm(Clipper):
         skip_types: Sequence[str] = SKIP_TYPES,
     ) -> PerTensorNorm:
         """The same for `model`; also skips the parameters of modules of these classes, by name."""
-        return cls(threshold, (*check_patterns(skip), *parameters_of(model, skip_types)))
+        return cls(threshold, skipped(model, skip, skip_types))
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
-        names, grads = gradients(named_parameters)
-        norm = torch.linalg.vector_norm(norms(grads))
-        chosen = [place for place, name in enumerate(names) if not matches(name, self.skip)]
-        names, grads = [names[place] for place in chosen], [grads[place] for place in chosen]
-        if not grads:
+        every = parts(named_parameters, named=True)
+        norm, found = total(every.norms()), every.without(self.skip)
+        if not found.names:
             return ClipStats(norm, torch.zeros_like(norm))
-        lengths = norms(grads)
-        tau = self.threshold.current(names, norm.device).to(lengths.dtype)
-        clipped = torch.isfinite(lengths) & (lengths > tau)
-        factors = torch.where(clipped, tau / lengths, 1.0)
-        torch._foreach_mul_(grads, list(factors.unbind()))
-        self.threshold.update(names, lengths)
-        return ClipStats(norm, clipped.to(norm.dtype).mean())
+        lengths = found.norms()
+        tau = self.threshold.at(found.names, lengths)
+        scale_(found.local, clip_factor(lengths, tau))
+        self.threshold.record(found.names, lengths, tau)
+        return ClipStats(norm, (torch.isfinite(lengths) & ~(lengths <= tau)).to(norm.dtype).mean())
 
     def state_dict(self) -> dict[str, Any]:
         return {"threshold": self.threshold.state_dict()}

@@ -16,8 +16,7 @@ from clipbench.cli.compose import CONFIG_PATH, IN_CHECKOUT, compose, compose_nod
 from clipbench.config import schema
 from clipbench.config.tuned import folders
 from clipbench.errors import ConfigError
-from clipbench.runs.fingerprint import fingerprint
-from clipbench.runs.identity import run_id
+from clipbench.runs.request import request
 from clipbench.tuning.space import Space, space
 
 BASELINE = "sgd"  # the method that clips nothing, under whatever optimizer
@@ -76,12 +75,9 @@ class Plan:
 
     def key(self, method: str) -> str:
         """Tells studies apart whose trials are not the same: by base config, space, sampler, selection and code."""
-        from clipbench.training.setup import pick_device
-
-        tuning, config = self.options.tuning, self.bases[method]
+        tuning, wanted = self.options.tuning, request(self.bases[method])
         ways = [tuning.metric, tuning.sampler, tuning.pruner, tuning.seed, tuning.protocol]
-        identity = run_id(schema.used(schema.canonical(config)), pick_device(config["device"]).type)
-        text = json.dumps([identity, self.spaces[method], self.spaces[BASELINE], ways, fingerprint(config)])
+        text = json.dumps([wanted.run_id, self.spaces[method], self.spaces[BASELINE], ways, wanted.fingerprint])
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def with_measured(self, ranges: Mapping[str, Mapping[str, tuple[float, float]]]) -> Plan:
