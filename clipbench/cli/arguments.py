@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from clipbench.errors import ConfigError
+
+HOME = re.compile(r"^([\w.+]+=)(~[\w.-]*(?:/.*)?)$")
 
 
 def overrides(arguments: Sequence[str], node: str, words: Collection[str]) -> list[str]:
@@ -15,7 +18,7 @@ def overrides(arguments: Sequence[str], node: str, words: Collection[str]) -> li
     as for clipbench.run. Raises ConfigError for what is neither.
     """
     found = []
-    left = list(arguments)
+    left = at_home(arguments)
     while left:
         word = left.pop(0)
         flag, _, folder = word.partition("=")
@@ -39,6 +42,11 @@ def _search(folder: str, flag: str) -> str:
     if not folder or not path.is_dir():
         raise ConfigError(f"{flag} must be followed by a folder that is there, got {folder or 'nothing'}")
     return f"hydra.searchpath=[file://{path}]"
+
+
+def at_home(words: Sequence[str]) -> list[str]:
+    """The words, with `key=~/folder` as the folder in the user's home: a shell leaves that alone, Hydra refuses it."""
+    return [HOME.sub(lambda found: found[1] + str(Path(found[2]).expanduser()), word) for word in words]
 
 
 def words_of_list(value: str) -> str:
