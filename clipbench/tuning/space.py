@@ -63,7 +63,7 @@ class Space(NamedTuple):
 
     def paths(self) -> set[str]:
         """The options that a trial sets."""
-        return {leaf.path for leaf in (*self.ranges, *self.fixed, *self.measured)}
+        return {r.path for r in self.ranges} | {f.path for f in self.fixed} | {m.path for m in self.measured}
 
     def with_measured(self, found: Mapping[str, tuple[float, float]]) -> Space:
         """The space with the ranges (path → low, high) that the reference run has found, after the others."""
