@@ -34,8 +34,12 @@ def folders(config: Mapping[str, Any], conf: Path, checkout: bool) -> list[Path]
 
 
 def base(config: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """What a tuning of the options `settings` holds fixed, flattened; not the seed, nor what changes no result."""
-    kept = counted(effective(schema.used(schema.canonical(config)), "cuda"), "variant")
+    """What a tuning of the options `settings` holds fixed, flattened; not the seed, nor what changes no result.
+
+    Raises ConfigError for a config that cannot run.
+    """
+    plain = schema.canonical(schema.used(config), schema.check(config))
+    kept = counted(effective(plain, "cuda"), "variant")
     return {path: value for path, value in flatten(kept).items() if path not in settings}
 
 
