@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from clipbench.clipping.lengths import norms
+from clipbench.clipping.selection import matches
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]] | Iterable[nn.Parameter]
 CLASS = "torch.distributed.tensor"  # imported only where somebody else has done so: it takes half a second
@@ -37,6 +38,11 @@ class Parts(NamedTuple):
     names: list[str]
     whole: list[Tensor]
     local: list[Tensor]
+
+    def without(self, skip: Sequence[str]) -> Parts:
+        """The parts whose names no pattern of `skip` matches."""
+        keep = [place for place, name in enumerate(self.names) if not matches(name, skip)] if skip else None
+        return self if keep is None else Parts(*([column[place] for place in keep] for column in self))
 
     def norms(self) -> Tensor:
         """Norm of each WHOLE gradient, float64 (len(names),): of a sharded one over all processes."""

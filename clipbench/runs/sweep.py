@@ -130,7 +130,7 @@ def _compose(overrides: Sequence[str], groups: set[str], bases: dict[tuple[str, 
         if OmegaConf.select(config, override.key_or_group, default=config) is config:
             raise ConfigError(f"{override.key_or_group} is not an option")
         OmegaConf.update(config, override.key_or_group, override.value())
-    return resolve(config, config.hydra.runtime.choices)
+    return resolve(config, config.hydra.runtime.choices, overrides)
 
 
 def _estimate(left: Sequence[Request], known: Sequence[Request], states: Sequence[State]) -> str:
