@@ -51,7 +51,7 @@ def trainer_steps(setup: Setup, count: int) -> Callable[[], None]:
 
     def run() -> None:
         trainer.clock.start()
-        trainer.clock.stop(trainer._stretch(lambda: False))
+        trainer.clock.stop(trainer._stretch())
         trainer.rows += trainer._due_rows()
 
     return run

@@ -21,7 +21,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from clipbench.errors import ConfigError
 
-GROUPS = ("model", "dataset", "method", "optimizer", "schedule", "noise", "logger")
+GROUPS = ("model", "dataset", "method", "optimizer", "schedule", "noise", "logger", "study")
+# Of no meaning for a study without a network: these are left out of its record and its identity.
+TRAINING = (
+    "steps", "epochs", "batch_size", "accumulation", "eval_every", "eval_batch_size", "checkpoint_every", "log_every",
+    "log_layers", "precision", "compile",
+)  # fmt: skip
 PATTERNS = {
     "device": "must be auto, cpu, cuda or cuda:N",
     "tuning.metric": "must be a metric of the validation split, as validation_loss",
@@ -147,6 +152,22 @@ def check(config: Mapping[str, Any]) -> Options:
     return options
 
 
+def used(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without what cannot matter to its run: no part of its record or its identity.
+
+    A training run has no study. A study whose signature does not ask for a `setup` has no network: of the groups only
+    its own and the logger's, and none of the options of training.
+    """
+    target = config.get("study", {}).get("_target_")
+    if target is None:
+        unused = {"study"}
+    elif accepts(target, "setup"):
+        unused = set()
+    else:
+        unused = {*GROUPS, *TRAINING} - {"study", "logger"}
+    return {key: value for key, value in config.items() if key not in unused}
+
+
 def _check_shape(node: Any, group: str) -> None:
     """A group is a node with a `_target_`; a method holds two of them; noise and logger may be none."""
     if not isinstance(node, Mapping):
@@ -156,7 +177,7 @@ def _check_shape(node: Any, group: str) -> None:
             _check_shape(node.get(key), f"{group}.{key}")
         for key in set(node) - {"name", "estimator", "clipper", "tuning"}:
             raise ConfigError(f"method.{key} is not an option (allowed: name, estimator, clipper)")
-    elif "_target_" not in node and not (group in ("noise", "logger") and set(node) <= {"name"}):
+    elif "_target_" not in node and not (group in ("noise", "logger", "study") and set(node) <= {"name"}):
         raise ConfigError(f"{group} must have a _target_, got {dict(node)}")
 
 

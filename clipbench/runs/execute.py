@@ -19,6 +19,7 @@ from clipbench.config import schema
 from clipbench.errors import Interrupted, Stopped
 from clipbench.runs import provenance
 from clipbench.runs.record import Record, RecordError, Row, State, recorded, run_id
+from clipbench.runs.work import Work, build_work
 
 Say = Callable[[str], None]
 Watch = Callable[[list[Row]], bool]
@@ -37,7 +38,7 @@ def locate(config: Mapping[str, Any], options: schema.Options) -> Path:
     """The folder of the config's record; the same config, device type and experiment give the same folder."""
     from clipbench.training.setup import pick_device
 
-    identity = run_id(config, pick_device(options.device).type)
+    identity = run_id(schema.used(config), pick_device(options.device).type)
     return Path(options.paths.results) / "runs" / options.experiment / identity
 
 
@@ -58,6 +59,7 @@ def execute(config: Mapping[str, Any], say: Say = print, watch: Watch | None = N
     RecordError where the record cannot be written, Interrupted after SIGINT or SIGTERM, Stopped after `watch`.
     """
     options = schema.check(config)
+    config = schema.used(config)
     folder = locate(config, options)
     record = Record(folder, say)
     code = provenance.fingerprint(provenance.foreign_targets(config))
@@ -65,14 +67,12 @@ def execute(config: Mapping[str, Any], say: Say = print, watch: Watch | None = N
     if settled(state, options, code):
         return _found(state, folder, code, say)
 
-    from clipbench.training.setup import build
-
-    setup = build(config, options)
+    work = build_work(config, options)
     with record.locked():
         state = record.state()  # another process may have finished it while this one loaded its data
         if settled(state, options, code):
             return _found(state, folder, code, say)
-        return _Execution(config, setup, record, say, watch).go(_usable(state, options, code, say))
+        return _Execution(config, options, work, record, say, watch).go(_usable(state, options, code, say))
 
 
 def _found(state: State, folder: Path, code: str, say: Say) -> Outcome:
@@ -96,30 +96,41 @@ def _usable(state: State, options: schema.Options, code: str, say: Say) -> bool:
 class _Execution:
     """The part of a run that holds the record's lock."""
 
-    def __init__(self, config: Mapping[str, Any], setup: Any, record: Record, say: Say, watch: Watch | None) -> None:
-        from clipbench.training.trainer import Trainer
-
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        options: schema.Options,
+        work: Work,
+        record: Record,
+        say: Say,
+        watch: Watch | None,
+    ) -> None:
         self.config = recorded(config)
-        self.setup, self.record, self.say, self.watch = setup, record, say, watch
-        self.trainer = Trainer(setup)
+        self.options, self.work = options, work
+        self.record, self.say, self.watch = record, say, watch
         self.started = time.monotonic()
         self.wall_before = 0.0
         self.code = provenance.fingerprint(provenance.foreign_targets(config))
         self.signal_number: int | None = None
-        self.stop = False
         self.info = self._first_info()
         self.tracker = self._tracker()
 
     def go(self, resume: bool) -> Outcome:
-        """Train and leave a finished record; a failed one (with its error) where an exception ends the run."""
+        """Do the work and leave a finished record; a failed one (with its error) where an exception ends the run."""
         try:
             self._restore(resume)
             self.record.write_config(self.config)
             self.record.write_info(self.info)
             self.tracker.start(self.info, self.config)
             with self._signals(), self._progress() as advance:
-                self.trainer.run(lambda rows: self._boundary(rows, advance), self._save, self._interrupted)
-            if self._interrupted() and self.trainer.status == "running":
+                for rows in self.work.run():
+                    advance()
+                    self.tracker.log(rows)
+                    if self.watch is not None and self.watch(rows):
+                        self.work.stopping = True
+                    if self.work.save_due:
+                        self._save()
+            if self.work.stopping and self.work.status == "running":
                 self._save()
                 raise Stopped if self.signal_number is None else Interrupted(self.signal_number)
             return self._finish()
@@ -135,24 +146,24 @@ class _Execution:
         if checkpoint is None:
             self.record.drop_checkpoint()
             return
-        self.trainer.load_state_dict(checkpoint["trainer"])
+        self.work.load_state_dict(checkpoint["work"])
         self.wall_before = checkpoint["wall"]
         self.info["started"] = checkpoint["started"]
-        self.say(f"resuming at step {self.trainer.done} of {self.setup.steps}")
+        self.say(f"resuming at step {self.work.done} of {self.work.steps}")
 
     def _save(self) -> None:
         wall = self.wall_before + time.monotonic() - self.started
-        content = {"trainer": self.trainer.state_dict(), "wall": wall, "started": self.info["started"]}
+        content = {"work": self.work.state_dict(), "wall": wall, "started": self.info["started"]}
         self.record.write_checkpoint(content)
-        self.record.write_metrics(self.trainer.rows)
+        self.record.write_metrics(self.work.rows)
 
     def _finish(self) -> Outcome:
-        self.record.write_metrics(self.trainer.rows)
-        self._close(self.trainer.status)
+        self.record.write_metrics(self.work.rows)
+        self._close(self.work.status)
         self.record.write_info(self.info)
         self.record.drop_checkpoint()
-        self.tracker.finish(self.trainer.status)
-        return Outcome(self.trainer.status, self.record.folder, self.info, False)
+        self.tracker.finish(self.work.status)
+        return Outcome(self.work.status, self.record.folder, self.info, False)
 
     def _fail(self, error: Exception) -> None:
         self._close("failed")
@@ -161,14 +172,6 @@ class _Execution:
             self.record.write_info(self.info)
             self.record.write_error(error)
         self.tracker.finish("failed")
-
-    def _boundary(self, rows: list[Row], advance: Callable[[], None]) -> None:
-        advance()
-        self.tracker.log(rows)
-        self.stop = self.watch is not None and self.watch(rows)
-
-    def _interrupted(self) -> bool:
-        return self.signal_number is not None or self.stop
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -179,7 +182,7 @@ class _Execution:
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def wish(number: int, frame: FrameType | None) -> None:
-            self.signal_number = number
+            self.signal_number, self.work.stopping = number, True
             signal.signal(number, before[signal.Signals(number)])
 
         for number in before:
@@ -195,11 +198,11 @@ class _Execution:
         """A progress bar on a terminal, nothing elsewhere; it moves where the clock stands still anyway."""
         from tqdm import tqdm
 
-        bar = tqdm(total=self.setup.steps, initial=self.trainer.done, unit="step", disable=not sys.stderr.isatty())
+        bar = tqdm(total=self.work.steps, initial=self.work.done, unit="step", disable=not sys.stderr.isatty())
 
         def advance() -> None:
-            bar.update(self.trainer.done - bar.n)
-            losses = [row["value"] for row in self.trainer.rows[-12:] if row["metric"] == "loss"]
+            bar.update(self.work.done - bar.n)
+            losses = [row["value"] for row in self.work.rows[-12:] if row["metric"] == "loss"]
             if losses:
                 bar.set_postfix(loss=f"{losses[-1]:.4g}", refresh=False)
 
@@ -211,30 +214,32 @@ class _Execution:
 
         if "_target_" not in (self.config.get("logger") or {}):
             return NoTracker()
-        return schema.instantiate(self.config["logger"], "logger", results=self.setup.options.paths.results)
+        return schema.instantiate(self.config["logger"], "logger", results=self.options.paths.results)
 
     def _first_info(self) -> dict[str, Any]:
-        config, setup = self.config, self.setup
+        config, options, work = self.config, self.options, self.work
         head, dirty = provenance.commit()
-        names = {group: config[group].get("name") for group in ("method", "dataset", "model", "optimizer")}
+        names = {group: config.get(group, {}).get("name") for group in ("method", "dataset", "model", "optimizer")}
+        if "study" in config:
+            names["method"] = config["study"].get("name")  # what tables and sweeps call the run by
         return {
-            "run_id": self.record.folder.name, "experiment": setup.options.experiment, **names,
-            "seed": setup.options.seed, "role": setup.options.role, "trial": setup.options.trial,
+            "run_id": self.record.folder.name, "experiment": options.experiment, **names,
+            "seed": options.seed, "role": options.role, "trial": options.trial,
             "status": "running", "error": None, "started": _now(), "finished": None,
             "versions": provenance.versions(), "commit": head, "dirty": dirty,
-            "fingerprint": self.code, "device": provenance.device_info(setup.device),
-            "precision": setup.options.precision, "steps": setup.steps, "samples_per_step": setup.samples_per_step,
-            "parameters": sum(p.numel() for _, p in setup.parameters()), "data": setup.dataset.provenance,
-            **provenance.machine(), "paths": {"results": setup.options.paths.results, "data": setup.options.data.root},
+            "fingerprint": self.code, "device": provenance.device_info(work.device),
+            "precision": work.precision, "steps": work.steps, "samples_per_step": work.samples_per_step,
+            "parameters": work.parameters, "data": work.data,
+            **provenance.machine(), "paths": {"results": options.paths.results, "data": options.data.root},
         }  # fmt: skip
 
     def _close(self, status: str) -> None:
-        clock, rows = self.trainer.clock, self.trainer.rows
+        clock, rows = self.work.clock, self.work.rows
         wall = self.wall_before + time.monotonic() - self.started
         self.info |= {
-            "status": status, "finished": _now(), "steps_done": self.trainer.done,
+            "status": status, "finished": _now(), "steps_done": self.work.done,
             "seconds": {"train": clock.train, "setup": clock.setup, "evaluation": clock.evaluation, "wall": wall},
-            "train_step_seconds": clock.step_seconds(), "peak_memory_bytes": _peak_memory(self.setup.device),
+            "train_step_seconds": clock.step_seconds(), "peak_memory_bytes": _peak_memory(self.work.device),
             "final": final_metrics(rows), "best": best_metrics(rows),
         }  # fmt: skip
 

@@ -64,7 +64,8 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     No run depends on that, and the URL of a tuning's database may hold a password.
     """
     kept = {key: value for key, value in config.items() if key not in ("tuning", "calibration")}
-    kept["method"] = {key: value for key, value in dict(config["method"]).items() if key != "tuning"}
+    if "method" in config:
+        kept["method"] = {key: value for key, value in dict(config["method"]).items() if key != "tuning"}
     return kept
 
 

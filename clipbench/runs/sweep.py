@@ -45,7 +45,7 @@ def describe(outcome: Outcome) -> str:
     shown = [
         f"{name.replace('_', ' ')} {value:.4g}"
         for name, value in info.get("final", {}).items()
-        if name.startswith(("validation_", "test_")) or name == "train_loss"
+        if name.startswith(("validation_", "test_", "study_")) or name == "train_loss"
     ]
     seconds = info.get("seconds", {}).get("train", 0.0)
     status = f"{outcome.status}{' (already done)' * outcome.found}"
@@ -66,7 +66,8 @@ def jobs(config: DictConfig) -> list[Job]:
             plain = _compose([*places, *overrides], set(config.hydra.runtime.choices), bases)
             options = schema.check(plain)
             code = provenance.fingerprint(provenance.foreign_targets(plain))
-            found.append(Job(locate(plain, options), str(plain["method"]["name"]), options, code))
+            studied = plain["study"].get("name") if "_target_" in plain["study"] else None
+            found.append(Job(locate(plain, options), str(studied or plain["method"]["name"]), options, code))
         except (ConfigError, HydraException, OmegaConfBaseException):
             continue
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -37,9 +37,41 @@ class Trainer:
         self.done = 0
         self.rows: list[Row] = []
         self.status = "running"
+        self.stopping = False  # set from outside: stop after the step under way
+        self.save_due = False  # whether the rows just yielded want a checkpoint after them
         self._sums: dict[str, Tensor] = {}
         self._summed = 0
         self._last_evaluation = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.setup.steps
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run computes."""
+        return self.setup.device
+
+    @property
+    def precision(self) -> str:
+        """fp32, tf32 or bf16."""
+        return self.setup.options.precision
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples in one optimizer step."""
+        return self.setup.samples_per_step
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for _, p in self.named)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What run.json says of the data."""
+        return self.setup.dataset.provenance
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One optimizer step, counted from 0; the step's figures as 0-dim tensors on the device."""
@@ -74,32 +106,30 @@ class Trainer:
             return torch.autocast(self.setup.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
-    def run(
-        self, boundary: Callable[[list[Row]], None], save: Callable[[], None], interrupted: Callable[[], bool]
-    ) -> None:
-        """Train to the end, to divergence, or until `interrupted()` says so.
+    def run(self) -> Iterator[list[Row]]:
+        """Train to the end, to divergence, or until `stopping` is set; yields the new rows while the clock stands.
 
-        `boundary` gets the new rows whenever the clock stands still; `save` is called where a checkpoint is due.
+        Where `save_due` is set then, the state is to be written to a checkpoint.
         """
         setup, options = self.setup, self.setup.options
         setup.model.train()
         self._last_evaluation = time.monotonic()
         if not self.rows:
             self.rows += self._evaluation_rows("validation")
-            boundary(self.rows[:])
-        while self.done < setup.steps and self.status == "running" and not interrupted():
+            yield self.rows[:]
+        while self.done < setup.steps and self.status == "running" and not self.stopping:
             self.clock.start()
-            timed = self._stretch(interrupted)
+            timed = self._stretch()
             self.clock.stop(timed)
             new = self._due_rows()
             self.rows += new
-            boundary(new)
-            if self.done % options.checkpoint_every == 0 and self.done < setup.steps and self.status == "running":
-                save()
+            unfinished = self.done < setup.steps and self.status == "running"
+            self.save_due = unfinished and self.done % options.checkpoint_every == 0
+            yield new
         if self.status == "running" and self.done >= setup.steps:
             self.status = "ok"
 
-    def _stretch(self, interrupted: Callable[[], bool]) -> int:
+    def _stretch(self) -> int:
         """Steps up to the next boundary, without waiting for the device; the number of steps done."""
         start = self.done
         while True:
@@ -110,7 +140,7 @@ class Trainer:
                 self._sums = {name: value.clone() for name, value in figures.items()}
             self._summed += 1
             self.done += 1
-            if self.clock.setting_up or self._at_boundary() or interrupted():
+            if self.clock.setting_up or self._at_boundary() or self.stopping:
                 return self.done - start
 
     def _at_boundary(self) -> bool:
