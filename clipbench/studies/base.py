@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from clipbench.runs import memory
+from clipbench.runs.finals import final_metrics
+from clipbench.runs.job import Row
 from clipbench.training.clock import Clock
 from clipbench.training.seeding import Stream, derive
-
-Row = dict[str, Any]
-
 
 def metric_name(statistic: str, **labels: object) -> str:
     """`statistic/key=value/…` in the order given; a float is written with as many digits as it takes.
@@ -60,9 +60,6 @@ class Study(ABC):
     piece should take about a second. Random draws are functions of (seed, piece).
     """
 
-    precision = "fp64"
-    samples_per_step = 0
-    parameters = 0
     steps: int
 
     def __init__(self, seed: int) -> None:
@@ -72,14 +69,21 @@ class Study(ABC):
         self.rows: list[Row] = []
         self.status = "running"
         self.stopping = False
-        self.save_due = False
         self.clock = Clock(self.device)
         self.clock.setting_up = False  # the first piece is as much work as the others
 
+    def about(self) -> dict[str, Any]:
+        """What run.json says of the study before its first piece: it draws its own data and trains nothing."""
+        return {"precision": "fp64", "samples_per_step": 0, "parameters": 0, "data": {}}
+
     @property
-    def data(self) -> dict[str, Any]:
-        """What run.json says of the data: nothing where the study draws its own."""
-        return {}
+    def checkpoint_due(self) -> bool:
+        """Whether something is done and something left."""
+        return 0 < self.done < self.steps
+
+    def stop(self) -> None:
+        """End `run` after the piece under way."""
+        self.stopping = True
 
     @abstractmethod
     def advance(self) -> list[Row]:
@@ -94,17 +98,28 @@ class Study(ABC):
         """Go on from what `progress` gave."""
 
     def run(self) -> Iterator[list[Row]]:
-        """Yields the new rows after every piece, to the end or until `stopping` is set."""
+        """Yields the new rows after every piece, to the end or until `stop`."""
         while self.done < self.steps and not self.stopping:
             self.clock.start()
             new = self.advance()
             self.done += 1
             self.clock.stop(1)
             self.rows += new
-            self.save_due = self.done < self.steps
             yield new
         if self.done >= self.steps:
             self.status = "ok"
+
+    def finals(self) -> dict[str, dict[str, float]]:
+        """The figures without labels, as "study_<metric>"; nothing is best."""
+        return {"final": final_metrics(self.rows), "best": {}}
+
+    def costs(self) -> dict[str, Any]:
+        """Seconds of the pieces, the median piece's, and the most memory in use."""
+        clock = self.clock
+        return {
+            "seconds": {"train": clock.train, "setup": clock.setup, "evaluation": clock.evaluation},
+            "train_step_seconds": clock.step_seconds(), "peak_memory_bytes": memory.peak(self.device),
+        }  # fmt: skip
 
     def row(self, step: int, metric: str, value: float, samples: int = 0) -> Row:
         """One row of the record."""
