@@ -9,6 +9,10 @@ trace_regression   arXiv 2605.11838: errors of clipped gradients under each thre
 `base` has the protocol that they share with the trainer, and the form of their rows.
 """
 
+from clipbench.studies.estimator_error import EstimatorError
+from clipbench.studies.rates import Rates
+from clipbench.studies.rates_matrix import RatesMatrix
+from clipbench.studies.spectrum import Spectrum
 from clipbench.studies.trace_regression import TraceRegression
 
-__all__ = ["TraceRegression"]
+__all__ = ["EstimatorError", "Rates", "RatesMatrix", "Spectrum", "TraceRegression"]

@@ -24,6 +24,7 @@ from clipbench.runs.job import Row
 from clipbench.training.clock import Clock
 from clipbench.training.seeding import Stream, derive
 
+
 def metric_name(statistic: str, **labels: object) -> str:
     """`statistic/key=value/…` in the order given; a float is written with as many digits as it takes.
 

@@ -82,7 +82,9 @@ class RateStudy(Study):
         """A method's schedule for K = total."""
 
     @abstractmethod
-    def measure(self, method: str, samples: int, settings: Settings, seeds: int, draw: np.random.Generator) -> np.ndarray:
+    def measure(
+        self, method: str, samples: int, settings: Settings, seeds: int, draw: np.random.Generator
+    ) -> np.ndarray:
         """The average gradient norms (C, S) of settings that share their batch size."""
 
     def _pieces(self) -> Iterator[Piece]:
