@@ -33,14 +33,14 @@ class Noise(NamedTuple):
     """ξ by its kind and tail index, the Gaussian's standard deviation s in each of d coordinates."""
 
     kind: str
-    index: float
+    tail_index: float
     std: float
     dimension: int
 
     def draw(self, samples: int, repetitions: int, generator: np.random.Generator) -> Draws:
         """R batches of n samples."""
         shape = (samples, repetitions)
-        along = heavy_tails.SAMPLERS[self.kind](shape, self.index, generator)
+        along = heavy_tails.SAMPLERS[self.kind](shape, self.tail_index, generator)
         along += self.std * generator.standard_normal(shape)
         across = self.std * generator.standard_normal(shape)
         axial = self.std * generator.standard_normal(shape)

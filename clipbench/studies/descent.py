@@ -83,7 +83,7 @@ def clip_norm(gradients: np.ndarray, thresholds: np.ndarray) -> None:
 def descend(problem: Problem, start: np.ndarray, settings: Settings, rule: Rule, noise: Blocks) -> np.ndarray:
     """The average gradient norms, (C, S), of descent with one noise vector a step.
 
-    start (D,); `noise` yields blocks (B, S, D), at least as many steps as the longest setting, which all settings share.
+    start (D,); `noise` yields blocks (B, S, D) for as many steps as the longest setting has; all settings share it.
     NaN or infinite where a setting diverges.
     """
     longest = int(settings.steps[0])

@@ -25,7 +25,8 @@ import numpy as np
 
 from clipbench.config.checks import at_least, positive, require
 from clipbench.studies import heavy_tails
-from clipbench.studies.base import Row, Study, metric_name, random_generator, tensors
+from clipbench.runs.job import Row
+from clipbench.studies.base import Study, metric_name, random_generator, tensors
 from clipbench.studies.clipped_sums import Draws, Noise, lengths, weighted_means
 from clipbench.studies.medians import coordinate_median, geometric_median, group_means
 from clipbench.studies.summary import LEVELS, carried, left_out, slope
@@ -137,7 +138,7 @@ class EstimatorError(Study):
         found = np.empty((len(MEDIANS), len(self.sizes), repetitions))
         means = [np.empty((repetitions, d, min(self.mean_groups, int(size)))) for size in self.sizes]
         for r in range(repetitions):
-            heavy = heavy_tails.SAMPLERS[self.noise.kind]((n,), self.noise.index, generator)
+            heavy = heavy_tails.SAMPLERS[self.noise.kind]((n,), self.noise.tail_index, generator)
             samples = self.noise.std * generator.standard_normal((d, n))
             samples += heavy / math.sqrt(d) + mean[:, None]
             for i, size in enumerate(self.sizes):
@@ -175,7 +176,7 @@ class EstimatorError(Study):
             quantiles = np.quantile(table, levels, axis=-1)
             parts = [np.quantile(part, outer, axis=-1) for part in left_out(table, self.groups)]
             for e, name in enumerate(names):
-                for s, size in enumerate(self.sizes):
+                for s, size in enumerate(self.sizes.tolist()):
                     shown = dict(zip(levels, quantiles[:, e, s], strict=True)) | {"mean": table[e, s].mean()}
                     rows += [self._row(size, "error", v, estimator=name, quantile=q) for q, v in shown.items()]
                     rows += [

@@ -1,4 +1,4 @@
-"""Estimators that order or solve: the coordinate-wise median, the geometric median of means. They need whole vectors."""
+"""Estimators that need whole vectors: the coordinate-wise median, the geometric median of means."""
 
 from __future__ import annotations
 

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
 
 from clipbench.config.checks import at_least, positive, require
-from clipbench.studies.base import Row, Study, metric_name, random_generator
+from clipbench.runs.job import Row
+from clipbench.studies.base import Study, metric_name, random_generator
 from clipbench.studies.descent import Settings
 from clipbench.studies.schedules import Constants, Schedule
 from clipbench.studies.summary import LEVELS, carried, left_out, slope
@@ -68,7 +69,7 @@ class RateStudy(Study):
         require(set(grid) == set(self.methods), "grid", "given for " + ", ".join(self.methods), sorted(grid))
         for values in grid.values():
             require(set(values) <= set(Constants._fields), "grid", "of batch, rate and threshold", sorted(values))
-            for value in sum(values.values(), []):
+            for value in chain.from_iterable(values.values()):
                 positive("grid", value)
         self.power, self.exponents, self.seeds, self.tuning_seeds = power, exponents, seeds, tuning_seeds
         self.groups, self.select, self.grid = groups, select, grid
@@ -154,7 +155,8 @@ class RateStudy(Study):
         name, levels = "gradient_norm", carried(LEVELS, self.seeds)
         means = norms.reshape(self.groups, -1).mean(axis=1)
         rows = [self._row(total, name, value, method=method, part=i) for i, value in enumerate(means)]
-        quantiles = {**dict(zip(levels, np.quantile(norms, levels), strict=True)), "mean": norms.mean()}
+        quantiles: dict[object, float] = dict(zip(levels, np.quantile(norms, levels), strict=True))
+        quantiles["mean"] = norms.mean()
         rows += [self._row(total, name, value, method=method, quantile=level) for level, value in quantiles.items()]
         outer = [level for level in (LEVELS[0], LEVELS[-1]) if LEVELS[-1] in levels]
         for i, part in enumerate(left_out(norms, self.groups)):

@@ -1,4 +1,4 @@
-"""Rates of spectral clipping, norm clipping and SGD on a matrix problem, arXiv 2605.11838: average ‖∇F‖_F after K steps.
+"""Rates of spectral clipping, norm clipping and SGD on matrices, arXiv 2605.11838: average ‖∇F‖_F after K steps.
 
 X has n × n entries, on each of which the problem acts alone; X_0 = 3·(random signs), so that its gradient has full
 rank. The noise is ξ u vᵀ, ξ a centred one-sided Pareto of tail index p + margin; u and v are unit vectors, fixed or

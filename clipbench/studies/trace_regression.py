@@ -7,6 +7,7 @@ parts bias² and variance, come afterwards from the stored X_k and τ_k, a block
 
 Rows (step = number of steps averaged over; labels seed, clip, threshold): `error` the mean of δ, `bias` and
 `variance` the means of its exact parts (δ = bias + variance / draws in expectation), and `loss` = F at the last X_k.
+Final figures: `error_<clip>_<threshold>`, the mean over seeds of the last `error`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from clipbench.config.checks import at_least, non_negative, positive, require
-from clipbench.studies.base import Row, Study, metric_name, random_generator, tensors
+from clipbench.runs.job import Row
+from clipbench.studies.base import Study, metric_name, random_generator, tensors
 from clipbench.studies.regression_problem import Errors, draw_problem, estimation_errors, side_by_side
 from clipbench.studies.regression_rules import Rules, iterate
 
@@ -67,8 +69,8 @@ class TraceRegression(Study):
         }
         for name, number in counts.items():
             at_least(name, number, 1)
-        for number in thresholds:
-            positive("thresholds", number)
+        for threshold in thresholds:
+            positive("thresholds", threshold)
         require(len(set(thresholds)) == len(thresholds), "thresholds", "without repetition", thresholds)
         non_negative("noise", noise)
         positive("rate_factor", rate_factor)
@@ -118,6 +120,12 @@ class TraceRegression(Study):
                 for name, table in values.items()
                 for s, seed in enumerate(self.seeds)
                 for r in range(len(self.rules.labels))
+            ]
+        if before + running.shape[2] == self.length:
+            means = running[0, :, -1].mean(axis=0) / self.length
+            rows += [
+                self.row(self.length, f"error_{label['clip']}_{label['threshold']}", value)
+                for label, value in zip(self.rules.labels, means, strict=True)
             ]
         return rows
 

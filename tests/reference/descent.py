@@ -18,7 +18,9 @@ def shrink(vector: np.ndarray, tau: float) -> np.ndarray:
     return vector * min(1.0, tau / norm)
 
 
-def vectors(problem: str, method: str, start: np.ndarray, noise: np.ndarray, rate: float, tau: float, power: float) -> float:
+def vectors(
+    problem: str, method: str, start: np.ndarray, noise: np.ndarray, rate: float, tau: float, power: float
+) -> float:
     """The average gradient norm; noise (T, n, d)."""
     x, total = start.copy(), 0.0
     for batch in noise:

@@ -28,8 +28,14 @@ def coordinate_median(samples: np.ndarray) -> np.ndarray:
 
 def geometric_median(points: np.ndarray) -> np.ndarray:
     """argmin Σ ‖x − y_j‖ over rows y, by a general minimiser."""
+
     def distance(x: np.ndarray) -> float:
         return sum(math.sqrt(((x - y) ** 2).sum()) for y in points)
 
-    found = minimize(distance, points.mean(axis=0), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-13, "maxiter": 20000, "maxfev": 20000})
+    found = minimize(
+        distance,
+        points.mean(axis=0),
+        method="Nelder-Mead",
+        options={"xatol": 1e-9, "fatol": 1e-13, "maxiter": 20000, "maxfev": 20000},
+    )
     return found.x

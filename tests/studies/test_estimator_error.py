@@ -32,7 +32,7 @@ def vectors(made: EstimatorError, n: int, draw: np.random.Generator) -> tuple[np
     d = made.noise.dimension
     mean = np.array([*made.mean, *[0.0] * (d - 2)])
     samples = draw.standard_normal((n, d)) / math.sqrt(d) + mean
-    samples[:, 0] += heavy_tails.SAMPLERS[made.noise.kind]((n,), made.noise.index, draw)
+    samples[:, 0] += heavy_tails.SAMPLERS[made.noise.kind]((n,), made.noise.tail_index, draw)
     return samples, mean
 
 
@@ -131,7 +131,9 @@ def test_rows_hold_quantiles_jackknife_and_choice():
     found = {(row["step"], row["metric"]): row["value"] for row in made.rows}
     assert found[64, "error/estimator=mean/quantile=0.5"] == np.median(made.clipped[0, -1])
     table = made.clipped[CLIPPED.index("ps_clip"), -1]
-    assert found[64, "error_without/estimator=ps_clip/quantile=0.5/part=1"] == np.median(np.delete(table, range(100, 200)))
+    assert found[64, "error_without/estimator=ps_clip/quantile=0.5/part=1"] == np.median(
+        np.delete(table, range(100, 200))
+    )
     assert found[64, "error/estimator=ps_clip/quantile=mean"] == table.mean()
     for name in ("ps_clip", "constant_clip", "batch_clip"):
         scores = {v: found[32, f"grid_error/estimator={name}/threshold={v}"] for v in SMALL["grid"]}

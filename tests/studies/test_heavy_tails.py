@@ -30,7 +30,7 @@ def test_student_t(index):
 def test_alpha_stable_has_the_characteristic_function_of_full_skew(index):
     x = heavy_tails.alpha_stable((N,), index, random_generator(3, "noise"))
     for t in (-2.0, -0.5, 0.2, 1.0, 2.0):
-        wanted = np.exp(-abs(t) ** index * (1 - 1j * np.sign(t) * np.tan(np.pi * index / 2)))
+        wanted = np.exp(-(abs(t) ** index) * (1 - 1j * np.sign(t) * np.tan(np.pi * index / 2)))
         assert abs(np.exp(1j * t * x).mean() - wanted) < 5 / np.sqrt(N)
         mirrored = np.conj(wanted)
         assert abs(wanted - mirrored) > 20 / np.sqrt(N) or abs(wanted.imag) < 0.02  # the sign of the skew is seen
@@ -45,7 +45,9 @@ def test_alpha_stable_has_scipys_quantiles():
     assert (np.abs(np.quantile(x, levels) - wanted) < 5 * error).all()
 
 
-@pytest.mark.parametrize(("noise", "index", "word"), [("cauchy", 1.5, "noise"), ("pareto", 1.0, "index"), ("pareto", 2.0, "index")])
+@pytest.mark.parametrize(
+    ("noise", "index", "word"), [("cauchy", 1.5, "noise"), ("pareto", 1.0, "index"), ("pareto", 2.0, "index")]
+)
 def test_bad_input(noise, index, word):
     with pytest.raises(ValueError, match=f"^{word} must be "):
         heavy_tails.check(noise, index)

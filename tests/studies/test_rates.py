@@ -27,9 +27,10 @@ SMALL = {
     "seed": 0, "problem": "quad", "power": 1.5, "margin": 0.05, "dimension": 3, "exponents": [5, 6, 7], "seeds": 8,
     "tuning_seeds": 5, "groups": 4, "select": "mean", "grid": GRID, "slope_from": 32, "slope_steps": 2,
 }  # fmt: skip
+CLIPPED = {"rate": [0.3, 1.0], "threshold": [0.3, 1.0]}
 MATRIX = {k: v for k, v in SMALL.items() if k not in ("dimension", "grid")} | {
     "directions": "random", "side": 3,
-    "grid": {m: {"rate": [0.3, 1.0], "threshold": [0.3, 1.0]} for m in ("spectral_clip", "norm_clip")} | {"sgd": {"rate": [0.3]}},
+    "grid": {"sgd": {"rate": [0.3]}, "spectral_clip": CLIPPED, "norm_clip": CLIPPED},
 }  # fmt: skip
 
 
@@ -156,7 +157,7 @@ def test_mean_noise_is_distributed_as_the_mean_of_sample_noise():
 
 def test_constants_minimise_the_error_and_rows_hold_the_parts():
     made = finished(Rates(**SMALL))
-    found = dict(((step, name), value) for step, name, value in values(made))
+    found = {(step, name): value for step, name, value in values(made)}
     for method in made.methods:
         scores = {c: score for name, c, score in made.scores if name == method}
         best = min(scores, key=scores.get)
@@ -220,7 +221,9 @@ def test_bad_input_names_the_option(option, value):
         Rates(**{**SMALL, option: value})
 
 
-@pytest.mark.parametrize(("option", "value"), [("directions", "some"), ("side", 0), ("problem", "hill"), ("margin", 0.0)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("directions", "some"), ("side", 0), ("problem", "hill"), ("margin", 0.0)]
+)
 def test_bad_input_of_matrices_names_the_option(option, value):
     with pytest.raises(ValueError, match=f"^{option} must be "):
         RatesMatrix(**{**MATRIX, option: value})
