@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from clipbench.config.checks import at_least, positive, require
-from clipbench.studies import heavy_tails
 from clipbench.runs.job import Row
+from clipbench.studies import heavy_tails
 from clipbench.studies.base import Study, metric_name, random_generator, tensors
 from clipbench.studies.clipped_sums import Draws, Noise, lengths, weighted_means
 from clipbench.studies.medians import coordinate_median, geometric_median, group_means
