@@ -42,7 +42,10 @@ class Parts(NamedTuple):
     def without(self, skip: Sequence[str]) -> Parts:
         """The parts whose names no pattern of `skip` matches."""
         keep = [place for place, name in enumerate(self.names) if not matches(name, skip)] if skip else None
-        return self if keep is None else Parts(*([column[place] for place in keep] for column in self))
+        if keep is None:
+            return self
+        names, whole, local = ([column[place] for place in keep] for column in (self.names, self.whole, self.local))
+        return Parts(names, whole, local)
 
     def norms(self) -> Tensor:
         """Norm of each WHOLE gradient, float64 (len(names),): of a sharded one over all processes."""
