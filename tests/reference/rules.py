@@ -88,10 +88,10 @@ def spam(steps: Sequence[Arrays], factor: float, beta: float, warmup: int) -> li
     for t, grads in enumerate(steps, 1):
         new = {}
         for name, g in grads.items():
-            v, cut = squares[name], g.copy()
+            v, cut = squares[name], g
             if t >= warmup:
                 spike = (g**2 > factor * v) & (v > 0)
-                cut[spike] = np.sign(g[spike]) * np.sqrt(factor * v[spike])
+                cut = np.where(spike, np.sign(g) * np.sqrt(factor * v), cut)
             squares[name] = beta * v + (1 - beta) * cut**2
             new[name] = cut
         out.append(new)
