@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, check_positive, gradients, norms
+from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, check_positive, parts, scale_, total
 from clipbench.clipping.rows import Column, NamedRows
-from clipbench.clipping.selection import check_patterns, matches
+from clipbench.clipping.selection import check_patterns
 from clipbench.config.checks import at_least, fraction
 
 
@@ -41,24 +41,23 @@ class AdaGC(Clipper):
         self._rows = NamedRows(average=Column(torch.float64, math.inf), count=Column(torch.int64, 0))
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
-        names, grads = gradients(named_parameters)
-        norm = torch.linalg.vector_norm(norms(grads))
-        chosen = [place for place, name in enumerate(names) if not matches(name, self.skip)]
-        names, grads = [names[place] for place in chosen], [grads[place] for place in chosen]
-        if not grads:
+        found = parts(named_parameters, named=True)
+        norm = total(found.norms())
+        found = found.without(self.skip)
+        if not found.names:
             return ClipStats(norm, torch.zeros_like(norm))
-        lengths = norms(grads)
-        rows = self._rows.select(names, norm.device)
+        lengths = found.norms()
+        rows = self._rows.select(found.names, norm.device)
         average, count = rows["average"], rows["count"]
         warming = count + 1 < self.warmup
-        whole = torch.linalg.vector_norm(lengths)
-        bound = torch.where(warming, self.absolute * (lengths / whole), self.relative * average).to(lengths.dtype)
+        whole = total(lengths)
+        bound = torch.where(warming, self.absolute * (lengths / whole), self.relative * average)
         finite = torch.isfinite(lengths) & torch.isfinite(whole)
         over = torch.where(warming, (whole > self.absolute).expand_as(lengths), lengths > bound)
         clipped = finite & over
         factors = torch.where(clipped & (lengths > 0), bound / lengths, 1.0)
-        torch._foreach_mul_(grads, list(factors.unbind()))
-        kept = (lengths * factors).double()
+        scale_(found.local, factors)
+        kept = lengths * factors
         moved = torch.where(warming, torch.minimum(average, kept), torch.lerp(kept, average, self.coefficient))
         rows["average"] = torch.where(finite, moved, average)
         rows["count"] = count + finite

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, gradients, norms
+from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, parts, scale_, total
 from clipbench.config.checks import require
 
 
@@ -31,19 +31,19 @@ class AutoClip(Clipper):
     def __init__(self, percentile: float = 10.0) -> None:
         require(0 <= percentile <= 100, "percentile", "in [0, 100]", percentile)
         self.percentile = float(percentile)
-        self._history = torch.full((64,), torch.inf)
+        self._history = torch.full((64,), torch.inf, dtype=torch.float64)
         self._count = 0
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
-        _, grads = gradients(named_parameters)
-        norm = torch.linalg.vector_norm(norms(grads))
-        if not grads:
+        found = parts(named_parameters)
+        norm = total(found.norms())
+        if not found.names:
             return ClipStats(norm, torch.zeros_like(norm))
         finite = torch.isfinite(norm)
         self._record(torch.where(finite, norm, torch.inf))
         tau = self._threshold().to(norm.dtype)
         clipped = finite & (norm > tau)
-        torch._foreach_mul_(grads, torch.where(clipped, tau / norm, 1.0))
+        scale_(found.local, torch.where(clipped, tau / norm, 1.0))
         return ClipStats(norm, clipped.to(norm.dtype))
 
     def _record(self, value: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipbench.clipping.base import Clipper, ClipStats, NamedParameters
+from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, pairs
 
 
 class Chain(Clipper):
@@ -31,7 +31,7 @@ class Chain(Clipper):
         self.clippers = list(clippers)
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
-        named = list(named_parameters)
+        named = list(pairs(named_parameters))
         stats = [clipper(named) for clipper in self.clippers]
         norm = next((each.norm for each in stats if each.norm is not None), None)
         return ClipStats(norm, torch.stack([each.clipped_fraction for each in stats]).amax())

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, check_positive, gradients, norms
+from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, check_positive, gradients, norms, scale_, total
 from clipbench.clipping.rows import Column, NamedRows
 from clipbench.config.checks import at_least, fraction
 
@@ -32,9 +32,9 @@ class SpikeClip(Clipper):
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
         names, grads = gradients(named_parameters)
-        norm = torch.linalg.vector_norm(norms(grads))
+        norm = total(norms(grads))
         self.calls += 1
-        counts, total = [], 0
+        counts, entries = [], 0
         for name, grad in zip(names, grads, strict=True):
             wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
             square = self._squares.get(name)
@@ -45,10 +45,10 @@ class SpikeClip(Clipper):
             seen = torch.where(torch.isfinite(grad), grad.to(wide).square(), square)
             self._squares[name] = torch.lerp(seen, square, self.coefficient)
             counts.append(clipped.sum())
-            total += clipped.numel()
-        if not total:
+            entries += clipped.numel()
+        if not entries:
             return ClipStats(norm, torch.zeros_like(norm))
-        return ClipStats(norm, torch.stack(counts).sum().to(norm.dtype) / total)
+        return ClipStats(norm, torch.stack(counts).sum().to(norm.dtype) / entries)
 
     def state_dict(self) -> dict[str, Any]:
         return {"calls": self.calls, "squares": {name: tensor.clone() for name, tensor in self._squares.items()}}
@@ -80,7 +80,7 @@ class StableSpikeClip(Clipper):
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
         names, grads = gradients(named_parameters)
-        norm = torch.linalg.vector_norm(norms(grads))
+        norm = total(norms(grads))
         if not grads:
             return ClipStats(norm, torch.zeros_like(norm))
         rows = self._rows.select(names, norm.device)
@@ -90,13 +90,13 @@ class StableSpikeClip(Clipper):
         average = torch.where(finite, torch.lerp(largest, rows["largest"], self.entry), rows["largest"])
         bound = average / (1 - torch.pow(self.entry, count.double())).clamp_min(torch.finfo(torch.float64).tiny)
         shares = self._clip_entries(grads, largest, bound, finite)
-        lengths = norms(grads).double()
+        lengths = norms(grads)
         mean = torch.where(finite, torch.lerp(lengths, rows["norm"], self.first), rows["norm"])
         square = torch.where(finite, torch.lerp(lengths.square(), rows["square"], self.second), rows["square"])
         corrected = [1 - torch.pow(c, count.double().clamp_min(1)) for c in (self.first, self.second)]
         target = (mean / corrected[0]) / ((square / corrected[1]).sqrt() + self.eps)
         factors = torch.where(finite & (lengths > 0), target / lengths, 1.0)
-        torch._foreach_mul_(grads, [factor.to(g.dtype) for factor, g in zip(factors.unbind(), grads, strict=True)])
+        scale_(grads, factors)
         rows["largest"], rows["norm"], rows["square"], rows["count"] = average, mean, square, count
         return ClipStats(norm, shares.to(norm.dtype))
 

@@ -44,8 +44,7 @@ class Parts(NamedTuple):
         keep = [place for place, name in enumerate(self.names) if not matches(name, skip)] if skip else None
         if keep is None:
             return self
-        names, whole, local = ([column[place] for place in keep] for column in (self.names, self.whole, self.local))
-        return Parts(names, whole, local)
+        return Parts([self.names[i] for i in keep], [self.whole[i] for i in keep], [self.local[i] for i in keep])
 
     def norms(self) -> Tensor:
         """Norm of each WHOLE gradient, float64 (len(names),): of a sharded one over all processes."""

@@ -7,7 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, check_positive, gradients, norms
+from clipbench.clipping.base import (
+    Clipper,
+    ClipStats,
+    NamedParameters,
+    check_positive,
+    gradients,
+    pairs,
+    parts,
+    scale_,
+    total,
+)
 from clipbench.config.checks import require
 
 
@@ -28,10 +38,10 @@ class SmoothClip(Clipper):
         self.threshold = check_positive("threshold", threshold)
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
-        _, grads = gradients(named_parameters)
-        norm = torch.linalg.vector_norm(norms(grads))
+        found = parts(named_parameters)
+        norm = total(found.norms())
         finite = torch.isfinite(norm)
-        torch._foreach_mul_(grads, torch.where(finite, 1.0 / (norm / self.threshold + 1.0), 1.0))
+        scale_(found.local, torch.where(finite, 1.0 / (norm / self.threshold + 1.0), 1.0))
         return ClipStats(norm, (finite & (norm > self.threshold)).to(norm.dtype))
 
 
@@ -49,11 +59,11 @@ class DeltaClip(Clipper):
         self.least = float(least)
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
-        _, grads = gradients(named_parameters)
-        norm = torch.linalg.vector_norm(norms(grads))
+        found = parts(named_parameters)
+        norm = total(found.norms())
         clipped = torch.isfinite(norm) & (norm > self.threshold)
         factor = torch.where(clipped, (self.threshold / norm).clamp_min(self.least), 1.0)
-        torch._foreach_mul_(grads, factor)
+        scale_(found.local, factor)
         return ClipStats(norm, clipped.to(norm.dtype))
 
 
@@ -70,7 +80,7 @@ class ErrorFeedback(Clipper):
         self._carried: dict[str, Tensor] = {}
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
-        named = list(named_parameters)
+        named = list(pairs(named_parameters, named=True))
         names, grads = gradients(named)
         for name, grad in zip(names, grads, strict=True):
             if name in self._carried:

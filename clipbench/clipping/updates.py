@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, check_positive, gradients, norms
+from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, check_positive, gradients, norms, scale_, total
 from clipbench.config.checks import fraction, require
 
 
@@ -21,9 +21,9 @@ class NormalizedUpdate(Clipper):
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
         _, updates = gradients(named_parameters)
-        norm = torch.linalg.vector_norm(norms(updates))
+        norm = total(norms(updates))
         scaled = torch.isfinite(norm) & (norm > 0)
-        torch._foreach_mul_(updates, torch.where(scaled, 1.0 / norm, 1.0))
+        scale_(updates, torch.where(scaled, 1.0 / norm, 1.0))
         return ClipStats(norm, scaled.to(norm.dtype))
 
 
@@ -49,10 +49,10 @@ class MixClip(Clipper):
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
         names, updates = gradients(named_parameters)
         grads = [self._seen[name] for name in names]
-        momentum, gradient = (torch.linalg.vector_norm(norms(part)) for part in (updates, grads))
+        momentum, gradient = (total(norms(part)) for part in (updates, grads))
         momentum = momentum * self.scale
-        torch._foreach_mul_(updates, self.mix * self.scale * self._factor(momentum))
-        torch._foreach_mul_(grads, (1 - self.mix) * self._factor(gradient))
+        scale_(updates, self.mix * self.scale * self._factor(momentum))
+        scale_(grads, (1 - self.mix) * self._factor(gradient))
         torch._foreach_add_(updates, grads)
         self._seen = {}
         return ClipStats(momentum, (momentum > self.threshold).to(momentum.dtype))
@@ -97,12 +97,12 @@ class RmsClip(Clipper):
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
         names, updates = gradients(named_parameters)
-        norm = torch.linalg.vector_norm(norms(updates))
+        norm = total(norms(updates))
         if not names:
             return ClipStats(norm, torch.zeros_like(norm))
         ratios = torch.stack([self._ratios[name].to(norm.dtype) for name in names])
         factors = 1.0 / ratios.clamp_min(1.0)
-        torch._foreach_mul_(updates, [f.to(u.dtype) for f, u in zip(factors.unbind(), updates, strict=True)])
+        scale_(updates, factors)
         return ClipStats(norm, (ratios > 1).to(norm.dtype).mean())
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, check_positive, gradients, norms
+from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, check_positive, parts, scale_, total
 from clipbench.config.checks import at_least, fraction
 
 
@@ -36,21 +36,20 @@ class ZClip(Clipper):
         self.count = torch.zeros((), dtype=torch.int64)
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
-        _, grads = gradients(named_parameters)
-        norm = torch.linalg.vector_norm(norms(grads))
-        if not grads:
+        found = parts(named_parameters)
+        norm = total(found.norms())
+        if not found.names:
             return ClipStats(norm, torch.zeros_like(norm))
         mean, variance, count = (t.to(norm.device) for t in (self.mean, self.variance, self.count))
-        length, finite = norm.double(), torch.isfinite(norm)
+        finite = torch.isfinite(norm)
         ready = count >= self.warmup
         spread = variance.sqrt()
-        z = (length - mean) / (spread + self.eps)
+        z = (norm - mean) / (spread + self.eps)
         outlier = ready & (z > self.score)
-        kept = torch.where(outlier, mean + self.score**2 * spread / z, length)
+        kept = torch.where(outlier, mean + self.score**2 * spread / z, norm)
         bound = kept.clamp_max(self.most)
-        clipped = finite & (length > bound)
-        factor = torch.where(clipped, bound / length, 1.0).to(norm.dtype)
-        torch._foreach_mul_(grads, factor)
+        clipped = finite & (norm > bound)
+        scale_(found.local, torch.where(clipped, bound / norm, 1.0))
         self._take_in(kept, finite, ready, mean, variance, count)
         return ClipStats(norm, clipped.to(norm.dtype))
 
