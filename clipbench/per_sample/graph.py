@@ -24,9 +24,10 @@ Reading = tuple[Use, str]
 
 @dataclass
 class Trace:
-    """What one graph holds: `uses` by rule, and `slow`, the parameters (by id) that no rule covers."""
+    """What one graph holds: `uses` by rule, `slow`, the parameters (by id) that no rule covers, and all `nodes`."""
 
     uses: list[Use] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
     slow: dict[int, Tensor] = field(default_factory=dict)
 
     def reject(self, slots: Iterable[Slot]) -> None:
@@ -59,6 +60,7 @@ def trace(losses: Tensor, params: Mapping[int, object]) -> Trace:
     seen: set[Node] = {losses.grad_fn}
     while stack:
         node = stack.pop()
+        found.nodes.append(node)
         slots: dict[int, Slot] = {}
         for index, (child, output) in enumerate(node.next_functions):
             if child is None:
@@ -127,7 +129,7 @@ def _read(node: Node, name: str, slots: dict[int, Slot], n: int, found: Trace, r
     """Add the node's use to `found`, and the slots that no rule covers to `rejected`."""
     reader = READERS.get(name)
     use = reader(node, slots, n) if reader else None
-    if use is None or use.rows == 0 or use.rows % n:
+    if use is None or use.rows == 0:
         rejected += slots.values()
         return
     found.uses.append(use)
