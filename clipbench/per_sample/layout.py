@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
+from torch.utils._pytree import tree_map
 
 NOBODY, SHARED = 0, -1
 """Owners of a row that are no sample; sample k is k + 1."""
@@ -103,11 +105,10 @@ class Segments:
         """What `make` returns, on a device; made once."""
         found = self._moved.get((device, key))
         if found is None:
-            made = make()
-            found = tuple(
-                tuple(t.to(device) for t in part) if isinstance(part, tuple) else part.to(device) for part in made
-            )
-            self._moved[(device, key)] = found
+            with _disable_current_modes():
+                found = self._moved[(device, key)] = tree_map(lambda part: part.to(device), make())
+        if _get_current_dispatch_mode_stack():  # tensors without values only take their like
+            found = tree_map(lambda part: torch.tensor(part.cpu().numpy(), device=device), found)
         return found
 
 

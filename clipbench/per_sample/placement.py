@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from clipbench.per_sample.dependence import track_owners, whole
 from clipbench.per_sample.graph import Trace
@@ -116,11 +117,11 @@ def prove(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
         owners = track_owners(losses, edges)
     except Unprovable:
         return ["measure"] * len(uses)
-    layouts = Layouts(n)
+    layouts, at = Layouts(n), 0
     verdicts: list[Verdict] = []
-    at = 0
-    for use in uses:
-        rows = whole(use.marks(owners[at : at + len(use.edges)])).cpu()
-        at += len(use.edges)
-        verdicts.append(layouts.find(use.owners_of_rows(rows)) or "measure")
+    with _disable_current_modes():  # owners have values even where nothing else has
+        for use in uses:
+            rows = whole(use.marks(owners[at : at + len(use.edges)])).cpu()
+            at += len(use.edges)
+            verdicts.append(layouts.find(use.owners_of_rows(rows)) or "measure")
     return verdicts
