@@ -72,11 +72,11 @@ class OwnerTracking(TorchDispatchMode):
         made = name in FACTORIES and not torch.is_grad_enabled()  # with gradients on, a forward is recomputed
         if made or tracked:
             with _disable_current_modes():
-                outputs = [leaf for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor)]
+                call = _Call(func, name, args, kwargs, out, tracked)
                 if made:
-                    self._make(outputs)
-                elif name not in SHAPE_ONLY and outputs:
-                    self._track(_Call(func, name, args, kwargs, outputs, tracked))
+                    self._make(call.outputs)
+                elif name not in SHAPE_ONLY and call.outputs:
+                    self._track(call)
         return out
 
     def _make(self, outputs: Sequence[Tensor]) -> None:
@@ -148,7 +148,7 @@ class OwnerTracking(TorchDispatchMode):
         leaves = tree_flatten((call.args, call.kwargs))[0]
         if surrogate is None and any(isinstance(x, Tensor) and not x.is_floating_point() for x in leaves):
             return self._anyone(call)
-        return self.speller.through(surrogate or call.func, call.args, call.kwargs, call.outputs, owners_of)
+        return self.speller.through(surrogate or call.func, call.args, call.kwargs, call.results, owners_of)
 
     def _elementwise(self, call: _Call) -> list[Tensor]:
         total = call.tracked[0].owners
@@ -171,11 +171,13 @@ class _Call:
         name: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        outputs: list[Tensor],
+        out: Any,
         tracked: list[Held],
     ) -> None:
         self.func, self.name, self.args, self.kwargs = func, name, args, kwargs
-        self.outputs, self.tracked = outputs, tracked
+        self.results = tree_flatten(out)[0]
+        self.outputs = [leaf for leaf in self.results if isinstance(leaf, Tensor)]
+        self.tracked = tracked
         infos = [argument.alias_info for argument in func._schema.arguments]
         self.writes = any(info is not None and info.is_write for info in infos)
         self.views = not self.writes and any(r.alias_info is not None for r in func._schema.returns)

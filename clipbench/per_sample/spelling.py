@@ -37,10 +37,10 @@ class Speller:
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        outputs: Sequence[Tensor],
+        outputs: Sequence[Any],
         owners_of: Callable[[Any], Tensor | None],
     ) -> list[Tensor]:
-        """Owners of every output of `function`, each expanded to the shape in `outputs`. Raises Unprovable."""
+        """Owners of all `outputs` of `function` that are tensors, each of its shape. Raises Unprovable."""
         leaves, structure = tree_flatten((args, kwargs))
         owners = [owners_of(leaf) for leaf in leaves]
         sizes = [self._positive(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -48,7 +48,11 @@ class Speller:
 
         def run(values: Sequence[Any]) -> list[Tensor]:
             positional, named = structure.unflatten(values)
-            return [x.float() for x in tree_flatten(function(*positional, **named))[0] if isinstance(x, Tensor)]
+            found = tree_flatten(function(*positional, **named))[0]
+            wanted = [x for x, output in zip(found, outputs, strict=True) if isinstance(output, Tensor)]
+            if not all(isinstance(x, Tensor) for x in wanted):
+                raise Unprovable(f"{function} without all of its outputs")
+            return [x.float() for x in wanted]
 
         try:
             base = run(plain)
@@ -58,8 +62,9 @@ class Speller:
             ]
         except (RuntimeError, TypeError, IndexError) as error:
             raise Unprovable(f"{function}: {error}") from error
-        found = zip(base, zip(*others, strict=True), outputs, strict=True)
-        return [self._decode(one, digits).expand(tensor.shape) for one, digits, tensor in found]
+        shapes = [output.shape for output in outputs if isinstance(output, Tensor)]
+        found = zip(base, zip(*others, strict=True), shapes, strict=True)
+        return [self._decode(one, digits).expand(shape) for one, digits, shape in found]
 
     def _spell(self, plain: Tensor, owners: Tensor, place: int) -> Tensor:
         level = torch.floor((owners - 1) / LEVELS**place) % LEVELS
