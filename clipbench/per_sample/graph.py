@@ -118,11 +118,17 @@ def trace_packed(losses: Tensor, params: Mapping[int, object]) -> Trace:
 def packed(found: Trace) -> bool:
     """Whether saved tensors of the graph pass through hooks."""
     for use in found.uses:
-        for name in dir(use.node):
-            saved = getattr(use.node, name) if name.startswith("_raw_saved_") else None
-            if saved is not None and getattr(saved, "unpack_hook", None) is not None:
+        kind = type(use.node)
+        if kind not in _SAVED:
+            _SAVED[kind] = [name for name in dir(kind) if name.startswith("_raw_saved_")]
+        for name in _SAVED[kind]:
+            if getattr(getattr(use.node, name), "unpack_hook", None) is not None:
                 return True
     return False
+
+
+_SAVED: dict[type, list[str]] = {}
+"""Names of a node type's saved tensors."""
 
 
 def _read(node: Node, name: str, slots: dict[int, Slot], n: int, found: Trace, rejected: list[Slot]) -> None:

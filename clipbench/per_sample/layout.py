@@ -142,9 +142,9 @@ class Layouts:
         if bool((owners < NOBODY).any()):
             return None
         if rows and rows % n == 0:
-            numbers = torch.arange(1, n + 1)
-            for layout in Layout:
-                if bool(((owners == layout.spread(numbers, rows)) | (owners == NOBODY)).all()):
+            row = torch.arange(rows)
+            for layout, sample in ((Layout.MAJOR, row // (rows // n)), (Layout.MINOR, row % n)):
+                if bool(((owners == sample + 1) | (owners == NOBODY)).all()):
                     return layout
         return Segments(owners, n)
 

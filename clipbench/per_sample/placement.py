@@ -26,9 +26,11 @@ from clipbench.per_sample.spelling import Unprovable
 
 Verdict = RowLayout | Literal["measure", "mixed"]
 """A use's proven layout; "measure" where it depends on the data; "mixed" where a row was seen to be shared."""
-STEPS_PER_PROOF = 16
-"""Steps for which one more proof is due, beyond the first few."""
 FREE_PROOFS = 4
+"""Proofs for a model's first graphs; then one more is due for so many steps …"""
+STEPS_PER_PROOF = 64
+HITS_PER_PROOF = 16
+"""… and for so many steps that an earlier proof has served."""
 KEPT = 256
 """Graphs whose verdicts are kept."""
 
@@ -40,6 +42,7 @@ class Placement:
         self._verdicts: dict[Hashable, list[Verdict]] = {}
         self._probe = Probe()
         self._steps = 0
+        self._hits = 0
         self._proofs = 0
 
     def place(self, losses: Tensor, found: Trace, retain_graph: bool) -> bool:
@@ -51,6 +54,7 @@ class Placement:
         n = losses.shape[0]
         key: Hashable = signature(found.nodes) if n > 1 else n
         known = self._verdicts.get(key)
+        self._hits += known is not None
         verdicts = known if known is not None else self._judge(losses, found.uses, key)
         mixed = [use for use, verdict in zip(found.uses, verdicts, strict=True) if verdict == "mixed"]
         open_ones = "measure" in verdicts
@@ -62,6 +66,7 @@ class Placement:
         if open_ones:
             verdicts, shared = self._measure(losses, uses, deltas, verdicts)
             mixed += shared
+        refuse_mixed(verdicts, uses, n)
         for use, verdict in zip(uses, verdicts, strict=True):
             if not isinstance(verdict, str):
                 use.layout = verdict
@@ -73,7 +78,8 @@ class Placement:
         """Verdicts on a new graph, kept if there was a proof."""
         if losses.shape[0] == 1 or not uses:
             return [Layout.MAJOR] * len(uses)
-        if self._proofs >= FREE_PROOFS + self._steps // STEPS_PER_PROOF and readable(losses):
+        due = FREE_PROOFS + self._hits // HITS_PER_PROOF + self._steps // STEPS_PER_PROOF
+        if self._proofs >= due and readable(losses):
             return ["measure"] * len(uses)
         self._proofs += 1
         verdicts = prove(losses, uses)
@@ -99,13 +105,7 @@ class Placement:
             shared.append(use)
             result[index] = "mixed"
             if not bool((found == LOST).any()):
-                verdicts[index] = "mixed"  # in the kept list, where there is one: the slow path is always right
-        if all(verdict == "mixed" for verdict in verdicts) and any(use.rows % losses.shape[0] == 0 for use in uses):
-            raise ValueError(
-                "losses must depend on one sample each, got losses that mix samples: the gradient of one of them "
-                "reaches the others' rows in every layer (a batch statistic, a contrastive loss, or the mean taken "
-                "too early?)"
-            )
+                verdicts[index] = "mixed"  # for good, where the list is kept: the slow path is always right
         return result, shared
 
 
@@ -125,3 +125,12 @@ def prove(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
             at += len(use.edges)
             verdicts.append(layouts.find(use.owners_of_rows(rows)) or "measure")
     return verdicts
+
+
+def refuse_mixed(verdicts: Sequence[Verdict], uses: Sequence[Use], n: int) -> None:
+    """Raise ValueError where the samples mix in every use (a table read by position, not by sample, is none)."""
+    if uses and all(v == "mixed" for v in verdicts) and any(use.rows % n == 0 for use in uses):
+        raise ValueError(
+            "losses must depend on one sample each, got losses that mix samples: the gradient of one of them reaches "
+            "the others' rows in every layer (a batch statistic, a contrastive loss, or the mean taken too early?)"
+        )

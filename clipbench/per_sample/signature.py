@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from clipbench.per_sample.slots import Node
+from clipbench.per_sample.surrogates import counts_up
 
 _CONSTANTS: dict[type, tuple[str, ...]] = {}
 
@@ -38,7 +39,19 @@ def constants(node: Node) -> Hashable:
         known = dir(kind)
         names = tuple([name for name in known if name.startswith("_saved_") and "_raw" + name not in known])
         _CONSTANTS[kind] = names
-    return tuple([_plain(getattr(node, name)) for name in names])
+    values = tuple([_plain(getattr(node, name)) for name in names])
+    if kind.__name__.startswith("Index") and hasattr(node, "_raw_saved_indices"):
+        return values, _counting(node)
+    return values
+
+
+def _counting(node: Node) -> Hashable:
+    """Which indices count up, so that they do not move by data (see `surrogates`)."""
+    raw = node._raw_saved_indices
+    raw = raw if isinstance(raw, (tuple, list)) else (raw,)
+    if any(getattr(saved, "unpack_hook", None) is not None for saved in raw):
+        return None
+    return tuple([counts_up(index) for index in node._saved_indices])
 
 
 def _plain(value: Any) -> Hashable:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 NOBODY, SHARED = 0.0, -1.0
 """Owners that are no sample."""
@@ -50,40 +51,53 @@ def blur(tensor: Tensor, dims: Sequence[int]) -> Tensor:
     return tensor.sum(list(dims), keepdim=True).expand_as(tensor) if len(dims) else tensor
 
 
-def _indexed(indices: Sequence[Tensor | None]) -> list[int]:
-    """Dimensions over which advanced indices reach."""
+def counts_up(index: Tensor | None) -> bool:
+    """Whether an index is 0, 1, 2, … along one axis, as in `x[torch.arange(n), last]`: known where asking is free."""
+    if index is None or index.dtype is not torch.int64 or index.device.type != "cpu" or hasattr(index, "fake_mode"):
+        return False
+    with _disable_current_modes():
+        return index.numel() == max(index.shape, default=0) and bool((index.reshape(-1) == _numbers(index)).all())
+
+
+def _numbers(index: Tensor) -> Tensor:
+    return torch.arange(index.numel())
+
+
+def _masks(index: Tensor) -> bool:
+    return index.dtype in (torch.bool, torch.uint8)
+
+
+def _blurred(indices: Sequence[Tensor | None]) -> list[int]:
+    """Dimensions along which advanced indices move entries by data."""
     dims, at = [], 0
     for index in indices:
-        width = index.dim() if index is not None and index.dtype in (torch.bool, torch.uint8) else 1
-        dims += range(at, at + width) if index is not None else []
+        width = index.dim() if index is not None and _masks(index) else 1
+        if index is not None and not counts_up(index):
+            dims += range(at, at + width)
         at += width
     return dims
 
 
+def _standing_still(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Indices that move by data point to the first entry: where does not matter beside a blur.
+
+    Masks stay, as the result's shape comes from them.
+    """
+    return [x if x is None or _masks(x) or counts_up(x) else _zero_index(x) for x in indices]
+
+
 def _zero_index(tensor: Tensor) -> Tensor:
-    """An index of the same shape that points to the first entry: where it points does not matter after a blur."""
-    return torch.zeros(tuple(tensor.shape), dtype=torch.int64, device=tensor.device if _real(tensor) else "cpu")
-
-
-def _real(tensor: Tensor) -> bool:
-    return not hasattr(tensor, "fake_mode")
+    device = "cpu" if hasattr(tensor, "fake_mode") else tensor.device
+    return torch.zeros(tuple(tensor.shape), dtype=torch.int64, device=device)
 
 
 def _index(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
-    blurred = blur(x, _indexed(indices))
-    return torch.ops.aten.index(blurred, _in_place_of(indices))
-
-
-def _in_place_of(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Integer indices become zeros; masks stay, as the result's shape comes from them."""
-    return [
-        index if index is None or index.dtype in (torch.bool, torch.uint8) else _zero_index(index) for index in indices
-    ]
+    return torch.ops.aten.index(blur(x, _blurred(indices)), _standing_still(indices))
 
 
 def _index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, *_: Any, **__: Any) -> Tensor:
-    put = torch.ops.aten.index_put(torch.zeros_like(x), _in_place_of(indices), values, True)
-    return x + blur(put, _indexed(indices))
+    put = torch.ops.aten.index_put(torch.zeros_like(x), _standing_still(indices), values, True)
+    return x + blur(put, _blurred(indices))
 
 
 def _gather(x: Tensor, dim: int, index: Tensor, **_: Any) -> Tensor:
@@ -156,6 +170,14 @@ def _lstm_layer(*args: Any) -> tuple[Tensor, ...]:
     return (column.expand_as(x), *[each.sum().expand_as(weight) for weight in weights], states, states)
 
 
+def _batch_norm(grad: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """(batch, channel, *space): with the batch's own statistics, every channel is one."""
+    others = [0, *range(2, grad.dim())]
+    channel = grad.sum(others)
+    each = grad if rest[5] is False else blur(grad, others)
+    return each.expand_as(x), channel, channel
+
+
 SURROGATES: dict[str, Callable[..., Any]] = {
     "index": _index,
     "_unsafe_index": _index,
@@ -176,6 +198,8 @@ SURROGATES: dict[str, Callable[..., Any]] = {
     "adaptive_max_pool2d_backward": _pool(2),
     "adaptive_max_pool3d_backward": _pool(3),
     "grid_sampler_2d_backward": lambda grad, x, grid, *_: (_pool(2)(grad, x), grad.sum(1)[..., None].expand_as(grid)),
+    "native_batch_norm_backward": _batch_norm,
+    "cudnn_batch_norm_backward": lambda x, grad, *_: _batch_norm(grad, x, *[True] * 6),
     "_scaled_dot_product_flash_attention_for_cpu_backward": _attention,
     "_scaled_dot_product_flash_attention_backward": _attention,
     "_scaled_dot_product_efficient_attention_backward": _attention_with_bias,

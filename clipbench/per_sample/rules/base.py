@@ -72,6 +72,7 @@ class Use(ABC):
         (delta,) = deltas
         if delta is None:
             return torch.zeros(self.rows, 0)
+        delta = torch.view_as_real(delta.resolve_conj()) if delta.is_complex() else delta
         return wide(self.flat(delta)).reshape(self.rows, -1)
 
     def owners_of_rows(self, owners: Tensor) -> Tensor:
