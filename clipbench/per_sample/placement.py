@@ -1,6 +1,6 @@
 """Giving every use its gradient and its layout: proven once for a graph, or measured at every step, never guessed.
 
-For a new graph (see `signature`) owners are proven from its operations (see `dependence`), which holds for all data
+For a new graph (see `signature`), owners are proven from its operations (see `dependence`), which holds for all data
 and is kept. Uses of which that proves no owner for every row, since rows move by data, are measured at each step (see
 `probe`): rows of one sample each give a layout for this step, anything else sends the use's parameters down the slow
 path. A proof costs some ten backward passes to the outputs, so that graphs of ever-new shapes are measured instead,
@@ -53,7 +53,7 @@ class Placement:
         self._steps += 1
         n = losses.shape[0]
         key: Hashable = signature(found.nodes) if n > 1 else n
-        known = self._verdicts.get(key)
+        known = None if key is None else self._verdicts.get(key)
         self._hits += known is not None
         verdicts = known if known is not None else self._judge(losses, found.uses, key)
         mixed = [use for use, verdict in zip(found.uses, verdicts, strict=True) if verdict == "mixed"]
@@ -79,13 +79,14 @@ class Placement:
         if losses.shape[0] == 1 or not uses:
             return [Layout.MAJOR] * len(uses)
         due = FREE_PROOFS + self._hits // HITS_PER_PROOF + self._steps // STEPS_PER_PROOF
-        if self._proofs >= due and readable(losses):
+        if readable(losses) and (key is None or self._proofs >= due):
             return ["measure"] * len(uses)
         self._proofs += 1
         verdicts = prove(losses, uses)
-        if len(self._verdicts) >= KEPT:
-            del self._verdicts[next(iter(self._verdicts))]
-        self._verdicts[key] = verdicts
+        if key is not None:
+            if len(self._verdicts) >= KEPT:
+                del self._verdicts[next(iter(self._verdicts))]
+            self._verdicts[key] = verdicts
         return verdicts
 
     def _measure(
