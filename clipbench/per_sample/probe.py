@@ -69,12 +69,13 @@ class Rows:
 
     def follows(self, marks: Tensor, weights: Tensor) -> Tensor:
         """Whether every entry of a row is its weight (rows,) times the plain one, up to what no rounding explains."""
-        difference = (marks - weights[:, None] * self.plain).abs()
-        bound = 16 * torch.finfo(marks.dtype).eps * self.plain.abs()
+        limits, size = torch.finfo(marks.dtype), weights.abs()[:, None]
+        bound = 4 * limits.eps * self.plain.abs()
         if marks.device.type != "cpu":  # sums in no fixed order
-            bound = torch.maximum(bound, 512 * torch.finfo(marks.dtype).eps * self.top[:, None])
-        floor = torch.finfo(marks.dtype).tiny * 2**26
-        return (difference <= (bound + floor) * weights.abs().clamp(min=1.0)[:, None]).all(1)
+            bound = torch.maximum(bound, 512 * limits.eps * self.top[:, None])
+        floor = limits.tiny * 2**26  # below it numbers lose digits
+        difference = (marks - weights[:, None] * self.plain).abs()
+        return (difference <= bound * size + floor * size.clamp(min=1.0)).all(1)
 
     def read_digit(self, marks: Tensor, table: Tensor, base: int) -> None:
         """Append a digit to every row's number; `table` holds the weight of each digit."""
@@ -91,10 +92,7 @@ class Rows:
         """Compare with real weights (n,); only what is far off counts, and is in doubt."""
         known = self.number.clamp(max=weights.shape[0] - 1)
         difference = (marks - weights[known][:, None] * self.plain).abs()
-        far = ~(difference <= MIXING * self.top[:, None]).all(1)  # so written, true for NaN
-        self.active |= (marks != 0).any(1)
-        self.doubtful = far & (self.top > 0)
-        self.shared |= far & (self.top == 0)
+        self.doubtful = ~(difference <= MIXING * self.top[:, None]).all(1)  # so written, true for NaN
 
     def confirm_exactly(self, marks: Tensor, weights: Tensor) -> None:
         """Compare with powers of two (n,), for the rows in doubt."""
@@ -104,7 +102,7 @@ class Rows:
         """(rows,) int64: k + 1, NOBODY, SHARED or LOST."""
         unknown = self.shared | (self.number >= n) & (self.top > 0)
         owners = torch.where(unknown, SHARED, self.number + 1)
-        owners = torch.where((self.top == 0) & ~self.active, NOBODY, owners)
+        owners = torch.where((self.top == 0) & ~self.active & ~self.shared, NOBODY, owners)
         return torch.where(self.lost, LOST, owners)
 
 

@@ -22,11 +22,10 @@ FACTORIES = frozenset({"zeros", "zeros_like", "new_zeros", "empty", "empty_like"
 """Operations whose result is nobody's, until gradients are written into it."""
 SCALES = frozenset({"mul_", "div_", "neg_", "zero_", "detach_"})
 """Operations that leave zeros what they are."""
-SHAPE_ONLY = frozenset({"ones_like", "full_like", "new_ones", "new_full", "rand_like", "randn_like", "isnan", "isinf",
-                        "eq", "ne", "lt", "gt", "le", "ge", "isfinite"})  # fmt: skip
-"""Operations on a gradient whose result is not proportional to it."""
+SHAPE_ONLY = frozenset({"ones_like", "full_like", "new_ones", "new_full", "rand_like", "randn_like"})
+"""Operations on a gradient whose result does not depend on its values."""
 READS_VALUES = frozenset({"_local_scalar_dense", "is_nonzero", "equal", "item", "nonzero"})
-"""Operations that let a program decide by a gradient's value."""
+"""Operations that let a program decide by a value: not by a gradient's, nor by what was made of one."""
 MOVES = frozenset({"clone", "_unsafe_view", "_reshape_copy", "cat", "stack", "flip", "roll", "select_backward",
                    "slice_backward", "constant_pad_nd", "tril", "triu", "diagonal_backward", "_to_copy", "copy",
                    "select_scatter", "slice_scatter", "lift_fresh", "rot90", "repeat"})  # fmt: skip
@@ -142,10 +141,10 @@ def _pool(spatial: int) -> Callable[..., Tensor]:
 
 
 def _attention(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **_: Any) -> tuple[Tensor, ...]:
-    """(sample, head, position, width): a query's gradient is its own row's, keys and values hear all rows and heads."""
+    """(sample, head, position, width): a query's gradient is its own row's, keys and values hear all of the head."""
     own = grad.sum(-1, keepdim=True).expand_as(query)
-    heads = [-3] if grad.dim() > 3 else []
-    every = grad.sum([*heads, -2, -1], keepdim=True)
+    several = key.shape[-3] != grad.shape[-3]  # heads of queries for one of keys
+    every = grad.sum([-3, -2, -1] if several else [-2, -1], keepdim=True)
     return own, every.expand_as(key), every.expand_as(value)
 
 
