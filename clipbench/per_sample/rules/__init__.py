@@ -14,6 +14,7 @@ from clipbench.per_sample.rules.convolution import read_convolution
 from clipbench.per_sample.rules.embedding import read_embedding
 from clipbench.per_sample.rules.linear import read_addmm, read_mm
 from clipbench.per_sample.rules.lstm import read_lstm
+from clipbench.per_sample.rules.node import NodeUse, read_node
 from clipbench.per_sample.rules.normalization import read_batch_norm, read_group_norm, read_layer_norm
 from clipbench.per_sample.rules.prelu import read_prelu
 from clipbench.per_sample.slots import Node, Slot
@@ -38,4 +39,4 @@ READERS: dict[str, Reader] = {
     "RepeatBackward0": read_repeat,
 }
 
-__all__ = ["READERS", "Reader", "Use"]
+__all__ = ["READERS", "NodeUse", "Reader", "Use", "read_node"]

@@ -27,6 +27,8 @@ class Use(ABC):
     slots: dict[str, Slot]
     lead: tuple[int, ...]
     delta: Tensor
+    whole_graph = False
+    """Whether the node itself is differentiated again: then the backward pass must leave the graph as it is."""
 
     def __init__(self, node: Node, slots: dict[str, Slot], lead: Sequence[int], n: int) -> None:
         self.node = node

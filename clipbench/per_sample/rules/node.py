@@ -1,0 +1,82 @@
+"""Any node at all, differentiated by itself once for each sample: with δ of that sample alone, all others zero.
+
+Costs n times the node, where the slow path costs n times the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from clipbench.per_sample.cost import SUBGRAPH_BYTES
+from clipbench.per_sample.factors import row_norms, wide
+from clipbench.per_sample.layout import SampleWeights
+from clipbench.per_sample.pullback import batched_products, products
+from clipbench.per_sample.rules.base import Use
+from clipbench.per_sample.slots import Node, Slot
+
+
+class NodeUse(Use):
+    """g_k = Jᵀ (δ with the rows of sample k alone), J the Jacobian of this one node."""
+
+    whole_graph = True
+
+    def __init__(self, node: Node, slots: dict[str, Slot], edges: dict[str, GradientEdge], lead: int, n: int) -> None:
+        super().__init__(node, slots, node._input_metadata[0].shape[:lead], n)
+        self.inputs = edges
+
+    def gradients(self, first: int, last: int, roles: Collection[str]) -> list[Tensor]:
+        """Gradients of samples first … last − 1, one (last − first, *part_shape) for each role."""
+        owner = self.layout.spread(torch.arange(self.n, device=self.delta.device), self.rows)
+        chosen = torch.arange(first, last, device=self.delta.device)[:, None] == owner
+        chosen = chosen.reshape(last - first, *self.lead, *[1] * (self.delta.dim() - len(self.lead)))
+        deltas = torch.where(chosen, self.delta, 0.0)
+        found = batched_products([GradientEdge(self.node, 0)], [self.inputs[role] for role in roles], [deltas])
+        return [
+            self.delta.new_zeros(last - first, *self.slots[role].part_shape) if rows is None else wide(rows)
+            for role, rows in zip(roles, found, strict=True)
+        ]
+
+    def norms(self, roles: Collection[str]) -> Tensor:
+        held = self.delta.numel() + sum(self.slots[role].param.numel() for role in roles)
+        size = max(1, int(SUBGRAPH_BYTES // (8 * held)))
+        parts = []
+        for first in range(0, self.n, size):
+            rows = [row_norms(g) for g in self.gradients(first, min(first + size, self.n), roles)]
+            parts.append(torch.linalg.vector_norm(torch.stack(rows), dim=0))
+        return torch.cat(parts)
+
+    def instances(self, role: str, first: int, last: int) -> Tensor:
+        return self.gradients(first, last, [role])[0]
+
+    def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
+        column = gamma.column(self.layout, self.rows, self.delta.dtype)
+        delta = self.delta * column.reshape(*self.lead, *[1] * (self.delta.dim() - len(self.lead)))
+        found = products([GradientEdge(self.node, 0)], [self.inputs[role] for role in self.slots], [delta])
+        return {role: g for role, g in zip(self.slots, found, strict=True) if g is not None}
+
+
+def read_node(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
+    """Operands whatever; None where the node has several outputs, or none of its axes can be that of the samples."""
+    shape = tuple(node._input_metadata[0].shape)
+    lead = _lead(shape, n)
+    if lead is None or len(node._input_metadata) > 1:
+        return None
+    named: dict[str, Slot] = {}
+    edges: dict[str, GradientEdge] = {}
+    for index, slot in slots.items():
+        edge = GradientEdge(*node.next_functions[index])
+        if edge not in edges.values():
+            named[f"operand {index}"], edges[f"operand {index}"] = slot, edge
+    return NodeUse(node, named, edges, lead, n)
+
+
+def _lead(shape: tuple[int, ...], n: int) -> int | None:
+    """Number of leading axes that hold the rows: up to the last one of length n, or one that n divides."""
+    fitting = [axis for axis, length in enumerate(shape) if length == n]
+    if fitting:
+        return fitting[-1] + 1 if n > 1 else 1
+    return 1 if shape and shape[0] % n == 0 and shape[0] else None
