@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from clipbench.per_sample.cost import SUBGRAPH_BYTES
 from clipbench.per_sample.factors import row_norms, wide
 from clipbench.per_sample.graph import Reading, Trace
-from clipbench.per_sample.pullback import batched_products, products
+from clipbench.per_sample.pullback import batched, products
 from clipbench.per_sample.slots import Derived, Root, Slot
 
 
@@ -56,7 +56,9 @@ class Entangled:
         if self.derived:
             edges = [get_gradient_edge(param) for param in self.params.values()]
             deltas = [totals[id(root)].to(root.dtype) for root in self.derived]
-            pulled = batched_products([root.edge for root in self.derived], edges, deltas)
+            outputs = [root.edge for root in self.derived]
+            names = frozenset(type(root.node).__name__ for root in self.derived)
+            pulled = batched(lambda *each: products(outputs, edges, each), deltas, names)
             for param, rows in zip(self.params.values(), pulled, strict=True):
                 if rows is not None:
                     add_rows(totals, Slot(param), rows)
@@ -77,7 +79,9 @@ def add_rows(totals: dict[int, Tensor], slot: Slot, rows: Tensor) -> None:
         totals[key] = rows.new_zeros((count, *slot.param.shape))
     whole = totals[key]
     start, stop = slot.span
-    totals[key] = whole + rows if slot.whole else torch.cat([whole[:, :start], whole[:, start:stop] + rows, whole[:, stop:]], 1)
+    totals[key] = (
+        whole + rows if slot.whole else torch.cat([whole[:, :start], whole[:, start:stop] + rows, whole[:, stop:]], 1)
+    )
 
 
 def entangled(found: Trace) -> list[Entangled]:
@@ -139,14 +143,20 @@ def overlapping(readings: Sequence[Reading]) -> set[int]:
     return clash
 
 
-def pull_back(derived: Sequence[Derived], params: Sequence[Tensor]) -> None:
-    """Send the gradients gathered in derived tensors on to the parameters' `.grad`, in one pass for all."""
+def pull_back(derived: Sequence[Derived], params: Sequence[Tensor], keep: Tensor | None) -> None:
+    """Send the gradients gathered in derived tensors on to the parameters' `.grad`, in one pass for all.
+
+    Where some samples' gradients are finite after the sub-graph, so is their sum; where none is kept (see `keep`),
+    a sub-graph that holds an infinite value would make NaN of zeros.
+    """
     reached = [root for root in derived if root.grad is not None]
     if not reached:
         return
     edges: list[GradientEdge] = [get_gradient_edge(param) for param in params]
-    for param, gradient in zip(params, products([r.edge for r in reached], edges, [r.grad for r in reached]), strict=True):
+    for param, gradient in zip(
+        params, products([r.edge for r in reached], edges, [r.grad for r in reached]), strict=True
+    ):
         if gradient is not None:
-            Slot(param).add(gradient)
+            Slot(param).add(gradient if keep is None else torch.where(keep.any(), gradient, 0.0))
     for root in reached:
         root.grad = None

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipbench.per_sample.derived import entangled, pull_back
 from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
-from clipbench.per_sample.graph import Key, Trace, packed, trace, trace_packed
+from clipbench.per_sample.graph import Known, Trace, packed, trace, trace_packed
 from clipbench.per_sample.heap import keep_freed_memory
 from clipbench.per_sample.joint import joint_norms, shared
 from clipbench.per_sample.layout import Layout, SampleWeights
@@ -62,7 +62,7 @@ class SampleGradients:
                 use.drop(keep)
             for role, gradient in use.weighted(weights).items():
                 use.slots[role].add(gradient)
-        pull_back(self.derived, list(self.below.values()))
+        pull_back(self.derived, list(self.below.values()), keep)
         if self.slow:
             for param, gradient in zip(self.slow, slow_weighted(self.losses, self.slow, gamma, keep), strict=True):
                 param.grad = gradient if param.grad is None else param.grad.add_(gradient)
@@ -82,7 +82,7 @@ class PerSampleGradients:
         self._tries: dict[tuple[object, ...], int] = {}
         self._warned: set[int] = set()
         self._packed = False
-        self._passed: set[Key] = set()
+        self._known = Known()
 
     def collect(self, losses: Tensor, retain_graph: bool = False) -> SampleGradients:
         """Run the backward pass to the outputs of all layers. Raises ValueError for BatchNorm in training mode."""
@@ -99,11 +99,11 @@ class PerSampleGradients:
     def _trace(self, losses: Tensor) -> Trace:
         """All uses with their layouts. Nodes whose rows are no samples' are passed, for what reads their outputs."""
         while True:
-            found = (trace_packed if self._packed else trace)(losses, self._params, self._passed)
+            found = (trace_packed if self._packed else trace)(losses, self._params, self._known)
             mixed = self._place(losses, found)
             if not mixed:
                 return found
-            self._passed |= {found.key(use) for use in mixed}
+            self._known.passed |= {found.key(use) for use in mixed}
 
     def _refuse_batch_statistics(self) -> None:
         for name, module in self._norms_over_batch:

@@ -5,28 +5,38 @@ to the losses finds every node that reads a parameter, its saved input, and so e
 part, be it a layer called twice, tied weights, `F.linear` on a bare parameter or attention's projections.
 
 What is computed from parameters alone (1 + w, a table looked up once, weight_norm) is a parameter to what reads it.
-Where no rule reads a node, there are three ways on. A node all of whose operands are made of parameters, and whose
-output shows no axis of samples, passes on: its output is read in their place. Another is differentiated by itself,
-once for each sample (`rules.node`). Where its rows do not belong to samples either, the parameters are slow.
+Where no rule reads a node, there are three ways on. A node all of whose operands are made of parameters passes on:
+its output is read in their place. Another is differentiated by itself, once for each sample (`rules.node`). Where its
+rows do not belong to samples either, the parameters are slow. A graph does not show data without a gradient, so a rule
+may take a node for one that meets samples that does not, and the walk may pass one on that does: the check of the rows
+(`probe`) tells the first, a dead end the second. `Known` keeps both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.rules import READERS, NodeUse, Use, read_node
+from clipbench.per_sample.rules import READERS, Use, read_node
 from clipbench.per_sample.slots import REINDEXINGS, Derived, Node, Root, Slot, resolve
 
 Reading = tuple[Use, str]
 """A use and the role in which it reads a parameter."""
 Edges = tuple[tuple[Node, int], ...]
 Key = tuple[object, ...]
-"""What a node is, the same from step to step: its name, its shape and what it reads."""
+"""What a node is, the same from step to step: its name, its shape and the parameters below it."""
+
+
+@dataclass
+class Known:
+    """What earlier walks found: nodes to pass on, as their rows are no samples', and nodes to differentiate alone."""
+
+    passed: set[Key] = field(default_factory=set)
+    single: set[Key] = field(default_factory=set)
 
 
 @dataclass
@@ -34,18 +44,20 @@ class Trace:
     """What one graph holds: `uses` by rule, and `slow`, the parameters (by id) that no rule covers, each with `why`.
 
     `leaves` are the parameters below each derived tensor (by its id).
+    `dead_ends` are nodes from which no way led to samples, in the order of the walk.
     """
 
     uses: list[Use] = field(default_factory=list)
     slow: dict[int, Tensor] = field(default_factory=dict)
     why: dict[int, str] = field(default_factory=dict)
     leaves: dict[int, dict[int, Tensor]] = field(default_factory=dict)
+    dead_ends: list[Key] = field(default_factory=list)
 
     def below(self, root: Root) -> dict[int, Tensor]:
         """The parameters (by id) that a root is, or is made of."""
         return self.leaves[id(root)] if isinstance(root, Derived) else {id(root): root}
 
-    def reject(self, slots: Iterable[Slot], why: str = "its rows mix samples") -> None:
+    def reject(self, slots: Iterable[Slot], why: str) -> None:
         """Send the parameters of `slots` to the slow path, and drop every use of them."""
         for slot in slots:
             for key, param in self.below(slot.param).items():
@@ -59,22 +71,26 @@ class Trace:
 
     def key(self, use: Use) -> Key:
         """What lets a use be known again at the next step."""
-        roots = [
-            (role, slot.span, slot.param.shape, tuple(self.below(slot.param)))
-            for role, slot in sorted(use.slots.items())
-        ]
-        return type(use.node).__name__, tuple(use.node._input_metadata[0].shape), *roots
+        leaves = {key for slot in use.slots.values() for key in self.below(slot.param)}
+        return node_key(use.node, leaves)
 
 
-def trace(losses: Tensor, params: Mapping[int, object], passed: Collection[Key] = ()) -> Trace:
-    """Every use of the parameters with ids `params` below `losses` (n,). Raises ValueError for refused layers.
+def node_key(node: Node, leaves: Iterable[int]) -> Key:
+    """The key of a node above the parameters with ids `leaves`."""
+    return type(node).__name__, tuple(node._input_metadata[0].shape), frozenset(leaves)
 
-    passed: keys of uses that are not to be read, because their rows do not belong to samples: their outputs are.
-    """
-    walk = _Walk(losses.shape[0], params, passed)
-    for node, edges in children_first(losses.grad_fn):
-        walk.visit(node, edges)
-    return walk.finish(losses.grad_fn)
+
+def trace(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace:
+    """Every use of the parameters with ids `params` below `losses` (n,). Raises ValueError for refused layers."""
+    while True:
+        walk = _Walk(losses.shape[0], params, known)
+        for node, edges in children_first(losses.grad_fn):
+            walk.visit(node, edges)
+        found = walk.finish(losses.grad_fn)
+        news = [key for key in found.dead_ends if key not in known.single and key not in known.passed]
+        if not news:
+            return found
+        known.single.add(news[0])
 
 
 def children_first(root: Node) -> Iterator[tuple[Node, Edges]]:
@@ -98,9 +114,9 @@ def children_first(root: Node) -> Iterator[tuple[Node, Edges]]:
 class _Walk:
     """One way through a graph from the parameters up."""
 
-    def __init__(self, n: int, params: Mapping[int, object], passed: Collection[Key]) -> None:
-        self.n, self.params, self.passed = n, params, passed
-        self.names = {key[0] for key in passed}
+    def __init__(self, n: int, params: Mapping[int, object], known: Known) -> None:
+        self.n, self.params, self.known = n, params, known
+        self.passed, self.single = {key[0] for key in known.passed}, {key[0] for key in known.single}
         self.found = Trace()
         self.made: set[Node] = set()  # nodes that compute something from parameters alone
         self.roots: dict[tuple[Node, int], Root] = {}
@@ -138,11 +154,11 @@ class _Walk:
         if use is not None and not refused and not rest:
             self.found.uses.append(use)
             return
-        if alone and (refused or not samples):
+        if alone and (refused or not samples or (use is None and not self._single(node))):
             self.made.add(node)
             return
         if refused:
-            self.rejected += [(slot, "its rows mix samples") for slot in use.slots.values()] if use else []
+            self.rejected += [(slot, MIXES) for slot in use.slots.values()] if use else []
         elif use is not None:
             self.found.uses.append(use)
         if rest:
@@ -162,15 +178,19 @@ class _Walk:
         use = read_node(node, slots, self.n)
         if use is not None and not self._passes(use):
             self.found.uses.append(use)
-        elif use is not None and alone:
+        elif alone:
             self.made.add(node)
         else:
-            name = type(node).__name__
-            self.rejected += [(slot, f"read by {name} without an axis of samples") for slot in slots.values()]
+            why = MIXES if use is not None else f"read by {type(node).__name__}, which shows no axis of samples"
+            self.rejected += [(slot, why) for slot in slots.values()]
 
     def _passes(self, use: Use) -> bool:
         """Whether it is known that the use's rows do not belong to samples."""
-        return type(use.node).__name__ in self.names and self.found.key(use) in self.passed
+        return type(use.node).__name__ in self.passed and self.found.key(use) in self.known.passed
+
+    def _single(self, node: Node) -> bool:
+        """Whether the node led to a dead end when it was passed on."""
+        return type(node).__name__ in self.single and node_key(node, self._leaves(node)) in self.known.single
 
     def root(self, node: Node, output: int) -> Root:
         """The parameter, or the derived tensor, that output `output` of `node` is."""
@@ -199,7 +219,16 @@ class _Walk:
             self.rejected.append((Slot(self.root(root, 0)), "it meets no axis of samples"))
         for slot, why in self.rejected:
             self.found.reject([slot], why)
+            if isinstance(slot.param, Derived):
+                self._note_dead_end(slot.param)
         return self.found
+
+    def _note_dead_end(self, root: Derived) -> None:
+        """Keep the nodes below that have an axis of samples: at the lowest the samples may have come in unseen."""
+        for node, _ in children_first(root.node):
+            reads = node in self.made and type(node).__name__ not in REINDEXINGS and node._input_metadata
+            if reads and self.n in node._input_metadata[0].shape:
+                self.found.dead_ends.append(node_key(node, self._leaves(node)))
 
 
 class _InBackward(torch.autograd.Function):
@@ -217,7 +246,7 @@ class _InBackward(torch.autograd.Function):
         return None, None
 
 
-def trace_packed(losses: Tensor, params: Mapping[int, object], passed: Collection[Key] = ()) -> Trace:
+def trace_packed(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace:
     """`trace` for graphs whose saved tensors are packed, as by activation checkpointing.
 
     Outside a backward pass every tensor that is read would recompute its whole checkpointed region; inside one, a
@@ -226,7 +255,7 @@ def trace_packed(losses: Tensor, params: Mapping[int, object], passed: Collectio
     found: list[Trace] = []
     with torch.enable_grad():
         anchor = torch.zeros((), device=losses.device, requires_grad=True)
-        passing = _InBackward.apply(anchor, lambda: found.append(trace(losses, params, passed)))  # type: ignore[no-untyped-call]
+        passing = _InBackward.apply(anchor, lambda: found.append(trace(losses, params, known)))  # type: ignore[no-untyped-call]
     torch.autograd.backward(passing, inputs=[anchor])
     return found[0]
 
@@ -241,6 +270,7 @@ def packed(found: Trace) -> bool:
     return False
 
 
+MIXES = "its rows mix samples"
 REFUSED = {
     "CheckpointFunctionBackward": "losses must not pass through checkpoint(use_reentrant=True), got such a node: it "
     "hides the layers inside it; use torch.utils.checkpoint.checkpoint(…, use_reentrant=False)",

@@ -48,7 +48,7 @@ def probe_layouts(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
         inside = [layout.split(energy, n)[sample].sum() for layout in Layout]
         table.append(torch.stack([energy.sum(), *inside]).double())
     verdicts = [_verdict(use, row) for use, row in zip(uses, torch.stack(table).tolist(), strict=True)]
-    if verdicts and all(verdict == "mixed" for verdict in verdicts):
+    if all(verdict == "mixed" for verdict in verdicts) and any(n in use.lead for use in uses):
         raise ValueError(
             "losses must depend on one sample each, got losses that mix samples: the gradient of one of them reaches "
             "the others' rows in every layer (a batch statistic, a contrastive loss, or the mean taken too early?)"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from clipbench.per_sample.slots import Node
+
 Gradients = Sequence[Tensor | None]
-_LOOPED: set[tuple[str, ...]] = set()
-"""Outputs (by name) through which torch could not send a batch."""
+_LOOPED: set[object] = set()
+"""Names of calls through which torch could not send a batch."""
 
 
 def products(outputs: Sequence[GradientEdge], inputs: Sequence[GradientEdge], deltas: Gradients) -> Gradients:
@@ -19,36 +21,54 @@ def products(outputs: Sequence[GradientEdge], inputs: Sequence[GradientEdge], de
     return torch.autograd.grad(outputs, inputs, deltas, retain_graph=True, allow_unused=True)
 
 
-def batched_products(
-    outputs: Sequence[GradientEdge], inputs: Sequence[GradientEdge], deltas: Sequence[Tensor]
-) -> Gradients:
-    """`products` for b vectors at once: deltas (b, *output shape) give gradients (b, *input shape).
+def node_products(node: Node, operands: Sequence[int], delta: Tensor) -> Gradients:
+    """Jᵀ δ for operands of one node alone, of the operands' shapes; what is below the node is not walked.
 
-    Where torch cannot send a batch through (an own autograd.Function that reads values), by a loop over b.
+    torch's own nodes can be called; they leave it to the engine to sum over broadcast axes. A Python Function's node
+    gives a gradient for every argument, tensor or not: its operands with a gradient are found by their order.
     """
-    names = tuple(type(output.node).__name__ for output in outputs)
-    if names not in _LOOPED:
+    if callable(node):
+        found = node(delta)
+        places = {operand: operand for operand in operands}
+    else:
+        found = node.apply(delta)
+        wanted = [place for place, needed in enumerate(node.needs_input_grad) if needed]
+        given = [index for index, (child, _) in enumerate(node.next_functions) if child is not None]
+        places = dict(zip(given, wanted, strict=True))
+    found = found if isinstance(found, tuple) else (found,)
+    gradients = []
+    for operand in operands:
+        child, output = node.next_functions[operand]
+        gradient, shape = found[places[operand]], child._input_metadata[output].shape
+        gradients.append(gradient if gradient is None else gradient.sum_to_size(shape))
+    return gradients
+
+
+def batched(call: Callable[..., Gradients], deltas: Sequence[Tensor], name: object) -> Gradients:
+    """`call` for b vectors at once: deltas (b, *shape), each, give gradients (b, *shape).
+
+    Where torch cannot send a batch through (an own autograd.Function that reads values), by a loop over b; `name`
+    tells that from then on.
+    """
+    if name not in _LOOPED:
         try:
-            return _at_once(outputs, inputs, deltas)
+            return _at_once(call, deltas)
         except (RuntimeError, ValueError):
-            _LOOPED.add(names)
-    rows = [products(outputs, inputs, each) for each in zip(*deltas, strict=True)]
+            _LOOPED.add(name)
+    rows = [call(*each) for each in zip(*deltas, strict=True)]
     return [None if parts[0] is None else torch.stack(parts) for parts in zip(*rows, strict=True)]
 
 
-def _at_once(outputs: Sequence[GradientEdge], inputs: Sequence[GradientEdge], deltas: Sequence[Tensor]) -> Gradients:
+def _at_once(call: Callable[..., Gradients], deltas: Sequence[Tensor]) -> Gradients:
     """The batch through torch's vmap, which knows no None."""
-    reached: list[int] = []
+    present: list[bool] = []
 
-    def call(*each: Tensor) -> tuple[Tensor, ...]:
-        found = [(index, g) for index, g in enumerate(products(outputs, inputs, each)) if g is not None]
-        reached[:] = [index for index, _ in found]
-        return tuple(g for _, g in found)
+    def without_none(*each: Tensor) -> tuple[Tensor, ...]:
+        found = call(*each)
+        present[:] = [g is not None for g in found]
+        return tuple(g for g in found if g is not None)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop")
-        rows = torch.func.vmap(call)(*deltas)
-    gradients: list[Tensor | None] = [None] * len(inputs)
-    for index, g in zip(reached, rows, strict=True):
-        gradients[index] = g
-    return gradients
+        rows = iter(torch.func.vmap(without_none)(*deltas))
+    return [next(rows) if there else None for there in present]

@@ -139,9 +139,7 @@ class _Path:
             return True
         if name == "ToCopyBackward0":  # a gradient that is cast to a real number loses its imaginary part
             below = node.next_functions[0]
-            return bool(
-                below[0]._input_metadata[below[1]].dtype.is_complex == node._input_metadata[0].dtype.is_complex
-            )
+            return bool(below[0]._input_metadata[below[1]].dtype.is_complex == node._input_metadata[0].dtype.is_complex)
         if name in CUTS:
             return self._cut(CUTS[name](node, output))
         if self.stop >= 0:
