@@ -112,7 +112,7 @@ HALF: dict[str, Construct] = {
     "instance norm": (lambda: nn.InstanceNorm2d(4, affine=True), images),
     "batch norm": (lambda: nn.BatchNorm2d(4).eval(), images),
     "embedding": (lambda: nn.Embedding(9, 6), tokens),
-    **{name: SUBGRAPHS[name] for name in ("position table", "weight norm", "standard weights", "one plus")},
+    **{name: SUBGRAPHS[name] for name in ("position table", "weight norm", "one plus")},
     **{name: NODES[name] for name in ("bilinear", "bag, mean", "heads by bmm", "power", "divided")},
     **{name: LAYERS[name] for name in ("prelu of vectors", "conv2d same")},
 }
