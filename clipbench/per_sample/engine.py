@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipbench.per_sample.derived import entangled, pull_back
@@ -15,12 +13,8 @@ from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
 from clipbench.per_sample.graph import Known, Trace, packed, trace, trace_packed
 from clipbench.per_sample.heap import keep_freed_memory
 from clipbench.per_sample.joint import joint_norms, shared
-from clipbench.per_sample.layout import Layout, SampleWeights
-from clipbench.per_sample.probe import Verdict, probe_layouts, readable
-from clipbench.per_sample.rules import Use
-
-PROBES = 3
-"""First steps at which a layer that got no gradient is looked at again, before its layout is taken as guessed."""
+from clipbench.per_sample.layout import SampleWeights
+from clipbench.per_sample.placement import Placement
 
 
 class SampleGradients:
@@ -69,7 +63,7 @@ class SampleGradients:
 
 
 class PerSampleGradients:
-    """Collects `SampleGradients` for a model; remembers which layouts were checked and what was warned of."""
+    """Collects `SampleGradients` for a model; remembers what is known of layouts and what was warned of."""
 
     def __init__(self, model: nn.Module) -> None:
         keep_freed_memory()
@@ -78,8 +72,7 @@ class PerSampleGradients:
             (name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)
         ]
         self._params = {id(param): param for param in model.parameters()}
-        self._layouts: dict[tuple[object, ...], list[Verdict]] = {}
-        self._tries: dict[tuple[object, ...], int] = {}
+        self._placement = Placement()
         self._warned: set[int] = set()
         self._packed = False
         self._known = Known()
@@ -87,20 +80,18 @@ class PerSampleGradients:
     def collect(self, losses: Tensor, retain_graph: bool = False) -> SampleGradients:
         """Run the backward pass to the outputs of all layers. Raises ValueError for BatchNorm in training mode."""
         self._refuse_batch_statistics()
-        found = self._trace(losses)
+        found = self._trace(losses, retain_graph)
         if found.slow.keys() - self._warned:
             self._warned |= found.slow.keys()
             warn_slow(found.why, self.model, losses.shape[0])
-        if found.uses:
-            again = retain_graph or bool(found.slow) or any(use.whole_graph for use in found.uses)
-            self._differentiate(losses, found, again)
         return SampleGradients(losses, found)
 
-    def _trace(self, losses: Tensor) -> Trace:
-        """All uses with their layouts. Nodes whose rows are no samples' are passed, for what reads their outputs."""
+    def _trace(self, losses: Tensor, retain_graph: bool) -> Trace:
+        """All uses with layouts and δ. Nodes whose rows are no samples' are passed on, for what reads their outputs."""
         while True:
             found = (trace_packed if self._packed else trace)(losses, self._params, self._known)
-            mixed = self._place(losses, found)
+            new, mixed = self._placement.place(losses, found, retain_graph)
+            self._packed = self._packed or (new and packed(found))
             if not mixed:
                 return found
             self._known.passed |= {found.key(use) for use in mixed}
@@ -112,39 +103,3 @@ class PerSampleGradients:
                     f"model must not normalise over the batch, got {type(module).__name__} '{name}' in training "
                     "mode: it makes every loss depend on every sample; put it in eval() mode, or use GroupNorm"
                 )
-
-    def _differentiate(self, losses: Tensor, found: Trace, retain_graph: bool) -> None:
-        """Hand every use its δ, and let go of those that no gradient reached."""
-        edges: list[GradientEdge] = []
-        bounds = [0]
-        for use in found.uses:
-            edges += use.edges
-            bounds.append(len(edges))
-        ones = torch.ones_like(losses)
-        deltas = torch.autograd.grad(losses, edges, ones, retain_graph=retain_graph, allow_unused=True)
-        parts = itertools.pairwise(bounds)
-        found.uses = [use for use, part in zip(found.uses, parts, strict=True) if use.receive(deltas[slice(*part)])]
-
-    def _place(self, losses: Tensor, found: Trace) -> list[Use]:
-        """Set every use's layout, checked at the first step of its kind (see `probe`); the uses that mix samples."""
-        n = losses.shape[0]
-        signature = tuple(
-            [
-                (use.layout is Layout.MINOR, use.rows == n, *[id(slot.param) for slot in use.slots.values()])
-                for use in found.uses
-            ]
-        )
-        known = self._layouts.get(signature)
-        if known is None and n > 1 and readable(losses):
-            self._packed = self._packed or packed(found)
-            known = probe_layouts(losses, found.uses)
-            self._tries[signature] = self._tries.get(signature, 0) + 1
-            if "unseen" not in known or self._tries[signature] >= PROBES:
-                self._layouts[signature] = known
-        mixed: list[Use] = []
-        for use, verdict in zip(found.uses, known or (), strict=bool(known)):
-            if verdict == "mixed":
-                mixed.append(use)
-            elif verdict != "unseen":
-                use.layout = verdict
-        return mixed

@@ -41,13 +41,18 @@ class Known:
 
 @dataclass
 class Trace:
+<<<<<<< HEAD
     """What one graph holds: `uses` by rule, and `slow`, the parameters (by id) that no rule covers, each with `why`.
 
     `leaves` are the parameters below each derived tensor (by its id).
     `dead_ends` are nodes from which no way led to samples, in the order of the walk.
     """
+=======
+    """What one graph holds: `uses` by rule, `slow`, the parameters (by id) that no rule covers, and all `nodes`."""
+>>>>>>> engine
 
     uses: list[Use] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
     slow: dict[int, Tensor] = field(default_factory=dict)
     why: dict[int, str] = field(default_factory=dict)
     leaves: dict[int, dict[int, Tensor]] = field(default_factory=dict)
@@ -99,9 +104,24 @@ def children_first(root: Node) -> Iterator[tuple[Node, Edges]]:
     edges = root.next_functions
     stack = [(root, edges, iter(edges))]
     while stack:
+<<<<<<< HEAD
         node, edges, rest = stack[-1]
         for child, _ in rest:
             if child is not None and child not in seen:
+=======
+        node = stack.pop()
+        found.nodes.append(node)
+        slots: dict[int, Slot] = {}
+        for index, (child, output) in enumerate(node.next_functions):
+            if child is None:
+                continue
+            if type(child).__name__ in REINDEXINGS:
+                slot = resolve(child, output, params)
+                if slot is not None:
+                    slots[index] = slot
+                    continue
+            if child not in seen:
+>>>>>>> engine
                 seen.add(child)
                 below = child.next_functions
                 stack.append((child, below, iter(below)))
@@ -263,14 +283,53 @@ def trace_packed(losses: Tensor, params: Mapping[int, object], known: Known) -> 
 def packed(found: Trace) -> bool:
     """Whether saved tensors of the graph pass through hooks."""
     for use in found.uses:
-        for name in dir(use.node):
-            saved = getattr(use.node, name) if name.startswith("_raw_saved_") else None
-            if saved is not None and getattr(saved, "unpack_hook", None) is not None:
+        kind = type(use.node)
+        if kind not in _SAVED:
+            _SAVED[kind] = [name for name in dir(kind) if name.startswith("_raw_saved_")]
+        for name in _SAVED[kind]:
+            if getattr(getattr(use.node, name), "unpack_hook", None) is not None:
                 return True
     return False
 
 
+<<<<<<< HEAD
 MIXES = "its rows mix samples"
+=======
+_SAVED: dict[type, list[str]] = {}
+"""Names of a node type's saved tensors."""
+
+
+def _read(node: Node, name: str, slots: dict[int, Slot], n: int, found: Trace, rejected: list[Slot]) -> None:
+    """Add the node's use to `found`, and the slots that no rule covers to `rejected`."""
+    reader = READERS.get(name)
+    use = reader(node, slots, n) if reader else None
+    if use is None or use.rows == 0:
+        rejected += slots.values()
+        return
+    found.uses.append(use)
+    if len(use.slots) < len(slots):
+        covered = {id(slot) for slot in use.slots.values()}
+        rejected += [slot for slot in slots.values() if id(slot) not in covered]
+
+
+def _overlapping(found: Trace) -> list[Slot]:
+    """Slots of parameters of which different but overlapping parts are read (cross terms between them are unknown)."""
+    partial = {id(s.param) for use in found.uses for s in use.slots.values() if not s.whole}
+    if not partial:
+        return []
+    slots = [s for use in found.uses for s in use.slots.values() if id(s.param) in partial]
+    spans: dict[int, set[tuple[int, int]]] = {}
+    for slot in slots:
+        spans.setdefault(id(slot.param), set()).add(slot.span)
+    clash = set()
+    for key, parts in spans.items():
+        ordered = sorted(parts)
+        if any(first[1] > second[0] for first, second in itertools.pairwise(ordered)):
+            clash.add(key)
+    return [slot for slot in slots if id(slot.param) in clash]
+
+
+>>>>>>> engine
 REFUSED = {
     "CheckpointFunctionBackward": "losses must not pass through checkpoint(use_reentrant=True), got such a node: it "
     "hides the layers inside it; use torch.utils.checkpoint.checkpoint(…, use_reentrant=False)",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from clipbench.per_sample import clipper, engine, factors, fallback, joint
+from clipbench.per_sample import clipper, engine, factors, fallback, joint, placement
 from clipbench.per_sample.layout import Layout, SampleWeights
 from clipbench.per_sample.rules import convolution, embedding, linear, lstm, normalization, taps, windows
 from tests.per_sample.common import errors
@@ -58,9 +58,9 @@ BREAKS: dict[str, tuple[Any, str, Callable[..., Any], list[str]]] = {
     "slow path": (engine, "slow_norms", scaled(fallback.slow_norms), ["two outputs"]),
     "layer norm": (normalization.LayerNormUse, "form", scaled(normalization.LayerNormUse.form), ["layer norm"]),
     "layout not checked": (
-        engine,
-        "probe_layouts",
-        lambda losses, uses: ["unseen"] * len(uses),
+        placement,
+        "prove",
+        lambda losses, uses: [Layout.MAJOR] * len(uses),
         ["attention, time first"],
     ),
 }

@@ -33,12 +33,6 @@ class BroadcastUse(SmallUse):
         self.axes = axes
         self.terms = terms
 
-    def flat(self, tensor: Tensor) -> Tensor:
-        """The output's axes with those of rows first, as one."""
-        if self.axes != tuple(range(len(self.axes))):
-            tensor = tensor.movedim(self.axes, tuple(range(len(self.axes))))
-        return super().flat(tensor)
-
     def form(self, role: str) -> Tensor:
         product = wide(self.delta)
         term = self.terms[role]

@@ -66,9 +66,9 @@ class ConvolutionUse(Use):
         unfolded = min(gram_cost(positions, fan_out, fan_in * taps), instance_cost(positions, fan_out, fan_in * taps))
         cut = 4.0 * positions * fan_in * taps
         unfolded += traffic_cost(2.0 * cut, cut)
-        in_place = self.rows == self.n and position_gram_cost(area, positions, taps, fan_in, fan_out) < unfolded
+        in_place = self.one_each and position_gram_cost(area, positions, taps, fan_in, fan_out) < unfolded
         held = self.groups * (4.0 * (area * area + 2 * positions**2) if in_place else cut)
-        size = chunk_size(held * (self.rows // self.n), image.device.type)
+        size = chunk_size(held * self.positions, image.device.type)
         form = self.position_norms if in_place else self.unfolded_norms
         parts = [form(first, min(first + size, self.n)) for first in range(0, self.n, size)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

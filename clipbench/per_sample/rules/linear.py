@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clipbench.per_sample.factors import factor_norms, outer_norms, row_norms, wide
-from clipbench.per_sample.layout import SampleWeights
+from clipbench.per_sample.layout import SampleWeights, Segments, take
 from clipbench.per_sample.rules.base import Use
 from clipbench.per_sample.rules.products import read_matrix_product
 from clipbench.per_sample.slots import Node, Slot
@@ -31,9 +31,19 @@ class LinearUse(Use):
         bias = "bias" in roles
         if "weight" not in roles or self.a is None:
             return row_norms(wide(self.split(self.delta)).sum(1))
-        if self.rows == self.n:
+        if self.one_each:
             return outer_norms(self.delta, self.a, bias)
+        if isinstance(self.layout, Segments) and self.layout.lopsided:
+            return self.group_norms(self.layout, self.a, bias)
         return factor_norms(self.split(self.delta), self.split(self.a), bias)
+
+    def group_norms(self, layout: Segments, a: Tensor, bias: bool) -> Tensor:
+        """The same where some samples have many more rows than others, by groups of similar size."""
+        norms = wide(self.delta).new_zeros(self.n)
+        for samples, places, missing in layout.groups(self.delta.device):
+            left, right = take(self.delta, places, missing), take(a, places, missing)
+            norms[samples] = factor_norms(left, right, bias)
+        return norms
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
         factors = self.factors(role)

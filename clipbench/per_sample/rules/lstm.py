@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from clipbench.per_sample.factors import factor_norms, wide
-from clipbench.per_sample.layout import Layout, SampleWeights
+from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use
 from clipbench.per_sample.slots import Node, Slot
 
@@ -24,7 +24,6 @@ class LSTMUse(Use):
 
     def __init__(self, node: Node, slots: dict[str, Slot], n: int) -> None:
         super().__init__(node, slots, node._input_metadata[0].shape[:2], n)
-        self.layout = Layout.MINOR
         weights = [node._saved_weight0, node._saved_weight1]
         if node._saved_has_biases:
             weights += [node._saved_weight2, node._saved_weight3]
@@ -44,6 +43,15 @@ class LSTMUse(Use):
         self.deltas = deltas
         self.delta = torch.zeros_like(self.out) if deltas[0] is None else deltas[0]
         return any(delta is not None for delta in deltas)
+
+    def marks(self, deltas: Sequence[Tensor | None]) -> Tensor:
+        """A row for each member of the batch: all of its steps and last states."""
+        batch = self.lead[1]
+        parts = [wide(d).movedim(-2, 0).reshape(batch, -1) for d in deltas if d is not None]
+        return torch.cat(parts, 1) if parts else torch.zeros(batch, 0)
+
+    def owners_of_rows(self, owners: Tensor) -> Tensor:
+        return owners.repeat(self.lead[0])
 
     def in_order(self, sequence: Tensor) -> Tensor:
         """(time, n, features) in the order in which the layer goes through it."""
@@ -93,14 +101,14 @@ class LSTMUse(Use):
     def factors(self, role: str) -> tuple[Tensor, Tensor] | None:
         if role.startswith("bias"):
             return None
-        return self.gate_gradients().transpose(0, 1), self.inputs(role).transpose(0, 1)
+        return self.split(self.gate_gradients()), self.split(self.inputs(role))
 
     def norms(self, roles: Collection[str]) -> Tensor:
         parts = []
         for role in roles:
             factors = self.factors(role)
             if factors is None:
-                parts.append(torch.linalg.vector_norm(wide(self.gate_gradients().sum(0)), dim=1))
+                parts.append(torch.linalg.vector_norm(wide(self.split(self.gate_gradients()).sum(1)), dim=1))
             else:
                 parts.append(factor_norms(*factors))
         return torch.linalg.vector_norm(torch.stack(parts), dim=0)
@@ -108,22 +116,21 @@ class LSTMUse(Use):
     def instances(self, role: str, first: int, last: int) -> Tensor:
         factors = self.factors(role)
         if factors is None:
-            return self.gate_gradients()[:, first:last].sum(0)
+            return self.split(self.gate_gradients())[first:last].sum(1)
         left, right = (factor[first:last] for factor in factors)
         return torch.bmm(left.transpose(1, 2), right)
 
     def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
-        scaled = (self.gate_gradients() * gamma.values.to(self.delta.dtype)[:, None]).flatten(0, 1)
+        scaled = self.flat(self.gate_gradients()) * gamma.column(self.layout, self.rows, self.delta.dtype)
         return {
             role: scaled.sum(0) if role.startswith("bias") else torch.mm(scaled.t(), self.inputs(role).flatten(0, 1))
             for role in self.slots
         }
 
     def drop(self, keep: Tensor) -> None:
-        column = keep[:, None]
-        self.gates = torch.where(column, self.gate_gradients(), 0.0)
-        self.x, self.out = torch.where(column, self.x, 0.0), torch.where(column, self.out, 0.0)
-        self.start = torch.where(column, self.start.reshape(self.out.shape[1:]), 0.0)
+        self.gates = self.masked(self.gate_gradients(), keep)
+        self.start = self.masked(self.start.reshape(1, *self.out.shape[1:]).expand_as(self.out), keep)[0]
+        self.x, self.out = self.masked(self.x, keep), self.masked(self.out, keep)
 
 
 def read_lstm(node: Node, slots: dict[int, Slot], n: int) -> Use | None:

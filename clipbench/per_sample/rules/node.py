@@ -31,8 +31,8 @@ class NodeUse(Use):
 
     def gradients(self, first: int, last: int, roles: Collection[str]) -> list[Tensor]:
         """Gradients of samples first … last − 1, one (last − first, *part_shape) for each role."""
-        owner = self.layout.spread(torch.arange(self.n, device=self.delta.device), self.rows)
-        chosen = torch.arange(first, last, device=self.delta.device)[:, None] == owner
+        owner = self.layout.spread(torch.arange(1, self.n + 1, device=self.delta.device), self.rows)
+        chosen = torch.arange(first + 1, last + 1, device=self.delta.device)[:, None] == owner
         chosen = chosen.reshape(last - first, *self.lead, *[1] * (self.delta.dim() - len(self.lead)))
         deltas = torch.where(chosen, self.delta, 0.0)
         found = batched(partial(self.products, roles), [deltas], type(self.node).__name__)
@@ -95,8 +95,8 @@ def read_node(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
 
 
 def _lead(shape: tuple[int, ...], n: int) -> int | None:
-    """Number of leading axes that hold the rows: up to the last one of length n, or one that n divides."""
+    """Number of leading axes that hold the rows: up to the last one of length n, or one."""
     fitting = [axis for axis, length in enumerate(shape) if length == n]
     if fitting:
         return fitting[-1] + 1 if n > 1 else 1
-    return 1 if shape and shape[0] % n == 0 and shape[0] else None
+    return 1 if shape and shape[0] else None

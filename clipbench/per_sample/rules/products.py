@@ -21,13 +21,14 @@ class BatchedProductUse(Use):
 
     def __init__(self, node: Node, slot: Slot, other: Tensor, from_left: bool, n: int) -> None:
         shape = node._input_metadata[0].shape
-        self.axis = len(shape) - 1 if from_left else len(shape) - 2
-        super().__init__(node, {"weight": slot}, shape[self.axis : self.axis + 1], n)
+        axis = len(shape) - 1 if from_left else len(shape) - 2
+        super().__init__(node, {"weight": slot}, shape[axis : axis + 1], n)
+        self.axes = (axis,)
         self.from_left = from_left
         self.other = other.conj()
 
     def flat(self, tensor: Tensor) -> Tensor:
-        rows = tensor.movedim(self.axis, 0)
+        rows = tensor.movedim(self.axes, (0,))
         return rows.unsqueeze(1) if rows.dim() == 2 else rows
 
     def sides(self) -> tuple[Tensor, Tensor]:
@@ -58,7 +59,7 @@ class BatchedProductUse(Use):
         rows = self.layout.spread(keep, self.rows)[:, None, None]
         shapes = self.delta.shape, self.other.shape
         masked = (
-            torch.where(rows, self.flat(tensor), 0.0).movedim(0, self.axis) for tensor in (self.delta, self.other)
+            torch.where(rows, self.flat(tensor), 0.0).movedim((0,), self.axes) for tensor in (self.delta, self.other)
         )
         self.delta, self.other = (tensor.reshape(shape) for tensor, shape in zip(masked, shapes, strict=True))
 
