@@ -41,15 +41,12 @@ class Known:
 
 @dataclass
 class Trace:
-<<<<<<< HEAD
     """What one graph holds: `uses` by rule, and `slow`, the parameters (by id) that no rule covers, each with `why`.
 
-    `leaves` are the parameters below each derived tensor (by its id).
-    `dead_ends` are nodes from which no way led to samples, in the order of the walk.
+    `nodes` are those that do not compute something from parameters alone; `leaves` the parameters below each derived
+    tensor (by its id); `dead_ends` nodes from which no way led to samples, in the order of the walk; `version` tells
+    the walk from others over the same graph.
     """
-=======
-    """What one graph holds: `uses` by rule, `slow`, the parameters (by id) that no rule covers, and all `nodes`."""
->>>>>>> engine
 
     uses: list[Use] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
@@ -57,6 +54,7 @@ class Trace:
     why: dict[int, str] = field(default_factory=dict)
     leaves: dict[int, dict[int, Tensor]] = field(default_factory=dict)
     dead_ends: list[Key] = field(default_factory=list)
+    version: int = 0
 
     def below(self, root: Root) -> dict[int, Tensor]:
         """The parameters (by id) that a root is, or is made of."""
@@ -91,6 +89,8 @@ def trace(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace:
         walk = _Walk(losses.shape[0], params, known)
         for node, edges in children_first(losses.grad_fn):
             walk.visit(node, edges)
+            if node not in walk.made:
+                walk.found.nodes.append(node)
         found = walk.finish(losses.grad_fn)
         news = [key for key in found.dead_ends if key not in known.single and key not in known.passed]
         if not news:
@@ -104,24 +104,9 @@ def children_first(root: Node) -> Iterator[tuple[Node, Edges]]:
     edges = root.next_functions
     stack = [(root, edges, iter(edges))]
     while stack:
-<<<<<<< HEAD
         node, edges, rest = stack[-1]
         for child, _ in rest:
             if child is not None and child not in seen:
-=======
-        node = stack.pop()
-        found.nodes.append(node)
-        slots: dict[int, Slot] = {}
-        for index, (child, output) in enumerate(node.next_functions):
-            if child is None:
-                continue
-            if type(child).__name__ in REINDEXINGS:
-                slot = resolve(child, output, params)
-                if slot is not None:
-                    slots[index] = slot
-                    continue
-            if child not in seen:
->>>>>>> engine
                 seen.add(child)
                 below = child.next_functions
                 stack.append((child, below, iter(below)))
@@ -137,7 +122,7 @@ class _Walk:
     def __init__(self, n: int, params: Mapping[int, object], known: Known) -> None:
         self.n, self.params, self.known = n, params, known
         self.passed, self.single = {key[0] for key in known.passed}, {key[0] for key in known.single}
-        self.found = Trace()
+        self.found = Trace(version=len(known.passed) + len(known.single))
         self.made: set[Node] = set()  # nodes that compute something from parameters alone
         self.roots: dict[tuple[Node, int], Root] = {}
         self.rejected: list[tuple[Slot, str]] = []
@@ -188,7 +173,7 @@ class _Walk:
         """What a rule makes of the node, and the operands it leaves."""
         reader = READERS.get(type(node).__name__)
         use = reader(node, dict(slots), self.n) if reader else None
-        if use is None or use.rows == 0 or use.rows % self.n:
+        if use is None or use.rows == 0:
             return None, list(slots)
         covered = {id(slot) for slot in use.slots.values()}
         return use, [index for index, slot in slots.items() if id(slot) not in covered]
@@ -292,44 +277,9 @@ def packed(found: Trace) -> bool:
     return False
 
 
-<<<<<<< HEAD
-MIXES = "its rows mix samples"
-=======
 _SAVED: dict[type, list[str]] = {}
 """Names of a node type's saved tensors."""
-
-
-def _read(node: Node, name: str, slots: dict[int, Slot], n: int, found: Trace, rejected: list[Slot]) -> None:
-    """Add the node's use to `found`, and the slots that no rule covers to `rejected`."""
-    reader = READERS.get(name)
-    use = reader(node, slots, n) if reader else None
-    if use is None or use.rows == 0:
-        rejected += slots.values()
-        return
-    found.uses.append(use)
-    if len(use.slots) < len(slots):
-        covered = {id(slot) for slot in use.slots.values()}
-        rejected += [slot for slot in slots.values() if id(slot) not in covered]
-
-
-def _overlapping(found: Trace) -> list[Slot]:
-    """Slots of parameters of which different but overlapping parts are read (cross terms between them are unknown)."""
-    partial = {id(s.param) for use in found.uses for s in use.slots.values() if not s.whole}
-    if not partial:
-        return []
-    slots = [s for use in found.uses for s in use.slots.values() if id(s.param) in partial]
-    spans: dict[int, set[tuple[int, int]]] = {}
-    for slot in slots:
-        spans.setdefault(id(slot.param), set()).add(slot.span)
-    clash = set()
-    for key, parts in spans.items():
-        ordered = sorted(parts)
-        if any(first[1] > second[0] for first, second in itertools.pairwise(ordered)):
-            clash.add(key)
-    return [slot for slot in slots if id(slot.param) in clash]
-
-
->>>>>>> engine
+MIXES = "its rows mix samples"
 REFUSED = {
     "CheckpointFunctionBackward": "losses must not pass through checkpoint(use_reentrant=True), got such a node: it "
     "hides the layers inside it; use torch.utils.checkpoint.checkpoint(…, use_reentrant=False)",

@@ -132,7 +132,8 @@ def prove(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
 
 
 def refuse_mixed(verdicts: Sequence[Verdict], uses: Sequence[Use], n: int) -> None:
-    """Raise ValueError where the samples mix in every use (a table read by position, not by sample, shows no axis of length n)."""
+    """Raise ValueError where the samples mix in every use and one shows their axis: a table that is
+    read by position does not."""
     if uses and all(v == "mixed" for v in verdicts) and any(n in use.lead for use in uses):
         raise ValueError(
             "losses must depend on one sample each, got losses that mix samples: the gradient of one of them reaches "
