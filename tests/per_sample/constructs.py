@@ -148,15 +148,15 @@ class SplitBiases(nn.Module):
 
 
 class Queries(nn.Module):
-    """nn.Transformer's decoder on a learned query that every sample shares."""
+    """A transformer's decoder on learned queries that every sample shares."""
 
     def __init__(self) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.randn(3, 6))
-        self.net = nn.Transformer(6, 2, 1, 1, 8, dropout=0.0, batch_first=True)
+        self.net = nn.TransformerDecoderLayer(6, 2, 8, dropout=0.0, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x, self.query.unsqueeze(0).expand(len(x), -1, -1))
+        return self.net(self.query.unsqueeze(0).expand(len(x), -1, -1), x)
 
 
 def low_rank(p: Any, x: Tensor) -> Tensor:
