@@ -17,6 +17,9 @@ CHUNK_BYTES = 1 << 21
 DEVICE_CHUNK_BYTES = 1 << 28
 """The same on an accelerator, where few large launches count for more than a cache."""
 
+SUBGRAPH_BYTES = 1 << 26
+"""Working set of one chunk of samples that goes through a part of the graph: each chunk costs a walk through it."""
+
 
 def traffic_cost(moved: float, held: float) -> float:
     """Moving `moved` bytes to and from a working set of `held` bytes."""

@@ -8,26 +8,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from clipbench.per_sample.derived import entangled, pull_back
 from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
-from clipbench.per_sample.graph import Trace, packed, trace, trace_packed
+from clipbench.per_sample.graph import Known, Trace, packed, trace, trace_packed
 from clipbench.per_sample.heap import keep_freed_memory
-from clipbench.per_sample.joint import joint_norms
+from clipbench.per_sample.joint import joint_norms, shared
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.placement import Placement
+
 
 class SampleGradients:
     """Per-sample gradients of one batch in factored form: every use has its δ."""
 
     def __init__(self, losses: Tensor, found: Trace) -> None:
         self.losses = losses
-        self.shared = found.shared()
-        self.joint = {use.slots[role] for group in self.shared for use, role in group}
         self.uses = found.uses
         self.slow = list(found.slow.values())
+        self.entangled = entangled(found)
+        apart = {use.slots[role] for group in self.entangled for use, role in group.readings}
+        readings = [(use, role) for use in self.uses for role, slot in use.slots.items() if slot not in apart]
+        self.shared = shared(readings)
+        self.joint = apart | {use.slots[role] for group in self.shared for use, role in group}
+        self.derived = [root for group in self.entangled for root in group.derived]
+        self.below = {key: param for group in self.entangled for key, param in group.params.items()}
 
     def norms(self) -> Tensor:
         """‖g_k‖₂ over all parameters together, (n,)."""
         norms = [joint_norms(group) for group in self.shared]
+        norms += [group.norms() for group in self.entangled]
         for use in self.uses:
             roles: Collection[str] = use.slots
             if self.joint:
@@ -41,13 +49,14 @@ class SampleGradients:
     def accumulate(self, gamma: Tensor, keep: Tensor | None) -> None:
         """Add Σ_k γ_k g_k to `.grad`. Samples that `keep` (n,) leaves out are taken out, whatever they hold."""
         weights = SampleWeights(gamma)
-        self.shared = []
+        self.shared, self.entangled = [], []
         while self.uses:
             use = self.uses.pop()
             if keep is not None:
                 use.drop(keep)
             for role, gradient in use.weighted(weights).items():
                 use.slots[role].add(gradient)
+        pull_back(self.derived, list(self.below.values()), keep)
         if self.slow:
             for param, gradient in zip(self.slow, slow_weighted(self.losses, self.slow, gamma, keep), strict=True):
                 param.grad = gradient if param.grad is None else param.grad.add_(gradient)
@@ -66,17 +75,26 @@ class PerSampleGradients:
         self._placement = Placement()
         self._warned: set[int] = set()
         self._packed = False
+        self._known = Known()
 
     def collect(self, losses: Tensor, retain_graph: bool = False) -> SampleGradients:
         """Run the backward pass to the outputs of all layers. Raises ValueError for BatchNorm in training mode."""
         self._refuse_batch_statistics()
-        found = (trace_packed if self._packed else trace)(losses, self._params)
-        new = self._placement.place(losses, found, retain_graph)
-        self._packed = self._packed or (new and packed(found))
+        found = self._trace(losses, retain_graph)
         if found.slow.keys() - self._warned:
             self._warned |= found.slow.keys()
-            warn_slow(found.slow, self.model, losses.shape[0])
+            warn_slow(found.why, self.model, losses.shape[0])
         return SampleGradients(losses, found)
+
+    def _trace(self, losses: Tensor, retain_graph: bool) -> Trace:
+        """All uses with layouts and δ. Nodes whose rows are no samples' are passed on, for what reads their outputs."""
+        while True:
+            found = (trace_packed if self._packed else trace)(losses, self._params, self._known)
+            new, mixed = self._placement.place(losses, found, retain_graph)
+            self._packed = self._packed or (new and packed(found))
+            if not mixed:
+                return found
+            self._known.passed |= {found.key(use) for use in mixed}
 
     def _refuse_batch_statistics(self) -> None:
         for name, module in self._norms_over_batch:

@@ -12,6 +12,14 @@ from clipbench.per_sample.factors import factor_norms, row_norms
 from clipbench.per_sample.graph import Reading
 
 
+def shared(readings: Sequence[Reading]) -> list[list[Reading]]:
+    """Readings of the same part of a parameter, for every part that is read at least twice."""
+    parts: dict[object, list[Reading]] = {}
+    for use, role in readings:
+        parts.setdefault(use.slots[role].key, []).append((use, role))
+    return [part for part in parts.values() if len(part) > 1]
+
+
 def joint_norms(group: Sequence[Reading]) -> Tensor:
     """‖Σ over readings of g_k‖² for every sample, (n,): all cross terms included."""
     factors = [use.factors(role) for use, role in group]
@@ -24,6 +32,6 @@ def joint_norms(group: Sequence[Reading]) -> Tensor:
     parts = []
     for first in range(0, n, size):
         last = min(first + size, n)
-        total = sum(use.instances(role, first, last).flatten(1) for use, role in group)
+        total = sum(use.instances(role, first, last).reshape(last - first, -1) for use, role in group)
         parts.append(row_norms(torch.as_tensor(total)))
     return torch.cat(parts)

@@ -24,8 +24,10 @@ from clipbench.per_sample.rules import Use
 from clipbench.per_sample.signature import signature
 from clipbench.per_sample.spelling import Unprovable
 
-Verdict = RowLayout | Literal["measure", "mixed"]
-"""A use's proven layout; "measure" where it depends on the data; "mixed" where a row was seen to be shared."""
+Verdict = RowLayout | Literal["measure", "mixed", "lost"]
+"""A use's proven layout; "measure" where it depends on the data. Of one step only: "mixed", where samples share a row,
+and "lost", where a row is not finite, so that its owner cannot be known."""
+UNKNOWN = "its rows move by data, and are not finite or cannot be read"
 FREE_PROOFS = 4
 """Proofs for a model's first graphs; then one more is due for so many steps …"""
 STEPS_PER_PROOF = 64
@@ -45,34 +47,42 @@ class Placement:
         self._hits = 0
         self._proofs = 0
 
-    def place(self, losses: Tensor, found: Trace, retain_graph: bool) -> bool:
+    def place(self, losses: Tensor, found: Trace, retain_graph: bool) -> tuple[bool, list[Use]]:
         """Set the layout of every use of `found` and hand it its δ; uses of unknown layout become slow.
 
-        Returns whether the graph is a new one. Raises ValueError where no use has rows of one sample each.
+        Returns whether the graph is a new one, and the uses whose rows samples share: then nothing was handed out, the
+        graph is kept, and the walk has to pass these on. Raises ValueError where samples mix in every use.
         """
         self._steps += 1
         n = losses.shape[0]
-        key: Hashable = signature(found.nodes) if n > 1 else n
+        key = self._key(found, n)
         known = None if key is None else self._verdicts.get(key)
         self._hits += known is not None
         verdicts = known if known is not None else self._judge(losses, found.uses, key)
-        mixed = [use for use, verdict in zip(found.uses, verdicts, strict=True) if verdict == "mixed"]
-        open_ones = "measure" in verdicts
-        if open_ones and not readable(losses):
-            mixed = [use for use, verdict in zip(found.uses, verdicts, strict=True) if isinstance(verdict, str)]
-            open_ones = False
-        uses, keep = found.uses, retain_graph or open_ones or bool(mixed) or bool(found.slow)
-        deltas = backward_to(uses, losses, torch.ones_like(losses), keep) if uses else []
-        if open_ones:
-            verdicts, shared = self._measure(losses, uses, deltas, verdicts)
-            mixed += shared
+        uses, open_ones = found.uses, "measure" in verdicts
+        again = retain_graph or open_ones or bool(found.slow) or any(use.whole_graph for use in uses)
+        deltas = backward_to(uses, losses, torch.ones_like(losses), again) if uses else []
+        shared: list[Use] = []
+        unknown: list[Use] = []
+        if open_ones and readable(losses):
+            verdicts, shared, unknown = self._measure(losses, uses, deltas, verdicts)
+        elif open_ones:
+            unknown = [use for use, verdict in zip(uses, verdicts, strict=True) if verdict == "measure"]
         refuse_mixed(verdicts, uses, n)
+        if shared:
+            return known is None, shared
         for use, verdict in zip(uses, verdicts, strict=True):
             if not isinstance(verdict, str):
                 use.layout = verdict
         found.uses = [use for use, part in zip(uses, deltas, strict=True) if use.receive(part)]
-        found.reject([slot for use in mixed for slot in use.slots.values()])
-        return known is None
+        found.reject([slot for use in unknown for slot in use.slots.values()], UNKNOWN)
+        return known is None, []
+
+    @staticmethod
+    def _key(found: Trace, n: int) -> Hashable:
+        """What verdicts hold for; None where the graph does not tell."""
+        graph = signature(found.nodes) if n > 1 else n
+        return None if graph is None else (graph, found.version, *[use.axes for use in found.uses])
 
     def _judge(self, losses: Tensor, uses: Sequence[Use], key: Hashable) -> list[Verdict]:
         """Verdicts on a new graph, kept if there was a proof."""
@@ -91,23 +101,24 @@ class Placement:
 
     def _measure(
         self, losses: Tensor, uses: Sequence[Use], deltas: Deltas, verdicts: list[Verdict]
-    ) -> tuple[list[Verdict], list[Use]]:
-        """This step's verdicts, and the uses with rows that are shared or unknown."""
+    ) -> tuple[list[Verdict], list[Use], list[Use]]:
+        """This step's verdicts, the uses with rows that are shared, and those with rows that cannot be known."""
         at = [index for index, verdict in enumerate(verdicts) if verdict == "measure"]
         owners = self._probe.owners(losses, [uses[i] for i in at], [deltas[i] for i in at])
         layouts = Layouts(losses.shape[0])
-        result, shared = list(verdicts), []
+        result = list(verdicts)
+        shared: list[Use] = []
+        unknown: list[Use] = []
         for index, found in zip(at, owners, strict=True):
             use = uses[index]
             layout = layouts.find(use.owners_of_rows(found))
             if layout is not None:
                 result[index] = layout
                 continue
-            shared.append(use)
-            result[index] = "mixed"
-            if not bool((found == LOST).any()):
-                verdicts[index] = "mixed"  # for good, where the list is kept: the slow path is always right
-        return result, shared
+            lost = bool((found == LOST).any())
+            result[index] = "lost" if lost else "mixed"
+            (unknown if lost else shared).append(use)
+        return result, shared, unknown
 
 
 def prove(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
@@ -129,8 +140,9 @@ def prove(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
 
 
 def refuse_mixed(verdicts: Sequence[Verdict], uses: Sequence[Use], n: int) -> None:
-    """Raise ValueError where the samples mix in every use (a table read by position, not by sample, is none)."""
-    if uses and all(v == "mixed" for v in verdicts) and any(use.rows % n == 0 for use in uses):
+    """Raise ValueError where the samples mix in every use and one shows their axis: a table that is
+    read by position does not."""
+    if uses and all(v == "mixed" for v in verdicts) and any(n in use.lead for use in uses):
         raise ValueError(
             "losses must depend on one sample each, got losses that mix samples: the gradient of one of them reaches "
             "the others' rows in every layer (a batch statistic, a contrastive loss, or the mean taken too early?)"

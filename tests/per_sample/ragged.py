@@ -13,8 +13,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from clipbench.per_sample import PerSampleClipper
+from clipbench.per_sample.graph import Known, trace
+from clipbench.per_sample.rules import Use
 
 WIDTH = 6
+
+
+def uses_of(losses: Tensor, model: nn.Module) -> list[Use]:
+    """What the engine finds to read parameters below the losses."""
+    return trace(losses, {id(p): p for p in model.parameters()}, Known()).uses
 
 
 def sample_gradients(losses: Tensor, model: nn.Module) -> Tensor:

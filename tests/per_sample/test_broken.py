@@ -55,7 +55,7 @@ BREAKS: dict[str, tuple[Any, str, Callable[..., Any], list[str]]] = {
     ),
     "joint factors": (joint, "factor_norms", scaled(factors.factor_norms), ["tied linear"]),
     "LSTM": (lstm, "factor_norms", scaled(factors.factor_norms), ["lstm"]),
-    "slow path": (engine, "slow_norms", scaled(fallback.slow_norms), ["bilinear"]),
+    "slow path": (engine, "slow_norms", scaled(fallback.slow_norms), ["two outputs"]),
     "layer norm": (normalization.LayerNormUse, "form", scaled(normalization.LayerNormUse.form), ["layer norm"]),
     "layout not checked": (
         placement,

@@ -11,15 +11,14 @@ from torch import Tensor, nn
 
 from clipbench.per_sample import PerSampleClipper, placement, surrogates
 from clipbench.per_sample.dependence import Unprovable, track_owners, whole
-from clipbench.per_sample.graph import trace
 from clipbench.per_sample.placement import prove
-from tests.per_sample.ragged import MODELS, error, squares
+from tests.per_sample.ragged import MODELS, error, squares, uses_of
 from tests.per_sample.zoo import CASES
 
 
 def check_superset(losses: Tensor, model: nn.Module) -> list[Tensor]:
     """Owners at every use's edges; every gradient of every loss lies where it may."""
-    edges = [edge for use in trace(losses, {id(p): None for p in model.parameters()}).uses for edge in use.edges]
+    edges = [edge for use in uses_of(losses, model) for edge in use.edges]
     owners = track_owners(losses, edges)
     for k, loss in enumerate(losses):
         deltas = torch.autograd.grad(loss, edges, retain_graph=True, allow_unused=True)
@@ -46,7 +45,7 @@ def test_all_layers_are_proven(name: str) -> None:
     model = build()
     losses = squares(model(inputs()))
     check_superset(losses, model)
-    uses = trace(losses, {id(p): None for p in model.parameters()}).uses
+    uses = uses_of(losses, model)
     assert "measure" not in prove(losses, uses)
 
 
@@ -110,7 +109,9 @@ MIXED: dict[str, Path] = {
     "index put": lambda h: torch.zeros(N, T, 3).index_put((INDEX,), h),
     "scattered": lambda h: torch.zeros(N, T, 3).scatter(0, INDEX[:, None, None].expand(N, T, 3), h),
     "masked": lambda h: h[torch.ones(N, T, dtype=torch.bool)].view(N, T, 3),
-    "convolution over the batch": lambda h: F.conv1d(h.permute(1, 2, 0), torch.ones(3, 3, 3), padding=1).permute(2, 0, 1),
+    "convolution over the batch": lambda h: F.conv1d(h.permute(1, 2, 0), torch.ones(3, 3, 3), padding=1).permute(
+        2, 0, 1
+    ),
     "groups of two": lambda h: h + h.view(2, 2, T, 3).mean(1, keepdim=True).expand(2, 2, T, 3).reshape(N, T, 3),
     "cumulative sum over the batch": lambda h: h.cumsum(0),
 }
@@ -149,7 +150,7 @@ def test_what_a_program_reads_from_a_gradient_is_not_proven() -> None:
 
     layer = nn.Linear(3, 3)
     losses = squares(Reads.apply(layer(torch.randn(4, 3))))
-    use = trace(losses, {id(p): None for p in layer.parameters()}).uses[0]
+    use = uses_of(losses, layer)[0]
     with pytest.raises(Unprovable):
         track_owners(losses, use.edges)
     assert prove(losses, [use]) == ["measure"]

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipbench.per_sample.graph import trace
 from clipbench.per_sample.layout import NOBODY, SHARED, Layout, Layouts, Segments
 from clipbench.per_sample.probe import LOST, Probe, backward_to
-from tests.per_sample.ragged import MODELS
+from tests.per_sample.ragged import MODELS, uses_of
 
 
 def owners_found(gradients: Tensor, probe: Probe | None = None) -> Tensor:
@@ -20,7 +19,7 @@ def owners_found(gradients: Tensor, probe: Probe | None = None) -> Tensor:
     layer = nn.Linear(2, width, bias=False, dtype=gradients.dtype)
     out = layer(torch.randn(rows, 2, dtype=gradients.dtype))
     losses = (gradients * out).sum((1, 2))
-    uses = trace(losses, {id(layer.weight): None}).uses
+    uses = uses_of(losses, layer)
     deltas = backward_to(uses, losses, torch.ones_like(losses), True)
     return (probe or Probe()).owners(losses, uses, deltas)[0]
 
@@ -110,7 +109,7 @@ def test_noise_that_cancels_within_a_sample_is_told_from_mixing() -> None:
     unit = out / out.norm(dim=1, keepdim=True) * torch.rand(6, 1)
     rows = (unit / unit.norm(dim=1, keepdim=True)).square().sum(1)  # always one
     losses = torch.zeros(3).index_add(0, torch.tensor([0, 0, 0, 1, 1, 2]), rows)
-    uses = trace(losses, {id(p): None for p in layer.parameters()}).uses
+    uses = uses_of(losses, layer)
     deltas = backward_to(uses, losses, torch.ones(3), True)
     assert 0.0 < torch.as_tensor(deltas[0][0]).abs().max() < 1e-6
     for owner, wanted in zip(Probe().owners(losses, uses, deltas)[0], (1, 1, 1, 2, 2, 3), strict=True):
@@ -125,7 +124,7 @@ def test_no_other_random_stream_moves() -> None:
     batch = model.batch(4)
     losses = model(batch)
     state = torch.get_rng_state()
-    uses = trace(losses, {id(p): None for p in model.parameters()}).uses
+    uses = uses_of(losses, model)
     Probe().owners(losses, uses, backward_to(uses, losses, torch.ones(4), True))
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -132,8 +133,33 @@ class Checkpointed(nn.Module):
         return self.head(checkpoint(self.block, x, use_reentrant=False))
 
 
+class SineCosine(torch.autograd.Function):
+    """x · sin p and x · cos p by one Function: a node with two outputs, for which there is no rule."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, p)
+        return x * p.sin(), x * p.cos()
+
+    @staticmethod
+    def backward(ctx: Any, sine: Tensor, cosine: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, p = ctx.saved_tensors
+        return sine * p.sin() + cosine * p.cos(), (sine * x * p.cos() - cosine * x * p.sin()).sum(0)
+
+
+class Rotated(nn.Module):
+    """A layer without a rule after one that has one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.angle = nn.Linear(6, 6), nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat(SineCosine.apply(self.first(x), self.angle), 1)  # type: ignore[no-untyped-call]
+
+
 class Bilinear(nn.Module):
-    """A layer without a rule beside one that has one."""
+    """A bilinear layer after a linear one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -227,9 +253,6 @@ CASES: dict[str, Case] = {
     "bare parameters": (Bare, lambda: torch.randn(N, 7, 6)),
     "functional": (Functional, sequences),
     "checkpointed": (Checkpointed, sequences),
-}
-
-SLOW_PATH: dict[str, Case] = {
     "bilinear": (Bilinear, vectors),
     "weight norm": (
         lambda: Seq(nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)), nn.Tanh(), nn.Linear(4, 2)),
@@ -237,3 +260,5 @@ SLOW_PATH: dict[str, Case] = {
     ),
     "embedding bag": (lambda: Seq(nn.EmbeddingBag(9, 6), nn.Linear(6, 2)), tokens),
 }
+
+SLOW_PATH: dict[str, Case] = {"two outputs": (Rotated, vectors)}

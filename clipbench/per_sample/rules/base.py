@@ -27,11 +27,14 @@ class Use(ABC):
     slots: dict[str, Slot]
     lead: tuple[int, ...]
     delta: Tensor
+    whole_graph = False
+    """Whether the node itself is differentiated again: then the backward pass must leave the graph as it is."""
 
     def __init__(self, node: Node, slots: dict[str, Slot], lead: Sequence[int], n: int) -> None:
         self.node = node
         self.slots = slots
         self.lead = tuple(lead)
+        self.axes = tuple(range(len(lead)))
         self.rows = math.prod(lead)
         self.n = n
         self.layout: RowLayout = Layout.MAJOR
@@ -50,7 +53,9 @@ class Use(ABC):
         return True
 
     def flat(self, tensor: Tensor) -> Tensor:
-        """(*lead, *features) → (rows, *features)."""
+        """(*lead, *features) → (rows, *features); the axes of rows are the first, unless `axes` says others."""
+        if self.axes[-1:] != (len(self.axes) - 1,):
+            tensor = tensor.movedim(self.axes, tuple(range(len(self.axes))))
         return tensor if len(self.lead) == 1 else tensor.reshape(self.rows, *tensor.shape[len(self.lead) :])
 
     def split(self, tensor: Tensor) -> Tensor:

@@ -33,15 +33,18 @@ class ConvolutionUse(Use):
     def __init__(self, node: Node, slots: dict[str, Slot], n: int) -> None:
         super().__init__(node, slots, node._input_metadata[0].shape[:1], n)
         self.x: Tensor | None = node._saved_input if "weight" in slots else None
+        self.weight = node._saved_weight
+        dims = self.weight.dim() - 2
         self.stride, self.padding = list(node._saved_stride), list(node._saved_padding)
+        if len(self.padding) < dims:  # padding='valid' leaves one number for all axes
+            self.padding = self.padding * dims
         self.dilation, self.groups = list(node._saved_dilation), int(node._saved_groups)
         self.transposed, self.output_padding = bool(node._saved_transposed), list(node._saved_output_padding)
 
     @property
     def geometry(self) -> Geometry:
-        """Kernel and steps; only for a use that has a weight."""
-        kernel = tuple(self.slots["weight"].part_shape[2:])
-        return Geometry(kernel, tuple(self.stride), tuple(self.padding), tuple(self.dilation))
+        """Kernel and steps."""
+        return Geometry(tuple(self.weight.shape[2:]), tuple(self.stride), tuple(self.padding), tuple(self.dilation))
 
     def sides(self) -> tuple[Tensor, Tensor]:
         """(image that is unfolded, tensor at the output positions) of the convolution whose gradient is wanted."""
@@ -121,7 +124,7 @@ class ConvolutionUse(Use):
     def weighted_weight(self, scaled: Tensor) -> Tensor:
         """The weight's gradient for the output gradient `scaled`."""
         assert self.x is not None
-        weight = self.slots["weight"].param.detach().to(scaled.dtype)
+        weight = self.weight.to(scaled.dtype)
         if self.groups == 1 and not self.transposed and scaled.device.type == "cpu":
             geometry, space, out = self.geometry, self.x.shape[2:], scaled.shape[2:]
             pairs = geometry.valid_pairs(space, out)

@@ -10,6 +10,7 @@ from torch import Tensor
 from clipbench.per_sample.factors import factor_norms, outer_norms, row_norms, wide
 from clipbench.per_sample.layout import SampleWeights, Segments, take
 from clipbench.per_sample.rules.base import Use
+from clipbench.per_sample.rules.products import read_matrix_product
 from clipbench.per_sample.slots import Node, Slot
 
 
@@ -72,17 +73,18 @@ class LinearUse(Use):
 
 
 def read_addmm(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
-    """b + a W: operands 0 (bias), 1 (a), 2 (W)."""
+    """b + a W: operands 0 (bias), 1 (a), 2 (W); a bias of another shape than W's columns is left out."""
     if 1 in slots or node._saved_alpha != 1 or node._saved_beta != 1:
         return None
-    if 0 in slots and len(slots[0].shape) != 1:
-        return None
-    return _read(node, slots.get(0), slots.get(2), "_saved_mat1", n)
+    bias, weight = slots.get(0), slots.get(2)
+    if bias is not None and bias.shape != (node._input_metadata[0].shape[1],):
+        bias = None
+    return _read(node, bias, weight, "_saved_mat1", n)
 
 
 def read_mm(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
-    """a W: operands 0 (a), 1 (W)."""
-    return None if 0 in slots else _read(node, None, slots[1], "_saved_self", n)
+    """a W: operand 1 (W), or 0 (a) as a parameter from the left."""
+    return read_matrix_product(node, slots, n) if 0 in slots else _read(node, None, slots[1], "_saved_self", n)
 
 
 def _read(node: Node, bias: Slot | None, weight: Slot | None, saved: str, n: int) -> Use | None:
@@ -91,4 +93,4 @@ def _read(node: Node, bias: Slot | None, weight: Slot | None, saved: str, n: int
     if weight.reshaped:
         return None
     slots = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    return LinearUse(node, slots, getattr(node, saved), n)
+    return LinearUse(node, slots, getattr(node, saved).conj(), n)
