@@ -147,7 +147,8 @@ class OwnerTracking(TorchDispatchMode):
     def _owners(self, call: _Call) -> list[Tensor]:
         """Owners of every output of an operation that makes new tensors, or overwrites its first."""
         base = call.name.rstrip("_")
-        if call.func.namespace != "aten" or call.name in ("fill_", "resize_", "set_"):
+        padded = call.name == "constant_pad_nd" and any(value != 0 for value in call.args[2:])
+        if call.func.namespace != "aten" or call.name in ("fill_", "resize_", "set_") or padded:
             raise Unprovable(call.name)
         if base in ELEMENTWISE:
             return self._elementwise(call)
@@ -214,7 +215,7 @@ def hold(tensor: Tensor, owners: Tensor, memory: Memory) -> None:
 
 def _same_memory(tensor: Tensor, owners: Tensor) -> bool:
     """Whether strides into one are strides into the other."""
-    return tensor.stride() == owners.stride() and tensor.storage_offset() == owners.storage_offset() == 0
+    return bool(tensor.stride() == owners.stride() and tensor.storage_offset() == owners.storage_offset() == 0)
 
 
 def with_owners(tree: Any, blank: bool = False) -> Any:

@@ -127,7 +127,8 @@ def prove(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
     edges = [edge for use in uses for edge in use.edges]
     try:
         owners = track_owners(losses, edges)
-    except Unprovable:
+    except (Unprovable, RuntimeError, TypeError, ValueError, AttributeError):
+        # Whatever an operation made of the numbers it was tried on: what is not proven is measured.
         return ["measure"] * len(uses)
     layouts, at = Layouts(n), 0
     verdicts: list[Verdict] = []

@@ -48,7 +48,8 @@ def backward_to(uses: Sequence[Use], losses: Tensor, weights: Tensor, retain_gra
     """The gradients of Σ_k weights_k · losses_k at the edges of every use."""
     edges = [edge for use in uses for edge in use.edges]
     found = torch.autograd.grad(losses, edges, weights, retain_graph=retain_graph, allow_unused=True)
-    parts, at = [], 0
+    parts: Deltas = []
+    at = 0
     for use in uses:
         parts.append(found[at : at + len(use.edges)])
         at += len(use.edges)

@@ -14,6 +14,9 @@ from clipbench.per_sample.surrogates import counts_up
 
 OPEN = re.compile(r"\w+Backward\d+|CopyBackwards")
 """Nodes that show their constants. Others, such as a write into part of a tensor (CopySlices), hide them."""
+FACTORS = frozenset({"_saved_alpha", "_saved_beta", "_saved_value", "_saved_other", "_saved_p", "_saved_dropout_p",
+                     "_saved_scale"})  # fmt: skip
+"""Constants that scale."""
 _CONSTANTS: dict[type, tuple[str, ...] | None] = {}
 """Names of the constants of a type of node, None where they are hidden."""
 
@@ -25,12 +28,12 @@ class _HiddenError(Exception):
 def signature(nodes: Sequence[Node]) -> Hashable:
     """Equal for two graphs, as walked from their losses, only if the same operations run backwards on the same shapes.
 
-    Constants are compared by value (an axis, an index, a step, a padding), except that of a real number only matters
-    whether it is zero: a learning schedule or dropout's rate moves nothing. None where a node hides its constants.
+    Constants are compared by value (an axis, an index, a step, a padding); of a factor only matters whether it is
+    zero, as a schedule may change it at every step and it moves nothing. None where a node hides its constants.
     """
     number: dict[Node | None, int] = {node: index for index, node in enumerate(nodes)}
     number[None] = -1
-    parts: list[Hashable] = []
+    parts: list[Any] = []
     try:
         for node in nodes:
             kind = type(node)
@@ -46,6 +49,8 @@ def signature(nodes: Sequence[Node]) -> Hashable:
                 return None
             for name in names:
                 value = getattr(node, name)
+                if type(value) is float and name in FACTORS:
+                    value = value != 0.0
                 parts.append(value if type(value) is int else _plain(value))
             _add_special(node, kind, parts)
     except _HiddenError:
@@ -66,16 +71,19 @@ def _learn(kind: type) -> tuple[str, ...] | None:
     return names
 
 
-def _add_special(node: Node, kind: type, parts: list[Hashable]) -> None:
+def _add_special(node: Node, kind: type, parts: list[Any]) -> None:
     """What some nodes keep elsewhere: a function's own attributes, indices, the sizes of what is put together."""
     if issubclass(kind, FunctionCtx):
         parts += [_plain(item) for item in sorted(vars(node).items())]
     elif "_raw_saved_indices" in kind.__dict__:
         parts.append(_counting(node))
-    elif kind.__name__ in ("CatBackward0", "BlockDiagBackward0"):
-        # The size of one operand without a gradient follows from the others', that of two does not.
-        if sum(child is None for child, _ in node.next_functions) > 1:
-            raise _HiddenError
+    elif kind.__name__ in ("CatBackward0", "BlockDiagBackward0") and _several_constants(node):
+        raise _HiddenError
+
+
+def _several_constants(node: Node) -> bool:
+    """Whether sizes of what is put together are hidden: one without a gradient follows from the others, two do not."""
+    return sum(child is None for child, _ in node.next_functions) > 1
 
 
 def _counting(node: Node) -> Hashable:
@@ -89,10 +97,8 @@ def _counting(node: Node) -> Hashable:
 
 def _plain(value: Any) -> Hashable:
     """A value to compare. Raises _HiddenError."""
-    if value is None or isinstance(value, (bool, int, str)):
+    if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, float):
-        return value != 0.0
     if isinstance(value, (tuple, list)):
         return tuple([_plain(item) for item in value])
     if isinstance(value, Tensor):  # like saved tensors, covered by the proof whatever it holds

@@ -68,7 +68,8 @@ def _masks(index: Tensor) -> bool:
 
 def _blurred(indices: Sequence[Tensor | None]) -> list[int]:
     """Dimensions along which advanced indices move entries by data."""
-    dims, at = [], 0
+    dims: list[int] = []
+    at = 0
     for index in indices:
         width = index.dim() if index is not None and _masks(index) else 1
         if index is not None and not counts_up(index):
@@ -169,6 +170,21 @@ def _lstm_layer(*args: Any) -> tuple[Tensor, ...]:
     return (column.expand_as(x), *[each.sum().expand_as(weight) for weight in weights], states, states)
 
 
+def _distances(grad: Tensor, first: Tensor, *_: Any) -> Tensor:
+    """Of rows of `first` to others: with the largest difference as distance, any entry may count."""
+    return grad.sum(-1, keepdim=True).expand_as(first)
+
+
+def _samplers(spatial: int) -> Callable[..., tuple[Tensor, Tensor]]:
+    """An image (n, channels, *space) looked up at the places of a grid (n, *out, spatial)."""
+
+    def surrogate(grad: Tensor, x: Tensor, grid: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        plane = grad.sum(list(range(-spatial, 0)), keepdim=True)
+        return plane.expand_as(x), grad.sum(1)[..., None].expand_as(grid)
+
+    return surrogate
+
+
 def _batch_norm(grad: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     """(batch, channel, *space): with the batch's own statistics, every channel is one."""
     others = [0, *range(2, grad.dim())]
@@ -196,7 +212,9 @@ SURROGATES: dict[str, Callable[..., Any]] = {
     "max_pool3d_with_indices_backward": _pool(3),
     "adaptive_max_pool2d_backward": _pool(2),
     "adaptive_max_pool3d_backward": _pool(3),
-    "grid_sampler_2d_backward": lambda grad, x, grid, *_: (_pool(2)(grad, x), grad.sum(1)[..., None].expand_as(grid)),
+    "grid_sampler_2d_backward": _samplers(2),
+    "grid_sampler_3d_backward": _samplers(3),
+    "_cdist_backward": _distances,
     "native_batch_norm_backward": _batch_norm,
     "cudnn_batch_norm_backward": lambda x, grad, *_: _batch_norm(grad, x, *[True] * 6),
     "_scaled_dot_product_flash_attention_for_cpu_backward": _attention,

@@ -83,6 +83,8 @@ KEPT_APART: dict[str, Path] = {
     "differences": lambda h: h.diff(dim=1),
     "products": lambda h: h.transpose(1, 2) @ h,
     "distances": lambda h: torch.cdist(h, h + 1.0),
+    "largest distances": lambda h: torch.cdist(h, h.detach() + 1.0, p=torch.inf),
+    "an image at places": lambda h: F.grid_sample(h[:, None], torch.rand(N, 4, 4, 2), align_corners=False),
     "einsum": lambda h: torch.einsum("ntd,nsd->nts", h, h.tanh()),
     "time first and back": lambda h: h.transpose(0, 1).contiguous().view(T, N * 3).view(T, N, 3).transpose(0, 1),
 }

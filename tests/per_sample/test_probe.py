@@ -15,7 +15,7 @@ from tests.per_sample.ragged import MODELS, uses_of
 
 def owners_found(gradients: Tensor, probe: Probe | None = None) -> Tensor:
     """Owners of rows that get the gradients (n, rows, entries) from n losses, which are linear."""
-    n, rows, width = gradients.shape
+    _, rows, width = gradients.shape
     layer = nn.Linear(2, width, bias=False, dtype=gradients.dtype)
     out = layer(torch.randn(rows, 2, dtype=gradients.dtype))
     losses = (gradients * out).sum((1, 2))
