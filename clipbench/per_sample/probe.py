@@ -61,7 +61,11 @@ class Rows:
 
     def __init__(self, use: Use, deltas: Sequence[Tensor | None]) -> None:
         self.plain = use.marks(deltas)
-        self.top = self.plain.abs().amax(1) if self.plain.shape[1] else self.plain.new_zeros(self.plain.shape[0])
+        rows, entries = self.plain.shape
+        if entries:
+            self.top, self.at = self.plain.abs().max(1)  # a row's largest entry, and where it is
+        else:
+            self.top = self.plain.new_zeros(rows)
         self.lost = ~self.top.isfinite()
         self.shared = torch.zeros_like(self.lost)
         self.doubtful = torch.zeros_like(self.lost)
@@ -70,19 +74,22 @@ class Rows:
 
     def follows(self, marks: Tensor, weights: Tensor) -> Tensor:
         """Whether every entry of a row is its weight (rows,) times the plain one, up to what no rounding explains."""
+        scaled = weights[:, None] * self.plain
+        same = (marks == scaled).all(1)
+        if bool(same.all()):
+            return same
         limits, size = torch.finfo(marks.dtype), weights.abs()[:, None]
         bound = 4 * limits.eps * self.plain.abs()
         if marks.device.type != "cpu":  # sums in no fixed order
             bound = torch.maximum(bound, 512 * limits.eps * self.top[:, None])
         floor = limits.tiny * 2**26  # below it numbers lose digits
-        difference = (marks - weights[:, None] * self.plain).abs()
-        return (difference <= bound * size + floor * size.clamp(min=1.0)).all(1)
+        return ((marks - scaled).abs() <= bound * size + floor * size.clamp(min=1.0)).all(1)
 
     def read_digit(self, marks: Tensor, table: Tensor, base: int) -> None:
         """Append a digit to every row's number; `table` holds the weight of each digit."""
         if marks.shape[1] == 0:
             return
-        at = self.plain.abs().argmax(1, keepdim=True)
+        at = self.at[:, None]
         ratio = (marks.gather(1, at) / self.plain.gather(1, at))[:, 0]
         digit = (ratio[:, None] - table).abs().argmin(1)
         self.active |= (marks != 0).any(1)
@@ -92,7 +99,7 @@ class Rows:
     def confirm(self, marks: Tensor, weights: Tensor) -> None:
         """Compare with real weights (n,); only what is far off counts, and is in doubt."""
         known = self.number.clamp(max=weights.shape[0] - 1)
-        difference = (marks - weights[known][:, None] * self.plain).abs()
+        difference = (marks - weights[known][:, None] * self.plain).abs_()
         self.doubtful = ~(difference <= MIXING * self.top[:, None]).all(1)  # so written, true for NaN
 
     def confirm_exactly(self, marks: Tensor, weights: Tensor) -> None:
