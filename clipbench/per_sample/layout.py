@@ -1,4 +1,4 @@
-"""Which sample every row belongs to, and how rows are brought into the shape (n, positions, *features).
+"""The order of a use's rows by sample, and how they are brought into the shape (n, positions, *features).
 
 A use's output has `rows` rows. In the two common layouts they are sample-major (k, t) or position-major (t, k), and
 views do. In any other, `Segments`, rows are gathered by sample and padded with zeros to the longest: a ragged batch
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 NOBODY, SHARED = 0, -1
 """Owners of a row that are no sample; sample k is k + 1."""
@@ -111,9 +111,9 @@ class Segments:
         found = self._moved.get((device, key))
         if found is None:
             with _disable_current_modes():
-                found = self._moved[(device, key)] = tree_map(lambda part: part if part is None else part.to(device), make())
+                found = self._moved[(device, key)] = tree_map_only(Tensor, lambda part: part.to(device), make())
         if _get_current_dispatch_mode_stack():  # tensors without values only take their like
-            found = tree_map(lambda part: part if part is None else torch.tensor(part.cpu().numpy(), device=device), found)
+            found = tree_map_only(Tensor, lambda part: torch.tensor(part.cpu().numpy(), device=device), found)
         return found
 
 

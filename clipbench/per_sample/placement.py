@@ -1,10 +1,20 @@
 """Giving every use its gradient and its layout: proven once for a graph, or measured at every step, never guessed.
 
-For a new graph (see `signature`), owners are proven from its operations (see `dependence`), which holds for all data
-and is kept. Uses of which that proves no owner for every row, since rows move by data, are measured at each step (see
-`probe`): rows of one sample each give a layout for this step, anything else sends the use's parameters down the slow
-path. A proof costs some ten backward passes to the outputs, so that graphs of ever-new shapes are measured instead,
-at the price of two to four such passes a step, once proofs have taken their share of the steps.
+A per-sample gradient is read off δ, the gradient of Σ losses, row by row. That is right exactly where each row's δ
+comes from one loss alone; whose it is has to be known for ALL rows, of which zero ones are nobody's.
+
+Proven. For a new graph (see `signature`), owners are proven from its operations (see `dependence`). That holds for all
+data, and is kept: such steps cost nothing more and read nothing from the device. A proof takes about three plain
+steps' time, so it is made for a model's first graphs, and then as earlier ones have paid for it.
+Measured. Uses of which the graph does not prove every row's owner, since rows move by data (packed sequences, routed
+or masked tokens, samples sorted) or by constants that it hides (a write into a part of a tensor), and graphs of ever-new
+shapes, are measured at each step, on all samples and rows (see `probe`): rows of one sample each give a layout for this
+step. That takes two or three more backward passes to the outputs, and one look at the values.
+Otherwise the use's rows are no samples', and its parameters go another way (see `graph`), in the end the slow path,
+which is right by definition. So they do where there is no proof and values cannot be read: on tensors without values,
+while tracing, and while a CUDA graph is captured. Proofs need no values and are made there too, but for the last.
+
+Both run the backward pass of the graph, and with it hooks that users put on tensors and modules.
 """
 
 from __future__ import annotations
