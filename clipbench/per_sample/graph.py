@@ -75,7 +75,7 @@ class Trace:
     def key(self, use: Use) -> Key:
         """What lets a use be known again at the next step."""
         leaves = {key for slot in use.slots.values() for key in self.below(slot.param)}
-        return node_key(use.node, leaves)
+        return *node_key(use.node, leaves), type(use).__name__
 
 
 def node_key(node: Node, leaves: Iterable[int]) -> Key:
@@ -162,8 +162,8 @@ class _Walk:
         if alone and (refused or not samples or (use is None and not self._single(node))):
             self.made.add(node)
             return
-        if refused:
-            self.rejected += [(slot, MIXES) for slot in use.slots.values()] if use else []
+        if refused:  # its rows are no samples', but those of other axes may be
+            rest = operands
         elif use is not None:
             self.found.uses.append(use)
         if rest:

@@ -151,9 +151,11 @@ def prove(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
 
 
 def refuse_mixed(verdicts: Sequence[Verdict], uses: Sequence[Use], n: int) -> None:
-    """Raise ValueError where the samples mix in every use and one shows their axis: a table that is
-    read by position does not."""
-    if uses and all(v == "mixed" for v in verdicts) and any(n in use.lead for use in uses):
+    """Raise ValueError where the samples mix in every use, and one that takes data shows their axis.
+
+    A table that is read by position is no such use.
+    """
+    if all(v == "mixed" for v in verdicts) and any(use.shows_samples and n in use.lead for use in uses):
         raise ValueError(
             "losses must depend on one sample each, got losses that mix samples: the gradient of one of them reaches "
             "the others' rows in every layer (a batch statistic, a contrastive loss, or the mean taken too early?)"

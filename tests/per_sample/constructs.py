@@ -215,6 +215,12 @@ VIEWS: dict[str, Construct] = {
     "number read thrice": (made(lambda p, x: x * p.b.exp() - p.b + p.b.view(1) * x, b=()), sequences),
     "lookup by constants": (made(lambda p, x: x + p.w[[0, 2, 2, 1, 0, 4, 3]], w=(5, 6)), sequences),
     "a row for each sample": (made(lambda p, x: p.w[x], w=(9, 4)), tokens),
+    "a matrix for each token": (made(lambda p, x: p.w[x].sum(1), w=(9, 2, 3)), tokens),
+    "a number for each token": (made(lambda p, x: p.w[x - 9].cumsum(1), w=(9,)), tokens),
+    "index_select": (made(lambda p, x: p.w.index_select(0, x.flatten()).view(*x.shape, 4), w=(9, 4)), tokens),
+    "index_select by constants": (made(lambda p, x: x + p.w.index_select(-2, torch.arange(7)), w=(8, 6)), sequences),
+    "two indices": (made(lambda p, x: p.w[x, x.flip(1)], w=(9, 9)), tokens),
+    "gather": (made(lambda p, x: p.w.expand(len(x), 9).gather(1, x), w=(9,)), tokens),
     "flip": (made(lambda p, x: x * p.w.flip(0), w=(6,)), sequences),
     "clone, contiguous": (made(lambda p, x: F.linear(x, p.w.t().contiguous().clone()), w=(6, 4)), sequences),
     "squeezed": (made(lambda p, x: F.linear(x, p.w.squeeze(1)) + p.b.squeeze(), w=(4, 1, 6), b=(1, 4, 1)), sequences),
@@ -244,6 +250,12 @@ SUBGRAPHS: dict[str, Construct] = {
     "relative terms": (made(disentangled, wq=(6, 6), wk=(6, 6), table=(7, 6), u=(6,), v=(6,)), sequences),
     "chunks of a computed bias": (
         made(lambda p, x: x * (p.b * p.s).chunk(2)[0] + (p.b * p.s).chunk(2)[1] * p.s, b=(12,), s=()), sequences),
+    "shared by heads": (
+        made(lambda p, x: torch.bmm(x.repeat_interleave(2, 0), (p.w * p.s).repeat(len(x), 1, 1)).unflatten(0, (-1, 2)),
+             w=(2, 6, 4), s=()), sequences),
+    "tiled": (made(lambda p, x: x * p.w.repeat(7, 3), w=(1, 2)), sequences),
+    "tiled over samples": (made(lambda p, x: (x.flatten(0, 1) * p.w.repeat(len(x), 2)).view_as(x), w=(7, 3)),
+                           sequences),
     "softmax of weights": (made(lambda p, x: (x * p.w.softmax(0)[:, None]).sum(1), w=(7,)), sequences),
     "half of a table": (made(lambda p, x: x + p.w[:, :3].repeat(1, 2).sigmoid(), w=(7, 4)), sequences),
     "generated filter": (made(lambda p, x: F.conv1d(x, (p.w @ p.v).view(5, 7, 3)), w=(5, 2), v=(2, 21)), sequences),
@@ -292,14 +304,21 @@ class Gate(nn.Module):
 
 
 class Bags(nn.Module):
-    """EmbeddingBag over rows, or over bags of unequal length."""
+    """EmbeddingBag over rows, or two bags of unequal length for each sample."""
 
-    def __init__(self, mode: str, **options: Any) -> None:
+    def __init__(self, mode: str, ragged: bool = False, weighted: bool = False, **options: Any) -> None:
         super().__init__()
         self.bag, self.head = nn.EmbeddingBag(9, 6, mode=mode, **options), nn.Linear(6, 2)
+        self.ragged = ragged
+        self.weights = nn.Parameter(torch.randn(9)) if weighted else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.bag(x))
+        weights = None if self.weights is None else self.weights[x]
+        if not self.ragged:
+            return self.head(self.bag(x, per_sample_weights=weights))
+        starts = torch.arange(len(x))[:, None] * x.shape[1] + torch.tensor([0, 2])
+        weights = None if weights is None else weights.flatten()
+        return self.head(self.bag(x.flatten(), starts.flatten(), weights)).unflatten(0, (len(x), 2))
 
 
 NODES: dict[str, Construct] = {
@@ -308,6 +327,10 @@ NODES: dict[str, Construct] = {
     "bilinear, wide": (made(lambda p, x: F.bilinear(x, x[..., :1], p.w), w=(2, 6, 1)), sequences),
     "bag, mean": (lambda: Bags("mean"), tokens),
     "bag, sum": (lambda: Bags("sum", padding_idx=3), tokens),
+    "bag, mean, padded": (lambda: Bags("mean", padding_idx=0), tokens),
+    "bag, mean, ragged": (lambda: Bags("mean", ragged=True, padding_idx=1), tokens),
+    "bag, sum, weighted": (lambda: Bags("sum", weighted=True), tokens),
+    "bag, sum, ragged and weighted": (lambda: Bags("sum", ragged=True, weighted=True), tokens),
     "bag, max": (lambda: Bags("max"), tokens),
     "custom function": (Gate, sequences),
     "learned start, LSTM": (lambda: Recurrent(nn.LSTM), sequences),

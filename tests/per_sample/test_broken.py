@@ -11,6 +11,7 @@ import torch
 from clipbench.per_sample import clipper, engine, factors, fallback, joint, placement
 from clipbench.per_sample.layout import Layout, SampleWeights
 from clipbench.per_sample.rules import convolution, embedding, linear, lstm, normalization, taps, windows
+from clipbench.per_sample.rules.convolution import ConvolutionUse
 from tests.per_sample.common import errors
 from tests.per_sample.zoo import CASES, SLOW_PATH
 
@@ -32,7 +33,8 @@ BREAKS: dict[str, tuple[Any, str, Callable[..., Any], list[str]]] = {
     ),
     "window sums": (convolution, "window_sums", scaled(windows.window_sums), ["conv2d on a 2 × 2 map"]),
     "taps": (convolution, "weight_by_taps", scaled(taps.weight_by_taps), ["conv2d on a 2 × 2 map"]),
-    "unfolding": (convolution, "unfold", scaled(windows.unfold), ["conv2d dilated, grouped"]),
+    "unfolding": (convolution, "unfold", scaled(windows.unfold), ["conv2d wide"]),
+    "samples as groups": (ConvolutionUse, "formed", scaled(ConvolutionUse.formed), ["conv2d dilated, grouped"]),
     "embedding": (embedding, "gram_sum", scaled(factors.gram_sum), ["embedding"]),
     "clipping": (clipper, "clip_weight", lambda norms, tau: (tau / norms).clamp(max=1.001), ["linear"]),
     "γ spread over rows": (

@@ -213,6 +213,7 @@ CASES: dict[str, Case] = {
     "conv1d": (lambda: Seq(nn.Conv1d(7, 6, 3, padding=1), nn.Tanh(), nn.Conv1d(6, 4, 4, padding="same")), sequences),
     "conv2d": (lambda: Seq(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU(True), nn.Conv2d(6, 8, 3)), images),
     "conv2d dilated, grouped": (lambda: nn.Conv2d(4, 8, 3, padding=2, dilation=2, groups=2), images),
+    "conv2d wide": (lambda: Seq(nn.Conv2d(4, 70, 5), nn.Tanh(), nn.Conv2d(70, 3, 4)), images),
     "conv2d depthwise": (lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False), images),
     "conv2d circular": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), images),
     "conv2d reflect": (lambda: nn.Conv2d(4, 6, (3, 1), padding=(1, 0), padding_mode="reflect"), images),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from clipbench.per_sample.rules.bags import read_embedding_bag
 from clipbench.per_sample.rules.base import Use
 from clipbench.per_sample.rules.bilinear import read_bilinear
 from clipbench.per_sample.rules.broadcast import (
@@ -21,7 +22,7 @@ from clipbench.per_sample.rules.broadcast import (
     read_where,
 )
 from clipbench.per_sample.rules.convolution import read_convolution
-from clipbench.per_sample.rules.embedding import read_embedding
+from clipbench.per_sample.rules.embedding import read_embedding, read_index, read_index_select
 from clipbench.per_sample.rules.linear import read_addmm, read_mm
 from clipbench.per_sample.rules.lstm import read_lstm
 from clipbench.per_sample.rules.node import NodeUse, read_node
@@ -40,6 +41,9 @@ READERS: dict[str, Reader] = {
     "TrilinearBackward0": read_bilinear,
     "ConvolutionBackward0": read_convolution,
     "EmbeddingBackward0": read_embedding,
+    "EmbeddingBagBackward0": read_embedding_bag,
+    "IndexBackward0": read_index,
+    "IndexSelectBackward0": read_index_select,
     "NativeLayerNormBackward0": read_layer_norm,
     "NativeGroupNormBackward0": read_group_norm,
     "NativeBatchNormBackward0": read_batch_norm,

@@ -27,6 +27,8 @@ class Use(ABC):
     slots: dict[str, Slot]
     lead: tuple[int, ...]
     delta: Tensor
+    shows_samples = True
+    """Whether it takes data, so that an axis of length n is likely to be that of the samples."""
     whole_graph = False
     """Whether the node itself is differentiated again: then the backward pass must leave the graph as it is."""
 

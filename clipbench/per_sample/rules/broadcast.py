@@ -25,6 +25,8 @@ class BroadcastUse(SmallUse):
     `axes` of the output, over all of which every operand is broadcast, hold the rows.
     """
 
+    shows_samples = False
+
     def __init__(
         self, node: Node, slots: Mapping[str, Slot], terms: Mapping[str, Term], axes: tuple[int, ...], n: int
     ) -> None:
@@ -138,23 +140,25 @@ def read_expand(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
 
 
 class RepeatUse(SmallUse):
-    """p.repeat(n) for a vector p, as InstanceNorm does: δ (n · C,) is the per-sample gradient itself."""
+    """p.repeat(…): δ has, for every axis that is repeated, one of copies before that of p; rows are the copies."""
 
-    def __init__(self, node: Node, slot: Slot, n: int) -> None:
-        super().__init__(node, {"weight": slot}, (node._saved_repeats[0],), n)
+    shows_samples = False
+
+    def __init__(self, node: Node, slot: Slot, copies: tuple[int, ...], shape: tuple[int, ...], n: int) -> None:
+        super().__init__(node, {"weight": slot}, [count for count in copies if count > 1], n)
+        self.interleaved = [length for pair in zip(copies, shape, strict=True) for length in pair]
+        self.axes = tuple(2 * axis for axis, count in enumerate(copies) if count > 1)
 
     def flat(self, tensor: Tensor) -> Tensor:
-        return tensor.reshape(self.rows, -1)
+        apart = tensor.reshape(self.interleaved).movedim(self.axes, tuple(range(len(self.axes))))
+        return apart.reshape(self.rows, -1)
 
     def form(self, role: str) -> Tensor:
         return self.split(wide(self.delta)).sum(1)
 
 
 def read_repeat(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
-    """Operand 0, repeated over axes of length one (which is broadcasting), or a vector repeated as a whole."""
-    slot, repeats = slots[0], tuple(node._saved_repeats)
-    shape = (1,) * (len(repeats) - len(slot.shape)) + slot.shape
-    if all(count == 1 or length == 1 for count, length in zip(repeats, shape, strict=True)):
-        return read_broadcast(node, slots, {0: Term()}, n)
-    vector = len(slot.shape) == 1 == len(repeats)
-    return RepeatUse(node, slot, n) if vector and not slot.transposed else None
+    """Operand 0: InstanceNorm's repeats of a vector, positions that every head of every sample shares."""
+    slot, copies = slots[0], tuple(node._saved_repeats)
+    shape = (1,) * (len(copies) - len(slot.shape)) + slot.shape
+    return None if slot.transposed or max(copies) == 1 else RepeatUse(node, slot, copies, shape, n)

@@ -73,26 +73,26 @@ class LSTMUse(Use):
         return self.gates
 
     def _through_time(self, i: Tensor, f: Tensor, g: Tensor, o: Tensor) -> Tensor:
-        cells = [self.cell.reshape(i.shape[1:])]
+        """From the gates' values to their gradients. All that needs no step after another is done for all at once."""
+        cells = i.new_empty((len(i) + 1, *i.shape[1:]))
+        cells[0] = self.cell.reshape(i.shape[1:])
+        added = i * g
         for t in range(len(i)):
-            cells.append(f[t] * cells[-1] + i[t] * g[t])
+            torch.addcmul(added[t], f[t], cells[t], out=cells[t + 1])
+        squashed = cells[1:].tanh()
+        inner = o * (1 - squashed.square())  # ∂h/∂c
+        slopes = torch.stack([g * i * (1 - i), cells[:-1] * f * (1 - f), i * (1 - g.square())], 2)  # ∂c/∂ the gates
+        last = squashed * o * (1 - o)  # ∂h/∂ the output gate
         delta = self.in_order(self.delta)
-        zero = torch.zeros_like(cells[0])
-        dh, dc = (zero if d is None else d.reshape(zero.shape) for d in self.deltas[1:])
-        gates = delta.new_empty((*i.shape[:2], 4 * i.shape[2]))
+        dh, dc = (torch.zeros_like(cells[0]) if d is None else d.reshape(cells[0].shape) for d in self.deltas[1:])
+        gates = delta.new_empty((*i.shape[:2], 4, i.shape[2]))
         for t in reversed(range(len(i))):
             dh = dh + delta[t]
-            squashed = cells[t + 1].tanh()
-            dc = dc + dh * o[t] * (1 - squashed * squashed)
-            parts = (
-                dc * g[t] * i[t] * (1 - i[t]),
-                dc * cells[t] * f[t] * (1 - f[t]),
-                dc * i[t] * (1 - g[t] * g[t]),
-                dh * squashed * o[t] * (1 - o[t]),
-            )
-            torch.cat(parts, dim=1, out=gates[t])
-            dh, dc = gates[t] @ self.weights[1], dc * f[t]
-        return gates
+            dc = torch.addcmul(dc, dh, inner[t])
+            torch.mul(dc.unsqueeze(1), slopes[t], out=gates[t, :, :3])
+            torch.mul(dh, last[t], out=gates[t, :, 3])
+            dh, dc = gates[t].flatten(1) @ self.weights[1], dc * f[t]
+        return gates.flatten(2)
 
     def inputs(self, role: str) -> Tensor:
         """What a weight is multiplied with, (time, n, features)."""

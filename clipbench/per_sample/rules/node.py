@@ -23,6 +23,7 @@ class NodeUse(Use):
     """g_k = Jᵀ (δ with the rows of sample k alone), J the Jacobian of this one node."""
 
     whole_graph = True
+    shows_samples = False
 
     def __init__(self, node: Node, slots: dict[str, Slot], operands: dict[str, int], lead: int, n: int) -> None:
         super().__init__(node, slots, node._input_metadata[0].shape[:lead], n)
