@@ -56,6 +56,23 @@ def backward_to(uses: Sequence[Use], losses: Tensor, weights: Tensor, retain_gra
     return parts
 
 
+class Code:
+    """A signed power of two for each digit, drawn at random."""
+
+    def __init__(self, exponents: tuple[int, int], generator: torch.Generator) -> None:
+        self.first, last = exponents
+        powers = 2.0 ** torch.arange(self.first, last)
+        order = torch.randperm(2 * len(powers), generator=generator)
+        self.weights = torch.cat([powers, -powers])[order]
+        self._digits = torch.argsort(order)
+
+    def nearest(self, ratios: Tensor) -> Tensor:
+        """The digit whose weight is nearest in size to each ratio; any for one that is not finite."""
+        count = len(self.weights) // 2
+        level = (ratios.abs().log2().round() - self.first).nan_to_num(0.0).clamp(0, count - 1)
+        return self._digits.to(ratios.device)[level.long() + count * (ratios < 0)]
+
+
 class Rows:
     """The rows of one use under test: what is known of their owners so far."""
 
@@ -85,16 +102,15 @@ class Rows:
         floor = limits.tiny * 2**26  # below it numbers lose digits
         return ((marks - scaled).abs() <= bound * size + floor * size.clamp(min=1.0)).all(1)
 
-    def read_digit(self, marks: Tensor, table: Tensor, base: int) -> None:
-        """Append a digit to every row's number; `table` holds the weight of each digit."""
+    def read_digit(self, marks: Tensor, code: Code) -> None:
+        """Append a digit to every row's number."""
         if marks.shape[1] == 0:
             return
         at = self.at[:, None]
-        ratio = (marks.gather(1, at) / self.plain.gather(1, at))[:, 0]
-        digit = (ratio[:, None] - table).abs().argmin(1)
+        digit = code.nearest((marks.gather(1, at) / self.plain.gather(1, at))[:, 0])
         self.active |= (marks != 0).any(1)
-        self.shared |= ~self.follows(marks, table[digit])
-        self.number = self.number * base + digit
+        self.shared |= ~self.follows(marks, code.weights.to(marks)[digit])
+        self.number = self.number * len(code.weights) + digit
 
     def confirm(self, marks: Tensor, weights: Tensor) -> None:
         """Compare with real weights (n,); only what is far off counts, and is in doubt."""
@@ -125,15 +141,15 @@ class Probe:
         n = losses.shape[0]
         rows = [Rows(use, found) for use, found in zip(uses, deltas, strict=True)]
         kinds = {delta.dtype for found in deltas for delta in found if delta is not None} | {losses.dtype}
-        table = self._table(torch.float16 in kinds)
-        base = len(table)
+        exponents = CODES[torch.float16 in kinds]
+        base = 2 * (exponents[1] - exponents[0])
         names = torch.randperm(n, generator=self._generator)  # whose number is whose
         count = max(1, math.ceil(math.log(n, base) - 1e-9))
         for place in reversed(range(count)):
-            drawn = table[torch.randperm(base, generator=self._generator)]
-            weights = drawn[names // base**place % base]
+            code = Code(exponents, self._generator)
+            weights = code.weights[names // base**place % base]
             for row, marks in zip(rows, self._marks(losses, uses, weights), strict=True):
-                row.read_digit(marks, drawn.to(marks), base)
+                row.read_digit(marks, code)
         whose = torch.argsort(names)
         for row in rows:
             safe = row.number.clamp(max=n - 1)
@@ -143,16 +159,14 @@ class Probe:
             row.confirm(marks, real.to(marks))
         if bool(torch.stack([row.doubtful.any() for row in rows]).any()):
             for _ in range(3):
-                weights = table[torch.randint(base, (n,), generator=self._generator)]
+                weights = Code(exponents, self._generator).weights[self._digits(n, base)]
                 for row, marks in zip(rows, self._marks(losses, uses, weights), strict=True):
                     row.confirm_exactly(marks, weights.to(marks))
         sizes = [len(row.top) for row in rows]
         return list(torch.cat([row.owners(n) for row in rows]).cpu().split(sizes))
 
-    def _table(self, short: bool) -> Tensor:
-        first, last = CODES[short]
-        powers = 2.0 ** torch.arange(first, last)
-        return torch.cat([powers, -powers])
+    def _digits(self, n: int, base: int) -> Tensor:
+        return torch.randint(base, (n,), generator=self._generator)
 
     def _signs(self, n: int) -> Tensor:
         return torch.randint(2, (n,), generator=self._generator) * 2.0 - 1.0
