@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clipbench.arguments import overrides
-from clipbench.command import command
-from clipbench.compose import CONFIG_PATH
+from clipbench.cli.arguments import overrides
+from clipbench.cli.command import WAITING, command
+from clipbench.cli.compose import CONFIG_PATH
 from clipbench.errors import ConfigError
 
 BASELINE = "sgd"
@@ -39,8 +40,8 @@ example:
 
 def configs(words: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, bool]]:
     """Method → resolved config, and whether tuned settings are in it. Raises ConfigError for bad input."""
-    from clipbench.compose import compose_node, resolve
-    from clipbench.schema import check
+    from clipbench.cli.compose import compose_node, resolve
+    from clipbench.config.schema import check
     from clipbench.tuning.plan import swept_methods
 
     if any(word.partition("=")[0] == "method" for word in words):
@@ -70,22 +71,30 @@ def main(arguments: Sequence[str]) -> None:
         found, tuned = configs(words)
     results = Path(found[BASELINE]["paths"]["results"])
 
-    from clipbench.calibration import alone, footprint, markdown, measure, rows, store
-    from clipbench.records import atomic_text
+    from clipbench.runs.archive import stem
+    from clipbench.runs.files import atomic_text
+    from clipbench.runs.fingerprint import fingerprint
+    from clipbench.timing.footprint import footprint
+    from clipbench.timing.session import measure
+    from clipbench.timing.table import markdown, rows, store, undisturbed
 
     def warn(line: str) -> None:
         print(f"warning: {line}", file=sys.stderr, flush=True)
 
-    with alone(results):
+    with undisturbed(results):
         session = measure(found, BASELINE)
         footprints = {method: footprint(config) for method, config in found.items()}
-        frame = rows(session, footprints, tuned)
+        codes = {method: fingerprint(config) for method, config in found.items()}
+        frame = rows(session, footprints, tuned, codes)
     text = markdown(frame, BASELINE)
     print(text, end="", flush=True)
+    chosen = {name: os.environ[name] for name in WAITING if name in os.environ}
+    if chosen:
+        warn(f"threads wait as {chosen} says, which changes step times with more than one thread")
     for line in [*session.notes, *disturbed(frame)]:
         warn(line)
     store(results / "data" / "calibration.parquet", frame, warn)
-    page = results / "tables" / f"{session.setup.options.experiment.replace('/', '__')}__calibration.md"
+    page = results / "tables" / f"{stem(session.setup.options.experiment)}__calibration.md"
     page.parent.mkdir(parents=True, exist_ok=True)
     atomic_text(page, text)
     print(results / "data" / "calibration.parquet")
@@ -103,4 +112,4 @@ def disturbed(frame: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    command(lambda: main(sys.argv[1:]))
+    command(lambda: main(sys.argv[1:]), passive=False)

@@ -6,9 +6,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from clipbench.arguments import overrides
-from clipbench.command import command
-from clipbench.compose import CONFIG_PATH
+from clipbench.cli.arguments import overrides
+from clipbench.cli.command import command
+from clipbench.cli.compose import CONFIG_PATH
 
 WORDS = ("trials", "methods", "metric", "protocol", "sampler", "pruner", "final_seeds", "storage")
 HELP = """\

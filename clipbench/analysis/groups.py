@@ -14,15 +14,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from clipbench.analysis.load import Experiment
+from clipbench.runs.archive import stem
+from clipbench.runs.identity import counted, effective
 
 BASELINE = "sgd"
-# Options that change what is shown, stored or resumed, but no result; and the seed, which is what a variant
-# repeats.
-IGNORED = frozenset({
-    "seed", "device", "role", "trial", "experiment", "stale", "retry",
-    "log_every", "log_layers", "eval_every", "checkpoint_every", "threads", "download",
-    "tuning", "calibration",  # records of earlier versions hold them
-})  # fmt: skip
 ORDER = ("sgd", "norm_clip", "value_clip", "ps_clip", "ps_clip_constant", "micro_batch_clip", "spectral")
 
 
@@ -59,11 +54,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _setting(run: Mapping[Any, Any]) -> dict[str, Any]:
-    flat = {
-        k: v for k, v in flatten(run["config"]).items()
-        if IGNORED.isdisjoint(k.removeprefix("data.").removeprefix("method.").split(".")[:1])
-    }  # fmt: skip
-    return flat | {"device": run["device"].get("type")}
+    kind = run["device"].get("type")
+    return flatten(counted(effective(run["config"], str(kind)), "variant")) | {"device": kind}
 
 
 def method_order(method: str) -> tuple[int, str]:
@@ -95,10 +87,13 @@ def panels(experiment: Experiment, dataset: str | None = None, model: str | None
             continue
         chosen = runs[(runs["dataset"] == data) & (runs["model"] == net)]
         one = len(pairs) == 1 and experiment.name != "single"
-        base = experiment.name.replace("/", "__")
+        base = stem(experiment.name)
         slug = base if one else f"{base}__{data}__{net}"
         title = experiment.name if one else f"{experiment.name}: {net} on {data}"
-        result.append(Panel(title, slug, experiment, variants(chosen), notes))
+        shown = variants(chosen)
+        again = len(chosen) - sum(len(variant.runs) for variant in shown)
+        twice = [f"{again} runs that differ from another by eval_every alone are not counted."] if again else []
+        result.append(Panel(title, slug, experiment, shown, notes + twice))
     return result
 
 
@@ -120,8 +115,17 @@ def variants(runs: pd.DataFrame) -> list[Variant]:
         differing = differing_keys(settings[key] for key in members)
         for key in sorted(members, key=lambda k: _sort_key(settings[k], differing)):
             label = method + (f" with {optimizer}" if several else "") + _suffix(settings[key], differing)
-            result.append(Variant(label, method, optimizer, settings[key], runs.loc[members[key]].sort_values("seed")))
+            own = _once(runs.loc[members[key]])
+            result.append(Variant(label, method, optimizer, settings[key], own))
     return result
+
+
+def _once(runs: pd.DataFrame) -> pd.DataFrame:
+    """One run a seed, sorted by seed: of runs that differ by their evaluations alone, the one with most of them."""
+    every = [config.get("eval_every") for config in runs["config"]]
+    width = [value if isinstance(value, int) else float("inf") for value in every]
+    order = runs.assign(_every=width).sort_values(["seed", "_every"], kind="stable")
+    return order.drop_duplicates("seed").drop(columns="_every")
 
 
 def _sort_key(setting: Mapping[str, Any], keys: Iterable[str]) -> tuple[tuple[bool, float, str], ...]:

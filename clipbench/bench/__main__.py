@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from clipbench.command import command
+from clipbench.cli.command import command
 
 BENCHMARKS = {
     "per_sample": "per-sample clipping engines: step time and memory as ratios to plain SGD, gradient error",
@@ -36,4 +36,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command(lambda: main(sys.argv[1:]))
+    command(lambda: main(sys.argv[1:]), passive=False)

@@ -21,9 +21,9 @@ from clipbench.bench.peers import ENGINES, LABELS
 from clipbench.bench.per_sample_report import figure, tables
 from clipbench.bench.problems import parse
 from clipbench.errors import ConfigError
-from clipbench.provenance import device_info, versions
-from clipbench.records import atomic_write
-from clipbench.timing import ratio
+from clipbench.runs.files import atomic_write
+from clipbench.runs.provenance import device_info, versions
+from clipbench.timing.interleaved import ratio
 
 Row = dict[str, Any]
 MODELS = ("alexnet", "alexnet_fc", "mlp_100", "mlp_512", "transformer_64")

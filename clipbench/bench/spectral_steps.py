@@ -8,16 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clipbench import schema
 from clipbench.bench.overhead import random_images
 from clipbench.bench.spectral_cases import PAPER
+from clipbench.cli.compose import compose
 from clipbench.clipping import Clipper, EmaThreshold, QuantileThreshold, SpectralClip
-from clipbench.compose import compose
+from clipbench.config import schema
 from clipbench.data.base import DataUnavailable
 from clipbench.data.images import ImageData
-from clipbench.setup import Setup, build, pick_device
 from clipbench.spectral import SpectralReport, as_matrix
-from clipbench.timing import interleave, ratio
+from clipbench.timing.interleaved import interleave, ratio
+from clipbench.training.setup import Setup, build, pick_device
 
 OVERRIDES = {
     "alexnet": ["dataset=cifar100", "model=alexnet", "batch_size=128", "optimizer=sgd", "optimizer.lr=0.05"],

@@ -17,15 +17,15 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from clipbench.provenance import device_info, versions
-from clipbench.records import atomic_text, atomic_write
+from clipbench.runs.files import atomic_text, atomic_write
+from clipbench.runs.provenance import device_info, versions
 
 TINY = ["steps=2", "eval_every=2", "log_every=2", "checkpoint_every=2", "dataset.samples=400",
         "dataset.validation=100", "dataset.test=100", "threads=1", "device=cpu"]  # fmt: skip
 METHODS = ("sgd", "norm_clip", "ps_clip", "value_clip")
 EMPTY = """\
 import hydra
-from clipbench.compose import CONFIG_PATH
+from clipbench.cli.compose import CONFIG_PATH
 hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="config")(lambda config: None)()
 """
 COMMANDS = {"run": ["-m", "clipbench.run"], "empty": ["-c", EMPTY]}

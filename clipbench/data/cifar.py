@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipbench import seeding
-from clipbench.checks import at_least, require
+from clipbench.config.checks import at_least, require
 from clipbench.data import unpickle
 from clipbench.data.base import DataUnavailable, Spec
 from clipbench.data.download import digest, fetch
 from clipbench.data.images import ImageData, Images
 from clipbench.data.tasks import Classification
+from clipbench.training import seeding
 
 # The official host has been slow since June 2026 (github.com/pytorch/vision/issues/9536), so it comes last.
 # The first mirror is that of PaddlePaddle (python/paddle/vision/datasets/cifar.py in its repository, with the

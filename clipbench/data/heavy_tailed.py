@@ -14,12 +14,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from clipbench import seeding
-from clipbench.checks import at_least, one_of, require
+from clipbench.config.checks import at_least, one_of, require
 from clipbench.data import tails
 from clipbench.data.base import Spec
 from clipbench.data.tasks import Classification, Regression
 from clipbench.data.vectors import VectorData, Vectors
+from clipbench.training import seeding
 
 Problem = Literal["regression", "classification"]
 Teacher = Literal["linear", "network", "product"]

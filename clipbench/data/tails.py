@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from clipbench.checks import one_of, positive, require
+from clipbench.config.checks import one_of, positive, require
 
 Tail = Literal["student_t", "pareto", "alpha_stable"]
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipbench.checks import fraction
+from clipbench.config.checks import fraction
 from clipbench.data.base import Batch
 
 

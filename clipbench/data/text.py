@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipbench.checks import at_least, require
+from clipbench.config.checks import at_least, require
 from clipbench.data.base import Batch, DataUnavailable, Spec, slices
 from clipbench.data.download import digest, fetch
 from clipbench.data.tasks import NextToken

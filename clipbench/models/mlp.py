@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from clipbench.checks import one_of, require
+from clipbench.config.checks import one_of, require
 from clipbench.data.base import Spec
 from clipbench.models.fit import require_kind
 

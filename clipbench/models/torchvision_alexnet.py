@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from clipbench.checks import at_least, fraction
+from clipbench.config.checks import at_least, fraction
 from clipbench.data.base import Spec
 from clipbench.models.fit import require_kind
 

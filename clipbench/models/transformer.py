@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipbench.checks import at_least, fraction, require
+from clipbench.config.checks import at_least, fraction, require
 from clipbench.data.base import Spec
 from clipbench.models.fit import require_kind
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from clipbench.errors import ConfigError
-from clipbench.execute import Outcome, Say, execute
-from clipbench.records import RecordError
+from clipbench.errors import ConfigError, RecordError
+from clipbench.runs.execute import Outcome, Say, execute
 from clipbench.tuning.plan import Plan
 from clipbench.tuning.slots import Slots
 from clipbench.tuning.study import Choice, open_study

@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from clipbench.seeding import derive
+from clipbench.training.seeding import derive
 from clipbench.tuning.sequence import point
 from clipbench.tuning.space import Range, Space
 

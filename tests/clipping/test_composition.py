@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from clipbench import schema
-from clipbench.compose import compose
-from clipbench.setup import build
+from clipbench.cli.compose import compose
+from clipbench.config import schema
+from clipbench.training.setup import build
 
 BASE = ["steps=4", "batch_size=16", "accumulation=2"]
 ESTIMATORS = {

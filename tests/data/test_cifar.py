@@ -16,7 +16,7 @@ import torch
 from clipbench.data import Cifar10, Cifar100, DataUnavailable
 from clipbench.data import cifar as cifar_module
 from clipbench.data.images import ImageData
-from clipbench.seeding import generator
+from clipbench.training.seeding import generator
 from tests.data.files import archive, cifar10_files, cifar100_files, dump
 
 CPU = torch.device("cpu")

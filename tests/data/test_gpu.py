@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clipbench.data import HeavyTailed
-from clipbench.seeding import generator
+from clipbench.training.seeding import generator
 from tests.data.test_images import dataset
 
 pytestmark = pytest.mark.gpu

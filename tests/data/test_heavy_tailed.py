@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from clipbench.data import HeavyTailed
 from clipbench.data.heavy_tailed import Teacher
 from clipbench.data.vectors import VectorData
-from clipbench.seeding import generator
+from clipbench.training.seeding import generator
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"samples": 60, "validation": 30, "test": 20, "features": 5}

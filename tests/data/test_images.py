@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clipbench.data import images as images_module
 from clipbench.data.images import ImageData, Images, crops_and_flips
-from clipbench.seeding import generator
+from clipbench.training.seeding import generator
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

@@ -13,7 +13,7 @@ import torch
 from clipbench.data import DataUnavailable, ShakespeareChar
 from clipbench.data import text as text_module
 from clipbench.data.text import TextData
-from clipbench.seeding import generator
+from clipbench.training.seeding import generator
 
 CPU = torch.device("cpu")
 TEXT = "".join(chr(ord("a") + i % 26) if i % 7 else "." for i in range(400))

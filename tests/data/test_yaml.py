@@ -10,7 +10,7 @@ import hydra.utils
 import pytest
 from omegaconf import OmegaConf
 
-from clipbench import schema
+from clipbench.config import schema
 from clipbench.data import Spec
 from clipbench.models import MLP
 

@@ -15,8 +15,8 @@ import time
 
 import torch
 
-from clipbench import execute as runner
-from clipbench.compose import compose
+from clipbench.cli.compose import compose
+from clipbench.runs import execute as runner
 
 
 def child(overrides: list[str]) -> int:

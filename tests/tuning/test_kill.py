@@ -22,7 +22,8 @@ def killed(folder: Path, kills: int, longest: float, workers: int, seed: int, *m
     """(kills that hit, run id of every execution that was begun)."""
     folder.mkdir()
     log = folder / "executions"
-    command = [sys.executable, "-m", "tests.faults.killer", str(log), str(kills), str(seed), str(longest), str(workers)]
+    command = [sys.executable, "-m", "tests.acceptance.faults.killer"]
+    command += [str(log), str(kills), str(seed), str(longest), str(workers)]
     done = subprocess.run(
         [*command, "tune", *arguments(folder, *LONG, *more)], capture_output=True, text=True, timeout=280, check=False
     )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipbench.compose import compose
+from clipbench.cli.compose import compose
 from clipbench.errors import ConfigError
 from clipbench.tuning.space import Fixed, Range, space
 

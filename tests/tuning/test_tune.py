@@ -14,8 +14,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from clipbench import tune
-from clipbench.command import condense
-from clipbench.compose import CONFIG_PATH, resolve
+from clipbench.cli.command import condense
+from clipbench.cli.compose import CONFIG_PATH, resolve
 from clipbench.errors import ConfigError
 from clipbench.tuning.sequence import point
 from tests.runs.helpers import info
@@ -149,7 +149,7 @@ def test_where_all_trials_diverge_nothing_is_selected(tmp_path: Path, capsys: py
 def test_a_failing_trial_counts_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from clipbench.trainer import Trainer
+    from clipbench.training.trainer import Trainer
 
     step = Trainer.step
 

@@ -23,7 +23,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def workers(log: Path, lines: list[list[str]]) -> None:
-    command = [sys.executable, "-m", "tests.faults.counted", str(log), "tune", *SMALL, *SHARED]
+    command = [sys.executable, "-m", "tests.acceptance.faults.counted", str(log), "tune", *SMALL, *SHARED]
     started = [
         subprocess.Popen([*command, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for line in lines
     ]

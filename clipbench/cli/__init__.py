@@ -1,0 +1,1 @@
+"""Command lines: words to overrides, composing configs, errors in one line, exit statuses."""

@@ -1,0 +1,61 @@
+"""Composing configs: what Hydra puts together becomes plain containers with the experiment's name in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+_PACKAGE = Path(__file__).parents[1]
+_BESIDE = _PACKAGE.parent / "conf"
+# In a checkout conf/ lies beside the package; in an installed wheel, inside it.
+CONFIG_PATH = str(_BESIDE if (_BESIDE / "config.yaml").exists() else _PACKAGE / "conf")
+
+
+PLACES = ("paths.results", "paths.tuned", "data.root", "logger.directory")  # options that name a folder
+
+
+def expanded(value: str) -> str:
+    """A path with "~" as the user's home."""
+    return str(Path(value).expanduser())
+
+
+OmegaConf.register_new_resolver("expanded", expanded, replace=True)
+
+
+def resolve(config: DictConfig, choices: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The config with all interpolations resolved, as plain containers, `experiment` filled in.
+
+    `choices` are Hydra's runtime choices; without them, those of the Hydra job under way.
+    """
+    chosen = choices if choices is not None else HydraConfig.get().runtime.choices
+    plain = OmegaConf.to_container(
+        OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=True
+    )
+    assert isinstance(plain, dict)  # a DictConfig gives nothing else
+    for option in PLACES:
+        group, _, name = option.partition(".")
+        node = plain.get(group)
+        if isinstance(node, dict) and isinstance(node.get(name), str):
+            node[name] = expanded(node[name])
+    return {"experiment": chosen.get("experiment") or "single", **{str(k): v for k, v in plain.items()}}
+
+
+def compose_node(overrides: Sequence[str]) -> DictConfig:
+    """The composed config with Hydra's own node, interpolations unresolved. Raises Hydra's errors."""
+    if GlobalHydra.instance().is_initialized():
+        return hydra_compose("config", list(overrides), return_hydra_config=True)
+    with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        return hydra_compose("config", list(overrides), return_hydra_config=True)
+
+
+def compose(overrides: Sequence[str]) -> dict[str, Any]:
+    """The resolved config that `python -m clipbench.run <overrides>` would run. Raises Hydra's errors."""
+    config = compose_node(overrides)
+    return resolve(config, config.hydra.runtime.choices)

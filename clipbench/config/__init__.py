@@ -1,0 +1,1 @@
+"""The typed options (`schema`) and the checks of constructor arguments (`checks`)."""

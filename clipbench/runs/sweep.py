@@ -1,0 +1,148 @@
+"""Many runs: what is to do before a sweep starts, and what came of it at its end.
+
+The sweep itself is Hydra's (`python -m clipbench.run -m …`). This finds the records that the sweep's runs belong to,
+so that a sweep that is started again says how much of it is already done.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from clipbench.cli.compose import CONFIG_PATH, compose_node, resolve
+from clipbench.errors import ConfigError
+from clipbench.runs.catalogue import Known, look
+from clipbench.runs.record import State
+from clipbench.runs.recorder import Outcome
+from clipbench.runs.request import Request, request
+
+WORDS = {"absent": "not begun", "running": "unfinished"}
+
+
+class Sweep:
+    """The runs of one multirun command line; `words` are its overrides, those of Hydra's own node too."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+            node = compose_node([word for word in words if not _is_swept(word)])
+            self.launcher = node.hydra.launcher
+            self.requests = requests(node, words)
+        self.done = sum(known.place is not None for known in self.known())
+
+    def known(self) -> list[Known]:
+        """What records and collected data say now, run by run."""
+        return [look(one) for one in self.requests]
+
+    def plan(self) -> str:
+        """What is to do: runs in all, done, to resume, to do, and about how long that takes."""
+        known = self.known()
+        left = [one for one, found in zip(self.requests, known, strict=True) if found.place is None]
+        resumable = sum((one.folder / "checkpoint.pt").exists() for one in left)
+        line = f"sweep: {len(known)} runs, {len(known) - len(left)} done, {len(left)} to do"
+        line += f" ({resumable} of them begun)" if resumable else ""
+        line = f"{line}; {_estimate(left, self.requests, [found.state for found in known])}" if left else line
+        if travelled := sum(found.travelled for found in known):
+            places = {str(found.place.parent) for found in known if found.place is not None and found.travelled}
+            line += f"\nfound: {travelled} of {len(known)} in {', '.join(sorted(places))}"
+        if "joblib" in self.launcher.get("_target_", ""):
+            line += "\nnote: runs beside each other disturb each other's clocks; "
+            line += "compare times by clipbench.calibrate only"
+        return line
+
+    def report(self) -> None:
+        """Print the number of runs by status, and where the records of the failed ones are."""
+        states = [found.state for found in self.known()]
+        counts = Counter(WORDS.get(state.status, state.status) for state in states)
+        skipped = f" ({self.done} skipped, done before)" if self.done else ""
+        print("sweep ended: " + ", ".join(f"{number} {word}" for word, number in sorted(counts.items())) + skipped)
+        if logs := str(self.launcher.get("submitit_folder", "")):
+            print(f"logs: {logs}")
+        sys.stdout.flush()
+        for one, state in zip(self.requests, states, strict=True):
+            if state.status == "failed":
+                where = one.folder / "error.txt"
+                print(f"failed: {one.method}: {state.info.get('error')} ({where})", file=sys.stderr)
+
+
+def shown(outcome: Outcome) -> str:
+    """One line: status, steps, seconds and the final metrics."""
+    info = outcome.info
+    metrics = [
+        f"{name.replace('_', ' ')} {value:.4g}"
+        for name, value in info.get("final", {}).items()
+        if name.startswith(("validation_", "test_")) or name == "train_loss"
+    ]
+    seconds = info.get("seconds", {}).get("train", 0.0)
+    status = f"{outcome.status}{' (already done)' * outcome.found}"
+    head = f"{status}: {info.get('method')} seed {info.get('seed')}, {info.get('steps_done')} steps"
+    return f"{head} in {seconds:.1f} train seconds; {', '.join(metrics)}"
+
+
+def _is_swept(word: str) -> bool:
+    return bool(OverridesParser.create().parse_override(word).is_sweep_override())
+
+
+def requests(node: DictConfig, words: Sequence[str]) -> list[Request]:
+    """The runs that a multirun with these overrides will start; ones with bad input are left to their own error."""
+    own = [word for word in words if not word.lstrip("+~").startswith("hydra.")]
+    places = [word for word in words if word.startswith("hydra.searchpath=")]
+    named = {word.partition("=")[0] for word in own}
+    params = node.hydra.sweeper.get("params") or {}
+    given = [f"{key}={value}" for key, value in params.items() if key not in named]
+    parsed = OverridesParser.create().parse_overrides(given + own)
+    (split,) = BasicSweeper.split_arguments(parsed, None)
+    bases: dict[tuple[str, ...], DictConfig] = {}
+    found = []
+    for overrides in split:
+        try:
+            found.append(request(_compose([*places, *overrides], set(node.hydra.runtime.choices), bases)))
+        except (ConfigError, HydraException, OmegaConfBaseException):
+            continue
+    return found
+
+
+def _compose(overrides: Sequence[str], groups: set[str], bases: dict[tuple[str, ...], DictConfig]) -> dict[str, Any]:
+    """The resolved config of one run; what only changes values is laid over a composition made once per choice."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+
+    def is_value(override: Override) -> bool:
+        composed = override.key_or_group in groups or override.key_or_group.startswith("hydra.")
+        return override.type is OverrideType.CHANGE and not composed and not override.package
+
+    values = [override for override in parsed if is_value(override)]
+    choice = tuple(text for text, override in zip(overrides, parsed, strict=True) if not is_value(override))
+    if choice not in bases:
+        bases[choice] = compose_node(choice)
+    config = copy.deepcopy(bases[choice])
+    for override in values:
+        if OmegaConf.select(config, override.key_or_group, default=config) is config:
+            raise ConfigError(f"{override.key_or_group} is not an option")
+        OmegaConf.update(config, override.key_or_group, override.value())
+    return resolve(config, config.hydra.runtime.choices)
+
+
+def _estimate(left: Sequence[Request], known: Sequence[Request], states: Sequence[State]) -> str:
+    """About how long the open runs take, judged by the finished runs of the same method, else of any method."""
+    seconds: dict[str, list[float]] = {}
+    for one, state in zip(known, states, strict=True):
+        if state.status == "ok":
+            seconds.setdefault(one.method, []).append(state.info["seconds"]["wall"])
+    if not seconds:
+        return "no finished run yet to judge the time by"
+    anyone = statistics.mean(value for values in seconds.values() for value in values)
+    total = sum(statistics.mean(seconds.get(one.method, [anyone])) for one in left)
+    finished = sum(len(values) for values in seconds.values())
+    length = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min" if total < 7200 else f"{total / 3600:.1f} h"
+    return f"about {length}, judged by {finished} finished runs"

@@ -1,0 +1,1 @@
+"""Step times that can be compared: `interleaved` rounds; a calibration's `session`, `footprint` and `table`."""

@@ -1,0 +1,121 @@
+"""From a checked config to the objects of one run: data, model, method, optimizer, schedule, noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from clipbench.clipping import Clipper
+from clipbench.config import schema
+from clipbench.data.base import Data, Dataset
+from clipbench.errors import ConfigError
+from clipbench.estimators import Estimator
+from clipbench.training.noise import Noise
+from clipbench.training.seeding import seed_global
+
+
+class Schedule(Protocol):
+    """The factor on every learning rate at a step, counted from 0, of a run of `steps` steps."""
+
+    def factor(self, step: int, steps: int) -> float: ...
+
+
+@dataclass
+class Setup:
+    """One run's objects; nothing of them has been written anywhere."""
+
+    options: schema.Options
+    device: torch.device
+    dataset: Dataset
+    data: Data
+    model: nn.Module
+    estimator: Estimator
+    clipper: Clipper
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    noise: Noise | None
+    steps: int
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples in one optimizer step, over all its micro-batches."""
+        return self.options.batch_size * self.options.accumulation
+
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """The trained parameters with their names."""
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device for `auto`, `cpu`, `cuda` or `cuda:N`; ConfigError where it is not there."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ConfigError(f"device must be there, got {wanted} (this machine has {found} CUDA devices; use device=cpu)")
+    return device
+
+
+def set_numerics(options: schema.Options) -> None:
+    """Process-wide switches of torch: precision of matrix products, determinism, threads."""
+    # Per-backend switches, not float32_matmul_precision: on some CPUs that one would lower the precision too.
+    torch.backends.cuda.matmul.allow_tf32 = options.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
+    torch.use_deterministic_algorithms(options.deterministic)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+
+
+def build_study(config: Mapping[str, Any], options: schema.Options) -> Any:
+    """The study of a config; it gets of `setup` (a network's objects), `options`, `seed` and `device` what it names."""
+    given = {"options": options, "seed": options.seed, "device": pick_device(options.device)}
+    set_numerics(options)
+    if "model" in config:
+        given["setup"] = build(config, options)
+    return schema.instantiate(config["study"], "study", **given)
+
+
+def build(config: Mapping[str, Any], options: schema.Options, data: Data | None = None) -> Setup:
+    """Load the data and build everything else; ConfigError for what does not fit, before anything is written.
+
+    `data` stands in for the dataset's files where a benchmark or a test brings its own.
+    """
+    device = pick_device(options.device)
+    set_numerics(options)
+    seed_global(options.seed, "initialisation")
+    dataset = schema.instantiate(config["dataset"], "dataset")  # which draws nothing until it is loaded
+    model = schema.instantiate(config["model"], "model", spec=dataset.spec)
+    if device.type != "cpu":
+        model.to(device)  # drawn on the CPU, so that all devices start from the same weights
+    method = config["method"]
+    estimator = schema.instantiate(method["estimator"], "method.estimator", model=model)
+    clipper = schema.instantiate(method["clipper"], "method.clipper", model=model)
+    optimizer = schema.instantiate(config["optimizer"], "optimizer", model=model)
+    schedule = schema.instantiate(config["schedule"], "schedule")
+    noise = schema.instantiate(config["noise"], "noise", model=model) if "_target_" in config["noise"] else None
+    if options.compile:
+        if estimator.eager:
+            name = type(estimator).__name__
+            raise ConfigError(
+                f"compile must be false with {name}, which reads the autograd graph of an eager model, got true"
+            )
+        model.compile()
+    if data is None:
+        where = options.data
+        root = Path(where.root).expanduser()
+        data = dataset.load(device, root, where.split_seed, where.verify, where.download)
+    samples = options.batch_size * options.accumulation
+    if samples > data.sizes["train"]:
+        raise ConfigError(
+            f"batch_size must be <= {data.sizes['train'] // options.accumulation} (batch_size × accumulation within "
+            f"the {data.sizes['train']} training samples of {dataset.spec.name}), got {options.batch_size}"
+        )
+    steps = options.steps or max(1, math.ceil((options.epochs or 0) * (data.sizes["train"] // samples)))
+    return Setup(options, device, dataset, data, model, estimator, clipper, optimizer, schedule, noise, steps)

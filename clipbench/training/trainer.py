@@ -1,0 +1,214 @@
+"""The only training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipbench.runs import memory
+from clipbench.runs.finals import best_metrics, final_metrics
+from clipbench.runs.job import Row
+from clipbench.training.batches import Batches
+from clipbench.training.clock import Clock
+from clipbench.training.evaluation import evaluate
+from clipbench.training.figures import Figures
+from clipbench.training.seeding import derive, generator
+from clipbench.training.setup import Setup
+from clipbench.training.sums import data_sum
+
+
+class Trainer:
+    """Trains a `Setup` from step `done` to its last step; a `clipbench.runs.job.Job`.
+
+    `rows` are the metric rows so far, `status` becomes `diverged` where a logged training loss is not finite.
+    Between two boundaries (log, evaluation, checkpoint, end) nothing waits for the device.
+    """
+
+    def __init__(self, setup: Setup, clock: Clock | None = None) -> None:
+        self.setup = setup
+        self.device, self.steps = setup.device, setup.steps
+        self.clock = clock or Clock(setup.device)
+        options = setup.options
+        self.batches = Batches(setup.data, options.seed, options.batch_size, options.accumulation, setup.device)
+        self.named = setup.parameters()
+        self.rates = [group["lr"] for group in setup.optimizer.param_groups]
+        self.figures = Figures()
+        self.done = 0
+        self.rows: list[Row] = []
+        self.status = "running"
+        self._stopping = False
+        self._last_evaluation = 0.0
+
+    def run(self) -> Iterator[list[Row]]:
+        """Train to the end, to divergence or until `stop`, yielding the new rows whenever the clock stands still."""
+        self.setup.model.train()
+        memory.forget_peak(self.device)
+        self._last_evaluation = time.monotonic()
+        if not self.rows:
+            yield self._kept(self._evaluation_rows("validation"))
+        while self.status == "running" and self.done < self.steps and not self._stopping:
+            self.clock.start()
+            steps = self._to_boundary()
+            self.clock.stop(steps)
+            yield self._kept(self._due_rows())
+        if self.status == "running" and self.done >= self.steps:
+            self.status = "ok"
+
+    def stop(self) -> None:
+        """Let `run` end after the step under way."""
+        self._stopping = True
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """One optimizer step, counted from 0; the step's figures as 0-dim tensors on the device."""
+        setup, seed = self.setup, self.setup.options.seed
+        factor = setup.schedule.factor(step, setup.steps)
+        for group, rate in zip(setup.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        draws = derive(seed, "clipper", step)
+        setup.clipper.reseed(draws)
+        setup.estimator.reseed(draws + 1)
+        estimate = setup.estimator(self.losses(step), setup.samples_per_step)
+        if setup.noise is not None:
+            setup.noise(self.named, generator(seed, "noise", step, device=setup.device))
+        clip = setup.clipper(self.named)
+        figures = {"loss": estimate.loss, "clipped_fraction": clip.clipped_fraction, **estimate.stats}
+        if clip.norm is not None:
+            figures["gradient_norm"] = clip.norm
+        setup.optimizer.step()
+        setup.optimizer.zero_grad(set_to_none=True)
+        return figures
+
+    def losses(self, step: int) -> Iterator[Tensor]:
+        """Per-sample losses (n_m,) of each micro-batch of `step`, with their graph."""
+        task = self.setup.dataset.task
+        for batch in self.batches.step(step):
+            with self._autocast():
+                outputs = self.setup.model(batch.inputs)
+            yield task.losses(outputs.float(), batch)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.setup.options.precision == "bf16":
+            return torch.autocast(self.setup.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _to_boundary(self) -> int:
+        """Steps up to the next boundary, without waiting for the device; the number of steps done."""
+        start = self.done
+        while True:
+            self.figures.add(self.step(self.done))
+            self.done += 1
+            if self.clock.setting_up or self._at_boundary() or self._stopping:
+                return self.done - start
+
+    def _at_boundary(self) -> bool:
+        options = self.setup.options
+        evaluation = isinstance(options.eval_every, int) and self.done % options.eval_every == 0
+        due = self.done % options.log_every == 0 or self.done % options.checkpoint_every == 0
+        return due or evaluation or self.done >= self.steps
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint should be written where the run stands now."""
+        due = self.done > 0 and self.done % self.setup.options.checkpoint_every == 0
+        return due and self.done < self.steps and self.status == "running"
+
+    def _due_rows(self) -> list[Row]:
+        rows: list[Row] = []
+        options, last = self.setup.options, self.done >= self.steps
+        if self.done % options.log_every == 0 or last:
+            rows += self._training_rows()
+        if self.status == "running" and (last or self._evaluation_due()):
+            rows += self._evaluation_rows("validation")
+            if last and options.role != "tune":  # tuning never touches test
+                rows += self._evaluation_rows("test")
+        return rows
+
+    def _evaluation_due(self) -> bool:
+        every = self.setup.options.eval_every
+        if isinstance(every, int):
+            return self.done % every == 0
+        return time.monotonic() - self._last_evaluation >= float(every[:-1])
+
+    def _training_rows(self) -> list[Row]:
+        """Means over the steps since the last such rows; here the run learns that it has diverged."""
+        values = self.figures.means()
+        if not math.isfinite(values["loss"]):
+            self.status = "diverged"
+        if self.clock.intervals:
+            seconds, steps = self.clock.intervals[-1]
+            values["steps_per_second"] = steps / seconds if seconds else math.nan
+        if self.setup.options.log_layers:
+            layers = self.setup.clipper.layer_stats()
+            values |= {f"{layer}/{k}": float(v) for layer, stats in layers.items() for k, v in stats.items()}
+        return [self._row("train", name, value) for name, value in values.items()]
+
+    def _evaluation_rows(self, split: str) -> list[Row]:
+        setup, start = self.setup, time.perf_counter()
+        with self._autocast():
+            metrics = evaluate(setup.model, setup.data, setup.dataset.task, split, setup.options.eval_batch_size)
+        self.clock.evaluation += max(0.0, time.perf_counter() - start)
+        self._last_evaluation = time.monotonic()
+        if split == "validation" and not math.isfinite(metrics["loss"]):
+            self.status = "diverged"
+        return [self._row(split, name, value) for name, value in metrics.items()]
+
+    def _row(self, split: str, metric: str, value: float) -> Row:
+        samples = self.done * self.setup.samples_per_step
+        epoch = self.done / self.batches.steps_per_epoch
+        return {
+            "step": self.done, "epoch": epoch, "samples": samples, "train_seconds": self.clock.train,
+            "split": split, "metric": metric, "value": value,
+        }  # fmt: skip
+
+    def _kept(self, rows: list[Row]) -> list[Row]:
+        self.rows += rows
+        return rows
+
+    def about(self) -> dict[str, Any]:
+        """What run.json says of the training before its first step."""
+        parameters = sum(p.numel() for _, p in self.named)
+        return {
+            "samples_per_step": self.setup.samples_per_step, "parameters": parameters,
+            "data": {**self.setup.dataset.provenance, "sum": data_sum(self.setup.dataset, self.setup.data)},
+        }  # fmt: skip
+
+    def finals(self) -> dict[str, dict[str, float]]:
+        """Last and best metrics; the train loss is the mean of the last 25 steps, whatever was logged."""
+        final = final_metrics(self.rows)
+        if self.done:
+            final["train_loss"] = self.figures.last_loss()
+        return {"final": final, "best": best_metrics(self.rows)}
+
+    def costs(self) -> dict[str, Any]:
+        """Seconds by what they were spent on, the median step's, and the most memory in use in this process."""
+        clock = self.clock
+        return {
+            "seconds": {"train": clock.train, "setup": clock.setup, "evaluation": clock.evaluation},
+            "train_step_seconds": clock.step_seconds(), "peak_memory_bytes": memory.peak(self.device),
+        }  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to go on bit for bit; random draws are functions of (seed, step)."""
+        setup = self.setup
+        return {
+            "done": self.done, "rows": self.rows, "clock": self.clock.state_dict(),
+            "figures": self.figures.state_dict(),
+            "model": setup.model.state_dict(), "optimizer": setup.optimizer.state_dict(),
+            "estimator": setup.estimator.state_dict(), "clipper": setup.clipper.state_dict(),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        setup = self.setup
+        self.done, self.rows = state["done"], list(state["rows"])
+        self.clock.load_state_dict(state["clock"])
+        self.figures.load_state_dict(state["figures"], setup.device)
+        setup.model.load_state_dict(state["model"])
+        setup.optimizer.load_state_dict(state["optimizer"])
+        setup.estimator.load_state_dict(state["estimator"])
+        setup.clipper.load_state_dict(state["clipper"])

@@ -1,0 +1,44 @@
+"""The smoke size of every experiment there is: a run of each method of its sweep, in seconds, on tiny data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clipbench.cli.compose import CONFIG_PATH, compose, compose_node
+from clipbench.runs.execute import execute
+from clipbench.tuning.plan import swept_methods
+from tests.data.files import cifar10_files, cifar100_files
+from tests.runs.helpers import values
+
+EXPERIMENTS = sorted(
+    str(path.relative_to(Path(CONFIG_PATH, "experiment")).with_suffix(""))
+    for path in Path(CONFIG_PATH, "experiment").rglob("smoke.yaml")
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small files in the official formats for everything that is not generated."""
+    root = tmp_path_factory.mktemp("data")
+    cifar100_files(root, train=240, test=60)
+    cifar10_files(root, each=60)
+    (root / "shakespeare").mkdir()
+    (root / "shakespeare" / "input.txt").write_text("To be, or not to be: that is the question.\n" * 400)
+    return root
+
+
+def test_there_are_experiments() -> None:
+    assert "ps_clip_alexnet_cifar100/smoke" in EXPERIMENTS
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_smoke_size_runs(experiment: str, data: Path, tmp_path: Path) -> None:
+    common = [f"experiment={experiment}", "device=cpu", f"paths.results={tmp_path}"]
+    common += [f"data.root={data}", "data.verify=false", "data.download=false"]
+    for method in swept_methods(compose_node(common)):
+        outcome = execute(compose([*common, f"method={method}"]), say=lambda line: None)
+        assert outcome.status == "ok", method
+        assert outcome.info["experiment"] == experiment
+        assert {row[3] for row in values(outcome.folder)} == {"train", "validation", "test"}

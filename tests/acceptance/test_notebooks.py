@@ -1,0 +1,154 @@
+"""The notebooks: executed on records made here, and stored without outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+
+from clipbench.analysis import load, paired_difference, panels
+from clipbench.analysis.tables import by_seed, final_metrics
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+EXPERIMENT = "heavy_tailed_mlp/smoke"
+METHODS = ("sgd", "norm_clip", "ps_clip")
+
+
+def command(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All methods of the smallest experiment with three seeds, not tuned."""
+    root = tmp_path_factory.mktemp("single") / "results"
+    command("clipbench.run", "-m", f"experiment={EXPERIMENT}", f"paths.results={root}", "device=cpu")
+    command("clipbench.report", "all", "--results", str(root))
+    return root
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same experiment, tuned with four trials a method."""
+    root = tmp_path_factory.mktemp("tuned")
+    options = ("trials=4", "final_seeds=0,1", "device=cpu")
+    paths = (f"paths.results={root}/results", f"paths.tuned={root}/settings")
+    command("clipbench.tune", f"experiment={EXPERIMENT}", *options, *paths)
+    command("clipbench.report", "all", "--results", f"{root}/results")
+    return root / "results"
+
+
+def executed(name: str, cwd: Path, replace: dict[str, str] | None = None) -> NotebookNode:
+    """The notebook with its outputs, executed in `cwd`; `replace` exchanges the start of a line for another line."""
+    book = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    for start, line in (replace or {}).items():
+        (cell,) = (c for c in book.cells if c.source.startswith(start))
+        cell.source = "\n".join([line, *cell.source.splitlines()[1:]])
+    NotebookClient(book, timeout=120, resources={"metadata": {"path": str(cwd)}}).execute()
+    return book
+
+
+def texts(book: NotebookNode, cell_id: str | None = None) -> str:
+    """What the cells (or one of them) print and show as text."""
+    outputs = [o for c in book.cells if cell_id in (None, c.id) for o in c.get("outputs", [])]
+    return "\n".join(
+        str(o.get("text") or o.data.get("text/markdown") or o.data.get("text/plain"))
+        for o in outputs
+        if o.output_type != "error"
+    )
+
+
+def pictures(book: NotebookNode) -> list[str]:
+    """The ids of the cells that draw something."""
+    return [c.id for c in book.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_there_are_notebooks() -> None:
+    assert {"compare", "tuning"} <= {path.stem for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_clean(path: Path) -> None:
+    book = nbformat.read(path, as_version=4)
+    nbformat.validate(book)
+    assert book.metadata.kernelspec.name == "python3"
+    assert len({cell.id for cell in book.cells}) == len(book.cells)
+    assert [c.id for c in book.cells if c.get("outputs") or c.get("execution_count") is not None] == []
+    for before, cell in zip([None, *book.cells], book.cells, strict=False):
+        if cell.cell_type == "code":
+            assert before is not None, cell.id
+            assert before.cell_type == "markdown", f"no sentence before {cell.id}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("place", ["root", "notebooks", "elsewhere"])
+def test_runs_from_anywhere_and_only_reads(
+    path: Path, place: str, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CLIPBENCH_RESULTS", raising=False)
+    (tuned.parent / "notebooks").mkdir(exist_ok=True)
+    cwd = {"root": tuned.parent, "notebooks": tuned.parent / "notebooks", "elsewhere": tmp_path}[place]
+    if place == "elsewhere":
+        monkeypatch.setenv("CLIPBENCH_RESULTS", str(tuned))
+    before = snapshot(tuned), snapshot(cwd)
+    book = executed(path.stem, cwd)
+    assert (snapshot(tuned), snapshot(cwd)) == before
+    assert pictures(book)
+    for word in (EXPERIMENT, *METHODS):
+        assert word in texts(book)
+    assert [o for c in book.cells for o in c.get("outputs", []) if o.get("name") == "stderr"] == []
+
+
+@pytest.mark.slow
+def test_compare_shows_the_packages_numbers(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPBENCH_RESULTS", str(results))
+    change = {"EXPERIMENT = ": f'EXPERIMENT = "{EXPERIMENT}"', "TARGET = ": "TARGET = 0.5"}
+    book = executed("compare", FOLDER, change)
+    assert pictures(book) == ["curves", "other-curves", "forest"]
+    (panel,) = panels(load(results, EXPERIMENT))
+    sgd, *others = (by_seed(v, final_metrics(panel)[0]) for v in panel.variants)
+    lines = {line.split()[0]: line.split() for line in texts(book, "differences").splitlines() if line.strip()}
+    for method, own in zip(METHODS[1:], others, strict=True):
+        shown, expected = lines[method][1:], paired_difference(own, sgd)
+        assert [float(x) for x in shown[:3]] == pytest.approx(expected[:3], abs=1e-5)
+        assert int(shown[3]) == 3
+    assert "validation loss 0.5: given" in texts(book, "target")
+    assert texts(book, "reach").count("step)") == 3
+    assert "raw" in texts(book, "seconds")
+
+
+@pytest.mark.slow
+def test_tuning_without_trials_says_what_to_run(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPBENCH_RESULTS", str(results))
+    book = executed("tuning", FOLDER)
+    assert f"python -m clipbench.tune experiment={EXPERIMENT}" in texts(book, "choice")
+    assert pictures(book) == []
+
+
+@pytest.mark.slow
+def test_tuning_draws_the_sensitivity_and_the_budget(tuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPBENCH_RESULTS", str(tuned))
+    book = executed("tuning", FOLDER)
+    assert pictures(book) == ["figure", "budget"]
+    assert float(texts(book, "start")) > 0
+
+
+@pytest.mark.slow
+def test_an_unknown_experiment_names_those_there_are(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPBENCH_RESULTS", str(results))
+    with pytest.raises(CellExecutionError, match=rf"experiment must be one collected .*\({EXPERIMENT}\), got absent"):
+        executed("compare", FOLDER, {"EXPERIMENT = ": 'EXPERIMENT = "absent"'})
