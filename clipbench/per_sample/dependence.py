@@ -65,10 +65,14 @@ class OwnerTracking(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = func._overloadpacket.__name__
-        tracked = [held for leaf in tree_flatten((args, kwargs))[0] if (held := held_by(leaf)) is not None]
-        if tracked and name in READS_VALUES:
+        leaves = tree_flatten((args, kwargs))[0]
+        tracked = [held for leaf in leaves if (held := held_by(leaf)) is not None]
+        decides = any(getattr(leaf, "_decides", False) for leaf in leaves)
+        if (tracked or decides) and name in READS_VALUES:
             raise Unprovable(f"{name} of a gradient")
         out = func(*args, **kwargs)
+        if decides or tracked:
+            self._mark(out, decides)
         made = name in FACTORIES and not torch.is_grad_enabled()  # with gradients on, a forward is recomputed
         if made or tracked:
             with _disable_current_modes():
@@ -78,6 +82,12 @@ class OwnerTracking(TorchDispatchMode):
                 elif name not in SHAPE_ONLY and call.outputs:
                     self._track(call)
         return out
+
+    def _mark(self, out: Any, decides: bool) -> None:
+        """Remember truth values and numbers that were made of gradients: a program must not decide by them."""
+        for leaf in tree_flatten(out)[0]:
+            if isinstance(leaf, Tensor) and (decides or not (leaf.is_floating_point() or leaf.is_complex())):
+                leaf._decides = True  # type: ignore[attr-defined]
 
     def _make(self, outputs: Sequence[Tensor]) -> None:
         for tensor in outputs:
@@ -137,7 +147,8 @@ class OwnerTracking(TorchDispatchMode):
     def _owners(self, call: _Call) -> list[Tensor]:
         """Owners of every output of an operation that makes new tensors, or overwrites its first."""
         base = call.name.rstrip("_")
-        if call.func.namespace != "aten" or call.name in ("fill_", "resize_", "set_"):
+        padded = call.name == "constant_pad_nd" and any(value != 0 for value in call.args[2:])
+        if call.func.namespace != "aten" or call.name in ("fill_", "resize_", "set_") or padded:
             raise Unprovable(call.name)
         if base in ELEMENTWISE:
             return self._elementwise(call)
@@ -204,7 +215,7 @@ def hold(tensor: Tensor, owners: Tensor, memory: Memory) -> None:
 
 def _same_memory(tensor: Tensor, owners: Tensor) -> bool:
     """Whether strides into one are strides into the other."""
-    return tensor.stride() == owners.stride() and tensor.storage_offset() == owners.storage_offset() == 0
+    return bool(tensor.stride() == owners.stride() and tensor.storage_offset() == owners.storage_offset() == 0)
 
 
 def with_owners(tree: Any, blank: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""Which sample every row belongs to, and how rows are brought into the shape (n, positions, *features).
+"""The order of a use's rows by sample, and how they are brought into the shape (n, positions, *features).
 
 A use's output has `rows` rows. In the two common layouts they are sample-major (k, t) or position-major (t, k), and
 views do. In any other, `Segments`, rows are gathered by sample and padded with zeros to the longest: a ragged batch
@@ -7,13 +7,14 @@ costs a copy of its factors, not n backward passes. Rows whose gradient is zero 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 NOBODY, SHARED = 0, -1
 """Owners of a row that are no sample; sample k is k + 1."""
@@ -47,6 +48,10 @@ class Layout(Enum):
         return rows // n
 
 
+Places = tuple[Tensor, Tensor | None]
+"""Numbers of rows (b, m), and where there is none."""
+
+
 class Segments:
     """Rows in any order and number per sample, from their owners (rows,), an int64 tensor on the CPU."""
 
@@ -68,7 +73,7 @@ class Segments:
         """(rows, *features) → (n, longest, *features), a copy, with zeros behind a sample's last row."""
         return take(rows, *self._on(rows.device, "all", self._places_of_all))
 
-    def groups(self, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def groups(self, device: torch.device) -> Sequence[tuple[Tensor, Tensor, Tensor | None]]:
         """Samples of similar size: their numbers (b,), rows (b, m) and where there is none (b, m); m within 2 ×."""
         return self._on(device, "groups", self._groups)
 
@@ -82,17 +87,17 @@ class Segments:
         padded = torch.cat([values.new_zeros(1), values])
         return padded[self._on(values.device, "owners", lambda: (self.owners.clamp(min=NOBODY),))[0]]
 
-    def _places_of_all(self) -> tuple[Tensor, Tensor]:
+    def _places_of_all(self) -> Places:
         return self._places(torch.arange(self.n), self.longest)
 
-    def _places(self, samples: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    def _places(self, samples: Tensor, longest: int) -> Places:
         starts = self.counts.cumsum(0) - self.counts
         steps = torch.arange(longest)
         missing = steps >= self.counts[samples, None]
         places = (starts[samples, None] + steps).masked_fill(missing, 0)
-        return (self.order[places] if len(self.order) else places), missing
+        return (self.order[places] if len(self.order) else places), missing if bool(missing.any()) else None
 
-    def _groups(self) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+    def _groups(self) -> tuple[tuple[Tensor, Tensor, Tensor | None], ...]:
         levels = torch.ceil(torch.log2(self.counts.clamp(min=1).double())).masked_fill(self.counts == 0, -1)
         found = []
         for level in levels.unique().tolist():
@@ -106,17 +111,17 @@ class Segments:
         found = self._moved.get((device, key))
         if found is None:
             with _disable_current_modes():
-                found = self._moved[(device, key)] = tree_map(lambda part: part.to(device), make())
+                found = self._moved[(device, key)] = tree_map_only(Tensor, lambda part: part.to(device), make())
         if _get_current_dispatch_mode_stack():  # tensors without values only take their like
-            found = tree_map(lambda part: torch.tensor(part.cpu().numpy(), device=device), found)
+            found = tree_map_only(Tensor, lambda part: torch.tensor(part.cpu().numpy(), device=device), found)
         return found
 
 
-def take(rows: Tensor, places: Tensor, missing: Tensor) -> Tensor:
-    """Rows (b, m) by number, zeros where they are missing: (b, m, *features)."""
-    if rows.shape[0] == 0:
-        return rows.new_zeros(*places.shape, *rows.shape[1:])
+def take(rows: Tensor, places: Tensor, missing: Tensor | None) -> Tensor:
+    """Rows (b, m) by number, zeros where they are missing (None: nowhere): (b, m, *features)."""
     taken = rows[places]
+    if missing is None:
+        return taken
     return taken.masked_fill_(missing.reshape(*missing.shape, *[1] * (rows.dim() - 1)), 0)
 
 

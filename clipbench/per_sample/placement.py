@@ -1,10 +1,20 @@
 """Giving every use its gradient and its layout: proven once for a graph, or measured at every step, never guessed.
 
-For a new graph (see `signature`) owners are proven from its operations (see `dependence`), which holds for all data
-and is kept. Uses of which that proves no owner for every row, since rows move by data, are measured at each step (see
-`probe`): rows of one sample each give a layout for this step, anything else sends the use's parameters down the slow
-path. A proof costs some ten backward passes to the outputs, so that graphs of ever-new shapes are measured instead,
-at the price of two to four such passes a step, once proofs have taken their share of the steps.
+A per-sample gradient is read off δ, the gradient of Σ losses, row by row. That is right exactly where each row's δ
+comes from one loss alone; whose it is has to be known for ALL rows, of which zero ones are nobody's.
+
+Proven. For a new graph (see `signature`), owners are proven from its operations (see `dependence`). That holds for all
+data, and is kept: such steps cost nothing more and read nothing from the device. A proof takes about three plain
+steps' time, so it is made for a model's first graphs, and then as earlier ones have paid for it.
+Measured. Uses of which the graph does not prove every row's owner, since rows move by data (packed sequences, routed
+or masked tokens, samples sorted) or by constants that it hides (a write into a part of a tensor), and graphs of ever-new
+shapes, are measured at each step, on all samples and rows (see `probe`): rows of one sample each give a layout for this
+step. That takes two or three more backward passes to the outputs, and one look at the values.
+Otherwise the use's rows are no samples', and its parameters go another way (see `graph`), in the end the slow path,
+which is right by definition. So they do where there is no proof and values cannot be read: on tensors without values,
+while tracing, and while a CUDA graph is captured. Proofs need no values and are made there too, but for the last.
+
+Both run the backward pass of the graph, and with it hooks that users put on tensors and modules.
 """
 
 from __future__ import annotations
@@ -24,8 +34,10 @@ from clipbench.per_sample.rules import Use
 from clipbench.per_sample.signature import signature
 from clipbench.per_sample.spelling import Unprovable
 
-Verdict = RowLayout | Literal["measure", "mixed"]
-"""A use's proven layout; "measure" where it depends on the data; "mixed" where a row was seen to be shared."""
+Verdict = RowLayout | Literal["measure", "mixed", "lost"]
+"""A use's proven layout; "measure" where it depends on the data. Of one step only: "mixed", where samples share a row,
+and "lost", where a row is not finite, so that its owner cannot be known."""
+UNKNOWN = "its rows move by data, and are not finite or cannot be read"
 FREE_PROOFS = 4
 """Proofs for a model's first graphs; then one more is due for so many steps …"""
 STEPS_PER_PROOF = 64
@@ -53,21 +65,19 @@ class Placement:
         """
         self._steps += 1
         n = losses.shape[0]
-        key: Hashable = (signature(found.nodes), found.version, *[use.axes for use in found.uses]) if n > 1 else n
-        known = self._verdicts.get(key)
+        key = self._key(found, n)
+        known = None if key is None else self._verdicts.get(key)
         self._hits += known is not None
         verdicts = known if known is not None else self._judge(losses, found.uses, key)
-        shared = [use for use, verdict in zip(found.uses, verdicts, strict=True) if verdict == "mixed"]
+        uses, open_ones = found.uses, "measure" in verdicts
+        again = retain_graph or open_ones or bool(found.slow) or any(use.whole_graph for use in uses)
+        deltas = backward_to(uses, losses, torch.ones_like(losses), again) if uses else []
+        shared: list[Use] = []
         unknown: list[Use] = []
-        open_ones = "measure" in verdicts
-        if open_ones and not readable(losses):
-            shared = [use for use, verdict in zip(found.uses, verdicts, strict=True) if isinstance(verdict, str)]
-            open_ones = False
-        uses = found.uses
-        again = retain_graph or open_ones or bool(shared) or bool(found.slow) or any(use.whole_graph for use in uses)
-        deltas = backward_to(uses, losses, torch.ones_like(losses), again) if uses and not shared else []
-        if open_ones and not shared:
+        if open_ones and readable(losses):
             verdicts, shared, unknown = self._measure(losses, uses, deltas, verdicts)
+        elif open_ones:
+            unknown = [use for use, verdict in zip(uses, verdicts, strict=True) if verdict == "measure"]
         refuse_mixed(verdicts, uses, n)
         if shared:
             return known is None, shared
@@ -75,21 +85,28 @@ class Placement:
             if not isinstance(verdict, str):
                 use.layout = verdict
         found.uses = [use for use, part in zip(uses, deltas, strict=True) if use.receive(part)]
-        found.reject([slot for use in unknown for slot in use.slots.values()], "its rows are not finite")
+        found.reject([slot for use in unknown for slot in use.slots.values()], UNKNOWN)
         return known is None, []
+
+    @staticmethod
+    def _key(found: Trace, n: int) -> Hashable:
+        """What verdicts hold for; None where the graph does not tell."""
+        graph = signature(found.nodes) if n > 1 else n
+        return None if graph is None else (graph, found.version, *[use.axes for use in found.uses])
 
     def _judge(self, losses: Tensor, uses: Sequence[Use], key: Hashable) -> list[Verdict]:
         """Verdicts on a new graph, kept if there was a proof."""
         if losses.shape[0] == 1 or not uses:
             return [Layout.MAJOR] * len(uses)
         due = FREE_PROOFS + self._hits // HITS_PER_PROOF + self._steps // STEPS_PER_PROOF
-        if self._proofs >= due and readable(losses):
+        if readable(losses) and (key is None or self._proofs >= due):
             return ["measure"] * len(uses)
         self._proofs += 1
         verdicts = prove(losses, uses)
-        if len(self._verdicts) >= KEPT:
-            del self._verdicts[next(iter(self._verdicts))]
-        self._verdicts[key] = verdicts
+        if key is not None:
+            if len(self._verdicts) >= KEPT:
+                del self._verdicts[next(iter(self._verdicts))]
+            self._verdicts[key] = verdicts
         return verdicts
 
     def _measure(
@@ -108,8 +125,9 @@ class Placement:
             if layout is not None:
                 result[index] = layout
                 continue
-            result[index] = "mixed"
-            (unknown if bool((found == LOST).any()) else shared).append(use)
+            lost = bool((found == LOST).any())
+            result[index] = "lost" if lost else "mixed"
+            (unknown if lost else shared).append(use)
         return result, shared, unknown
 
 
@@ -119,7 +137,8 @@ def prove(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
     edges = [edge for use in uses for edge in use.edges]
     try:
         owners = track_owners(losses, edges)
-    except Unprovable:
+    except (Unprovable, RuntimeError, TypeError, ValueError, AttributeError):
+        # Whatever an operation made of the numbers it was tried on: what is not proven is measured.
         return ["measure"] * len(uses)
     layouts, at = Layouts(n), 0
     verdicts: list[Verdict] = []

@@ -48,7 +48,8 @@ def backward_to(uses: Sequence[Use], losses: Tensor, weights: Tensor, retain_gra
     """The gradients of Σ_k weights_k · losses_k at the edges of every use."""
     edges = [edge for use in uses for edge in use.edges]
     found = torch.autograd.grad(losses, edges, weights, retain_graph=retain_graph, allow_unused=True)
-    parts, at = [], 0
+    parts: Deltas = []
+    at = 0
     for use in uses:
         parts.append(found[at : at + len(use.edges)])
         at += len(use.edges)
@@ -60,7 +61,11 @@ class Rows:
 
     def __init__(self, use: Use, deltas: Sequence[Tensor | None]) -> None:
         self.plain = use.marks(deltas)
-        self.top = self.plain.abs().amax(1) if self.plain.shape[1] else self.plain.new_zeros(self.plain.shape[0])
+        rows, entries = self.plain.shape
+        if entries:
+            self.top, self.at = self.plain.abs().max(1)  # a row's largest entry, and where it is
+        else:
+            self.top = self.plain.new_zeros(rows)
         self.lost = ~self.top.isfinite()
         self.shared = torch.zeros_like(self.lost)
         self.doubtful = torch.zeros_like(self.lost)
@@ -69,18 +74,22 @@ class Rows:
 
     def follows(self, marks: Tensor, weights: Tensor) -> Tensor:
         """Whether every entry of a row is its weight (rows,) times the plain one, up to what no rounding explains."""
-        difference = (marks - weights[:, None] * self.plain).abs()
-        bound = 16 * torch.finfo(marks.dtype).eps * self.plain.abs()
+        scaled = weights[:, None] * self.plain
+        same = (marks == scaled).all(1)
+        if bool(same.all()):
+            return same
+        limits, size = torch.finfo(marks.dtype), weights.abs()[:, None]
+        bound = 4 * limits.eps * self.plain.abs()
         if marks.device.type != "cpu":  # sums in no fixed order
-            bound = torch.maximum(bound, 512 * torch.finfo(marks.dtype).eps * self.top[:, None])
-        floor = torch.finfo(marks.dtype).tiny * 2**26
-        return (difference <= (bound + floor) * weights.abs().clamp(min=1.0)[:, None]).all(1)
+            bound = torch.maximum(bound, 512 * limits.eps * self.top[:, None])
+        floor = limits.tiny * 2**26  # below it numbers lose digits
+        return ((marks - scaled).abs() <= bound * size + floor * size.clamp(min=1.0)).all(1)
 
     def read_digit(self, marks: Tensor, table: Tensor, base: int) -> None:
         """Append a digit to every row's number; `table` holds the weight of each digit."""
         if marks.shape[1] == 0:
             return
-        at = self.plain.abs().argmax(1, keepdim=True)
+        at = self.at[:, None]
         ratio = (marks.gather(1, at) / self.plain.gather(1, at))[:, 0]
         digit = (ratio[:, None] - table).abs().argmin(1)
         self.active |= (marks != 0).any(1)
@@ -90,11 +99,8 @@ class Rows:
     def confirm(self, marks: Tensor, weights: Tensor) -> None:
         """Compare with real weights (n,); only what is far off counts, and is in doubt."""
         known = self.number.clamp(max=weights.shape[0] - 1)
-        difference = (marks - weights[known][:, None] * self.plain).abs()
-        far = ~(difference <= MIXING * self.top[:, None]).all(1)  # so written, true for NaN
-        self.active |= (marks != 0).any(1)
-        self.doubtful = far & (self.top > 0)
-        self.shared |= far & (self.top == 0)
+        difference = (marks - weights[known][:, None] * self.plain).abs_()
+        self.doubtful = ~(difference <= MIXING * self.top[:, None]).all(1)  # so written, true for NaN
 
     def confirm_exactly(self, marks: Tensor, weights: Tensor) -> None:
         """Compare with powers of two (n,), for the rows in doubt."""
@@ -104,7 +110,7 @@ class Rows:
         """(rows,) int64: k + 1, NOBODY, SHARED or LOST."""
         unknown = self.shared | (self.number >= n) & (self.top > 0)
         owners = torch.where(unknown, SHARED, self.number + 1)
-        owners = torch.where((self.top == 0) & ~self.active, NOBODY, owners)
+        owners = torch.where((self.top == 0) & ~self.active & ~self.shared, NOBODY, owners)
         return torch.where(self.lost, LOST, owners)
 
 

@@ -22,11 +22,10 @@ FACTORIES = frozenset({"zeros", "zeros_like", "new_zeros", "empty", "empty_like"
 """Operations whose result is nobody's, until gradients are written into it."""
 SCALES = frozenset({"mul_", "div_", "neg_", "zero_", "detach_"})
 """Operations that leave zeros what they are."""
-SHAPE_ONLY = frozenset({"ones_like", "full_like", "new_ones", "new_full", "rand_like", "randn_like", "isnan", "isinf",
-                        "eq", "ne", "lt", "gt", "le", "ge", "isfinite"})  # fmt: skip
-"""Operations on a gradient whose result is not proportional to it."""
+SHAPE_ONLY = frozenset({"ones_like", "full_like", "new_ones", "new_full", "rand_like", "randn_like"})
+"""Operations on a gradient whose result does not depend on its values."""
 READS_VALUES = frozenset({"_local_scalar_dense", "is_nonzero", "equal", "item", "nonzero"})
-"""Operations that let a program decide by a gradient's value."""
+"""Operations that let a program decide by a value: not by a gradient's, nor by what was made of one."""
 MOVES = frozenset({"clone", "_unsafe_view", "_reshape_copy", "cat", "stack", "flip", "roll", "select_backward",
                    "slice_backward", "constant_pad_nd", "tril", "triu", "diagonal_backward", "_to_copy", "copy",
                    "select_scatter", "slice_scatter", "lift_fresh", "rot90", "repeat"})  # fmt: skip
@@ -69,7 +68,8 @@ def _masks(index: Tensor) -> bool:
 
 def _blurred(indices: Sequence[Tensor | None]) -> list[int]:
     """Dimensions along which advanced indices move entries by data."""
-    dims, at = [], 0
+    dims: list[int] = []
+    at = 0
     for index in indices:
         width = index.dim() if index is not None and _masks(index) else 1
         if index is not None and not counts_up(index):
@@ -142,10 +142,10 @@ def _pool(spatial: int) -> Callable[..., Tensor]:
 
 
 def _attention(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **_: Any) -> tuple[Tensor, ...]:
-    """(sample, head, position, width): a query's gradient is its own row's, keys and values hear all rows and heads."""
+    """(sample, head, position, width): a query's gradient is its own row's, keys and values hear all of the head."""
     own = grad.sum(-1, keepdim=True).expand_as(query)
-    heads = [-3] if grad.dim() > 3 else []
-    every = grad.sum([*heads, -2, -1], keepdim=True)
+    several = key.shape[-3] != grad.shape[-3]  # heads of queries for one of keys
+    every = grad.sum([-3, -2, -1] if several else [-2, -1], keepdim=True)
     return own, every.expand_as(key), every.expand_as(value)
 
 
@@ -168,6 +168,21 @@ def _lstm_layer(*args: Any) -> tuple[Tensor, ...]:
     column = each.reshape(1, batch, 1)
     states = column.reshape(*[1] * (state.dim() - 2), batch, 1).expand_as(state)
     return (column.expand_as(x), *[each.sum().expand_as(weight) for weight in weights], states, states)
+
+
+def _distances(grad: Tensor, first: Tensor, *_: Any) -> Tensor:
+    """Of rows of `first` to others: with the largest difference as distance, any entry may count."""
+    return grad.sum(-1, keepdim=True).expand_as(first)
+
+
+def _samplers(spatial: int) -> Callable[..., tuple[Tensor, Tensor]]:
+    """An image (n, channels, *space) looked up at the places of a grid (n, *out, spatial)."""
+
+    def surrogate(grad: Tensor, x: Tensor, grid: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        plane = grad.sum(list(range(-spatial, 0)), keepdim=True)
+        return plane.expand_as(x), grad.sum(1)[..., None].expand_as(grid)
+
+    return surrogate
 
 
 def _batch_norm(grad: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,7 +212,9 @@ SURROGATES: dict[str, Callable[..., Any]] = {
     "max_pool3d_with_indices_backward": _pool(3),
     "adaptive_max_pool2d_backward": _pool(2),
     "adaptive_max_pool3d_backward": _pool(3),
-    "grid_sampler_2d_backward": lambda grad, x, grid, *_: (_pool(2)(grad, x), grad.sum(1)[..., None].expand_as(grid)),
+    "grid_sampler_2d_backward": _samplers(2),
+    "grid_sampler_3d_backward": _samplers(3),
+    "_cdist_backward": _distances,
     "native_batch_norm_backward": _batch_norm,
     "cudnn_batch_norm_backward": lambda x, grad, *_: _batch_norm(grad, x, *[True] * 6),
     "_scaled_dot_product_flash_attention_for_cpu_backward": _attention,

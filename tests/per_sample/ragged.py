@@ -9,11 +9,46 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from clipbench.per_sample import PerSampleClipper
+from clipbench.per_sample.graph import Known, trace
+from clipbench.per_sample.rules import Use
+
 WIDTH = 6
+
+
+def uses_of(losses: Tensor, model: nn.Module) -> list[Use]:
+    """What the engine finds to read parameters below the losses."""
+    return trace(losses, {id(p): p for p in model.parameters()}, Known()).uses
+
+
+def sample_gradients(losses: Tensor, model: nn.Module) -> Tensor:
+    """Every loss's own gradient by a backward pass of its own, (n, parameters)."""
+    params = list(model.parameters())
+    rows = []
+    for loss in losses:
+        grads = torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
+        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
+        rows.append(torch.cat([part.flatten() for part in parts]))
+    return torch.stack(rows)
+
+
+def error(clipper: PerSampleClipper, model: nn.Module, losses: Tensor) -> float:
+    """Largest relative error of norms and of the gradient with weights 1, 1/2, 1/3, … on the samples.
+
+    These weights, unlike clipping, tell every sample from every other.
+    """
+    rows = sample_gradients(losses, model)
+    numbers = torch.arange(1, len(losses) + 1, dtype=rows.dtype)
+    clipper.weight = lambda norms, tau: 1.0 / numbers
+    model.zero_grad()
+    norms = clipper.backward(losses).norms
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+    found, wanted = torch.cat([g.flatten() for g in grads]), (rows / numbers[:, None]).mean(0)
+    off = (norms - rows.norm(dim=1)).abs().max() / rows.norm(dim=1).max().clamp(min=1e-30)
+    return max(off.item(), ((found - wanted).abs().max() / rows.abs().max().clamp(min=1e-30)).item())
 
 
 def squares(out: Tensor) -> Tensor:
@@ -279,7 +314,3 @@ MODELS: dict[str, Callable[[], Model]] = {
     "sorted": Permuted,
     "pieces": Pieces,
 }
-
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(logits, target, reduction="none")

@@ -40,6 +40,7 @@ class Use(ABC):
         self.rows = math.prod(lead)
         self.n = n
         self.layout: RowLayout = Layout.MAJOR
+        self._gathered: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
     def edges(self) -> list[GradientEdge]:
@@ -62,7 +63,13 @@ class Use(ABC):
 
     def split(self, tensor: Tensor) -> Tensor:
         """(*lead, *features) → (n, positions, *features); a sample with fewer rows ends in zeros."""
-        return self.layout.split(self.flat(tensor), self.n)
+        if isinstance(self.layout, Layout):
+            return self.layout.split(self.flat(tensor), self.n)
+        held, found = self._gathered.get(id(tensor), (None, tensor))
+        if held is None:  # once: a tensor is asked for again for every group of samples
+            found = self.layout.split(self.flat(tensor), self.n)
+            self._gathered[id(tensor)] = tensor, found
+        return found
 
     @property
     def one_each(self) -> bool:
