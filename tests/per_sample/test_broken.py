@@ -15,6 +15,7 @@ from clipbench.per_sample.rules.bags import BagUse
 from clipbench.per_sample.rules.bilinear import BilinearUse
 from clipbench.per_sample.rules.convolution import ConvolutionUse
 from clipbench.per_sample.rules.node import NodeUse
+from clipbench.per_sample.rules.products import BatchedProductUse
 from tests.per_sample.common import errors
 from tests.per_sample.zoo import CASES, SLOW_PATH
 
@@ -56,7 +57,8 @@ BREAKS: dict[str, tuple[Any, str, Callable[..., Any], list[str]]] = {
     ),
     "bilinear": (BilinearUse, "norms", scaled(BilinearUse.norms), ["bilinear"]),
     "bags": (BagUse, "norms", scaled(BagUse.norms), ["embedding bag"]),
-    "heads": (products, "factor_norms", scaled(factors.factor_norms), ["heads"]),
+    "heads": (BatchedProductUse, "instances", scaled(BatchedProductUse.instances), ["heads"]),
+    "matrix from the left": (products, "factor_norms", scaled(factors.factor_norms), ["matrix from the left"]),
     "clipping": (clipper, "clip_weight", lambda norms, tau: (tau / norms).clamp(max=1.001), ["linear"]),
     "γ spread over rows": (
         Layout,

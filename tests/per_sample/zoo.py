@@ -81,6 +81,17 @@ class Power(nn.Module):
         return x.abs() ** self.power
 
 
+class FromTheLeft(nn.Module):
+    """A matrix times columns, one for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.matrix @ x.t()).t()
+
+
 class Heads(nn.Module):
     """A matrix for each head."""
 
@@ -289,6 +300,7 @@ CASES: dict[str, Case] = {
     "tied through others": (TiedThrough, sequences),
     "power": (Power, sequences),
     "heads": (Heads, sequences),
+    "matrix from the left": (FromTheLeft, vectors),
     "tied linear": (TiedLinear, sequences),
     "called twice": (Twice, images),
     "bare parameters": (Bare, lambda: torch.randn(N, 7, 6)),
