@@ -144,10 +144,11 @@ class _Path:
             return self._cut(CUTS[name](node, output))
         if self.stop >= 0:
             return False  # rows of a re-indexed parameter are no rows of the parameter
-        if name in SWAPS and _swaps_two(node, name):
+        moved = _moved(node, name) if name in SWAPS else []
+        if moved == [1, 0] and len(node._input_metadata[0].shape) == 2:
             self.transposed = not self.transposed
             return not self.reshaped
-        if name in RESHAPES:
+        if name in RESHAPES or (name in SWAPS and moved == sorted(moved)):
             self.reshaped = True
             return not self.transposed
         return False
@@ -185,13 +186,19 @@ def resolve(node: Node, output: int, root: Callable[[Node, int], Root]) -> Slot:
     return Slot(root(node, output), path.start, path.stop, path.transposed, shape)
 
 
-def _swaps_two(node: Node, name: str) -> bool:
-    """Whether a transposition is that of a matrix."""
-    if len(node._input_metadata[0].shape) != 2:
-        return False
+def _moved(node: Node, name: str) -> list[int]:
+    """The axes of what a node transposes, without those of length one, in the order in which they come out."""
+    below, output = node.next_functions[0]
+    shape = below._input_metadata[output].shape
+    axes = list(range(len(shape)))
     if name == "PermuteBackward0":
-        return tuple(axis % 2 for axis in node._saved_dims) == (1, 0)
-    return name == "TBackward0" or (node._saved_dim0 - node._saved_dim1) % 2 == 1
+        axes = [signed(axis, len(shape)) for axis in node._saved_dims]
+    elif name == "TransposeBackward0":
+        first, second = (signed(axis, len(shape)) for axis in (node._saved_dim0, node._saved_dim1))
+        axes[first], axes[second] = axes[second], axes[first]
+    else:
+        axes.reverse()
+    return axes if len(shape) == 2 else [axis for axis in axes if shape[axis] != 1]
 
 
 Rows = tuple[int, int, bool] | None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clipbench.per_sample import PerSampleClipper, PowerThreshold
 from clipbench.per_sample import clipper as clipper_module
 from tests.per_sample.common import flat_gradient, square_loss
-from tests.per_sample.zoo import Rotated
+from tests.per_sample.zoo import Power, Rotated
 from tests.reference.per_sample import clipped_mean, power_thresholds, sample_gradients
 
 
@@ -203,17 +203,6 @@ def test_losses_that_mix_samples(model: nn.Module, x: Tensor) -> None:
         PerSampleClipper(model, 1.0).norms((out @ out.t()).square().sum(1))
 
 
-class Powers(nn.Module):
-    """x to a learned power: no rule reads it, so the node is differentiated by itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.power = nn.Parameter(torch.rand(6) + 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.abs() ** self.power
-
-
 class Centred(nn.Module):
     """A layer below a statistic of the batch: a sub-graph that carries data."""
 
@@ -226,7 +215,7 @@ class Centred(nn.Module):
         return self.above(hidden - hidden.mean(0))
 
 
-@pytest.mark.parametrize("build", [Powers, Centred])
+@pytest.mark.parametrize("build", [Power, Centred])
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_a_lost_sample_never_reaches_a_gradient(build: type[nn.Module], bad: float) -> None:
     """Where a node is differentiated by itself, or a sub-graph carries data, the batch may be lost; NaN is not kept."""

@@ -47,15 +47,60 @@ class Recurrent(nn.Module):
 class Tied(nn.Module):
     """A table that is also the output layer, and a layer called twice."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 9, padding: int | None = None) -> None:
         super().__init__()
-        self.table = nn.Embedding(9, 6)
+        self.table = nn.Embedding(size, 6, padding_idx=padding)
         self.hidden = nn.Linear(6, 6)
-        self.head = nn.Linear(6, 9, bias=False)
+        self.head = nn.Linear(6, size, bias=False)
         self.head.weight = self.table.weight
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.tanh(self.hidden(self.hidden(self.table(x)))))
+
+
+class TiedThrough(nn.Module):
+    """A matrix that is read as it is, through a product with a number, and its first rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix, self.number = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.linear(x, self.matrix) + F.linear(x.tanh(), self.matrix * self.number)
+        return out + F.linear(x.sin(), self.matrix[:1])
+
+
+class Power(nn.Module):
+    """x to a learned power: no rule reads it, so the node is differentiated by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.power = nn.Parameter(torch.rand(6) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs() ** self.power
+
+
+class FromTheLeft(nn.Module):
+    """A matrix times columns, one for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.matrix @ x.t()).t()
+
+
+class Heads(nn.Module):
+    """A matrix for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(2, 3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("nthd,hde->nthe", x.unflatten(-1, (2, 3)), self.matrix)
 
 
 class TiedLinear(nn.Module):
@@ -249,6 +294,13 @@ CASES: dict[str, Case] = {
         wide_sequences,
     ),
     "tied embedding": (Tied, tokens),
+    "tied, small table": (Tied, lambda: torch.randint(0, 9, (N, 30))),
+    "tied, large table": (lambda: Tied(50), tokens),
+    "tied, padded": (lambda: Tied(50, padding=3), tokens),
+    "tied through others": (TiedThrough, sequences),
+    "power": (Power, sequences),
+    "heads": (Heads, sequences),
+    "matrix from the left": (FromTheLeft, vectors),
     "tied linear": (TiedLinear, sequences),
     "called twice": (Twice, images),
     "bare parameters": (Bare, lambda: torch.randn(N, 7, 6)),

@@ -118,6 +118,10 @@ class Use(ABC):
         """(n, positions, p) and (n, positions, q) with g_k = Σ_t l_t r_tᵀ, where the gradient has that form."""
         return None
 
+    def lookups(self, role: str) -> tuple[Tensor, Tensor] | None:
+        """Numbers (n, positions) and rows (n, positions, q), for a table: g_k[v] = Σ_{t: i_t = v} rows_t."""
+        return None
+
     def instance_bytes(self, role: str) -> float:
         """Memory that one sample's gradient takes, for the size of a chunk."""
         return 8.0 * self.slots[role].param.numel()

@@ -34,16 +34,11 @@ class EmbeddingUse(Use):
         """δ as (rows, entries of a row of the table), indices as (rows,)."""
         return tensor.reshape(self.rows, -1) if tensor.dtype != self.indices.dtype else tensor.reshape(self.rows)
 
+    def lookups(self, role: str) -> tuple[Tensor, Tensor] | None:
+        return self.split(self.indices), self.split(self.kept(self.delta))
+
     def norms(self, roles: Collection[str]) -> Tensor:
-        """√ Σ_{ts} [i_t = i_s] ⟨δ_t, δ_s⟩, or from the sums over equal indices where there are many positions."""
-        delta, indices = wide(self.split(self.kept(self.delta))), self.split(self.indices)
-        positions, width = delta.shape[1:]
-        same = indices.unsqueeze(2) == indices.unsqueeze(1)
-        if gram_cost(positions, width, 0) < traffic_cost(32.0 * positions * width, CHUNK_BYTES + 1):
-            return gram_sum(torch.bmm(delta, delta.transpose(1, 2)), same)
-        first = same.to(torch.uint8).argmax(2)  # where each index was looked up first
-        sums = torch.zeros_like(delta, memory_format=torch.contiguous_format)
-        return row_norms(sums.scatter_add_(1, first.unsqueeze(-1).expand_as(delta), delta))
+        return lookup_norms(self.split(self.indices), self.split(self.kept(self.delta)))
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
         delta = wide(self.split(self.kept(self.delta))[first:last])
@@ -57,6 +52,21 @@ class EmbeddingUse(Use):
         shape = self.slots["weight"].part_shape
         table = rows.new_zeros(shape[0], rows.shape[1]).index_add_(0, self.indices.reshape(-1), rows)
         return {"weight": table.reshape(shape)}
+
+
+def lookup_norms(indices: Tensor, rows: Tensor) -> Tensor:
+    """Norms (n,) of tables with Σ_{t: i_t = v} rows_t at v, from indices (n, positions), rows (n, positions, width).
+
+    √ Σ_{ts} [i_t = i_s] ⟨rows_t, rows_s⟩, or from the sums over equal indices where there are many positions.
+    """
+    rows = wide(rows)
+    positions, width = rows.shape[1:]
+    same = indices.unsqueeze(2) == indices.unsqueeze(1)
+    if gram_cost(positions, width, 0) < traffic_cost(32.0 * positions * width, CHUNK_BYTES + 1):
+        return gram_sum(torch.bmm(rows, rows.mH), same)
+    first = same.to(torch.uint8).argmax(2)  # where each index was looked up first
+    sums = torch.zeros_like(rows, memory_format=torch.contiguous_format)
+    return row_norms(sums.scatter_add_(1, first.unsqueeze(-1).expand_as(rows), rows))
 
 
 def read_embedding(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
