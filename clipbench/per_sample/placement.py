@@ -7,9 +7,9 @@ Proven. For a new graph (see `signature`), owners are proven from its operations
 data, and is kept: such steps cost nothing more and read nothing from the device. A proof takes about three plain
 steps' time, so it is made for a model's first graphs, and then as earlier ones have paid for it.
 Measured. Uses of which the graph does not prove every row's owner, since rows move by data (packed sequences, routed
-or masked tokens, samples sorted) or by constants that it hides (a write into a part of a tensor), and graphs of ever-new
-shapes, are measured at each step, on all samples and rows (see `probe`): rows of one sample each give a layout for this
-step. That takes two or three more backward passes to the outputs, and one look at the values.
+or masked tokens, samples sorted) or by constants that it hides (a write into a part of a tensor), and graphs of
+ever-new shapes, are measured at each step, on all samples and rows (see `probe`): rows of one sample each give a
+layout for this step. That takes two or three more backward passes to the outputs, and one look at the values.
 Otherwise the use's rows are no samples', and its parameters go another way (see `graph`), in the end the slow path,
 which is right by definition. So they do where there is no proof and values cannot be read: on tensors without values,
 while tracing, and while a CUDA graph is captured. Proofs need no values and are made there too, but for the last.
