@@ -35,7 +35,8 @@ class Entangled:
     @property
     def bytes_per_sample(self) -> float:
         """Memory of one sample's gradients, before and after the sub-graph."""
-        return 8.0 * sum(root.numel() for root in (*self.derived, *self.params.values()))
+        entries = sum(root.numel() for root in self.derived) + sum(param.numel() for param in self.params.values())
+        return 8.0 * entries
 
     def merged(self, other: Entangled) -> Entangled:
         """Both, to be sent through the graph together."""
