@@ -107,7 +107,9 @@ def peers(model: str, rows: Sequence[Tensor], engines: Sequence[str]) -> dict[st
         except ImportError as missing:
             errors[engine] = f"not installed: {missing.name}"
         except Exception as error:  # a peer that cannot do a model is a finding of this table
-            errors[engine] = f"failed: {str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__}"
+            errors[engine] = (
+                f"failed: {str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__}"
+            )
     return {"errors": errors, "threshold": threshold}
 
 

@@ -46,7 +46,9 @@ def masked_tokens(n: int, draws: torch.Generator) -> Tensor:
     return torch.where(hidden, next_tokens(n, draws), -100)
 
 
-def _language(family: str, title: str, kind: str, targets: Draw = next_tokens, model: str = "", **options: Any) -> Entry:
+def _language(
+    family: str, title: str, kind: str, targets: Draw = next_tokens, model: str = "", **options: Any
+) -> Entry:
     """A model that gives scores for every token."""
     call = options.pop("call", None)
     name = model or f"{kind}ForCausalLM"

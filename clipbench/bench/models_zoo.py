@@ -43,7 +43,9 @@ class Entry(NamedTuple):
 class Output(nn.Module):
     """A model of which one named output is taken, so that it maps a tensor to a tensor."""
 
-    def __init__(self, model: nn.Module, field: str = "logits", call: Callable[[nn.Module, Tensor], object] | None = None):
+    def __init__(
+        self, model: nn.Module, field: str = "logits", call: Callable[[nn.Module, Tensor], object] | None = None
+    ):
         super().__init__()
         self.model = model
         self.field = field

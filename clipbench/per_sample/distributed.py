@@ -148,11 +148,11 @@ def _refuse_options(model: DistributedDataParallel) -> None:
 
 def _refuse_shards(model: nn.Module) -> None:
     """FSDP, FSDP2 and tensor parallelism keep parts of parameters: the norm of a part is not the norm."""
-    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
     from torch.distributed.tensor import DTensor
 
-    shards = [f"FullyShardedDataParallel '{n}'" for n, m in model.named_modules()
-              if isinstance(m, FullyShardedDataParallel)]  # fmt: skip
+    sharding = (FSDPModule, FullyShardedDataParallel)
+    shards = [f"{type(m).__name__} '{name}'" for name, m in model.named_modules() if isinstance(m, sharding)]
     shards += [f"'{name}' as a DTensor" for name, param in model.named_parameters() if isinstance(param, DTensor)]
     if shards:
         raise ValueError(
