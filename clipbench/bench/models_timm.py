@@ -56,7 +56,7 @@ ENTRIES: dict[str, Entry] = {
                          embed_dim=32, depths=(2, 2), num_heads=(2, 4)),
     "convnext_v2": _entry("ConvNeXt", "ConvNeXt v2", "convnextv2_atto", 64, **STAGES),
     "mambaout": _entry("ConvNeXt", "MambaOut", "mambaout_femto", 64, **STAGES),
-    "nf_resnet": _entry("ResNet", "NF-ResNet-26", "nf_resnet26", 64),
+    "nf_resnet": _entry("ResNet", "NF-ResNet-26", "nf_resnet26", 32),
     "bit": _made("ResNet", "BiT", resnetv2.ResNetV2, conv_layer=StdConv2d, **_BIT),
     "coatnet": _entry("CoAtNet", "CoAtNet", "coatnet_pico_rw_224", 64, FROZEN, img_size=64),
     "resmlp": _mixer("MLP-Mixer", "ResMLP", mlp_mixer.ResBlock, mlp_ratio=4, norm_layer=mlp_mixer.Affine),

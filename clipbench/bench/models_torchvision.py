@@ -51,26 +51,23 @@ def _swin(**options: Any) -> Callable[..., nn.Module]:
 
 ENTRIES: dict[str, Entry] = {
     "resnet_gn": _entry(
-        "ResNet", "ResNet-18", ResNet, 64, "GroupNorm", block=BasicBlock, layers=[2, 2, 2, 2], norm_layer=group_norm
-    ),
-    "resnet_bottleneck": _entry(
-        "ResNet", "ResNet-26", ResNet, 64, "GroupNorm", block=Bottleneck, layers=[2, 2, 2, 2], norm_layer=group_norm
+        "ResNet", "ResNet-18", ResNet, 32, "GroupNorm", block=BasicBlock, layers=[2, 2, 2, 2], norm_layer=group_norm
     ),
     "resnext": _entry(
-        "ResNet", "ResNeXt-26", ResNet, 64, "GroupNorm", block=Bottleneck, layers=[2, 2, 2, 2], groups=8,
+        "ResNet", "ResNeXt-26", ResNet, 32, "GroupNorm", block=Bottleneck, layers=[2, 2, 2, 2], groups=8,
         width_per_group=8, norm_layer=group_norm,
     ),
     "densenet": _entry(
         "DenseNet", "DenseNet", DenseNet, 64, FROZEN, growth_rate=16, block_config=(4, 8, 8, 4), num_init_features=32
     ),
-    "mobilenet_v2": _entry("MobileNet", "MobileNetV2", MobileNetV2, 64, "GroupNorm", norm_layer=group_norm),
+    "mobilenet_v2": _entry("MobileNet", "MobileNetV2", MobileNetV2, 32, "GroupNorm", norm_layer=group_norm),
     "mobilenet_v3": _entry("MobileNet", "MobileNetV3 small", mobilenet_v3_small, 64, FROZEN),
     "shufflenet": _entry("MobileNet", "ShuffleNetV2", shufflenet_v2_x0_5, 64, FROZEN),
     "efficientnet": _entry(
-        "EfficientNet", "EfficientNet-B0", efficientnet_b0, 64, "GroupNorm", norm_layer=group_norm,
+        "EfficientNet", "EfficientNet-B0", efficientnet_b0, 32, "GroupNorm", norm_layer=group_norm,
         stochastic_depth_prob=0.0,
     ),
-    "regnet": _entry("RegNet", "RegNetY-400MF", regnet_y_400mf, 64, "GroupNorm", norm_layer=group_norm),
+    "regnet": _entry("RegNet", "RegNetY-400MF", regnet_y_400mf, 32, "GroupNorm", norm_layer=group_norm),
     "convnext": _entry("ConvNeXt", "ConvNeXt", _convnext, 64),
     "vit": _entry(
         "ViT", "ViT", VisionTransformer, 64, image_size=64, patch_size=8, num_layers=4, num_heads=4, hidden_dim=128,
