@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clipbench.bench.guard import forget_peak, resident
+from clipbench.bench.models_cell import exactness
 from clipbench.bench.peers import ENGINES, optimizer_step, quiet
 from clipbench.bench.problems import Problem, problem
 from clipbench.timing.interleaved import interleave
@@ -138,7 +139,12 @@ def repeated(step: Callable[[], object], times: int) -> Callable[[], None]:
     return call
 
 
-JOBS: dict[str, Callable[..., dict[str, Any]]] = {"errors": errors, "memory": memory, "timing": timing}
+JOBS: dict[str, Callable[..., dict[str, Any]]] = {
+    "errors": errors,
+    "memory": memory,
+    "timing": timing,
+    "exactness": exactness,
+}
 
 
 def run(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from clipbench.per_sample import PerSampleClipper
 
 SIZES = (2, 3, 4, 5, 9)
 PEERS_ON = 4  # samples on which the peers' gradients are compared
-SLOW = re.compile(r"covers how (.*?) is used")  # what the clipper warns of, see per_sample.fallback
+SLOW = re.compile(r"no per-sample rule covers how (?:these parameters are used: )?(.*?)(?:; their gradients| is used)")
 
 
 def exactness(model: str, engines: Sequence[str]) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def exactness(model: str, engines: Sequence[str]) -> dict[str, Any]:
     size a clipper of its own, and one for all of them in turn, which must not carry over what it learnt.
     `errors`: the gradient of each of `engines` in float32, over its largest entry; words where it fails.
     """
-    found: dict[str, Any] = {"norm_error": 0.0, "gradient_error": 0.0, "slow": set(), "complaint": None}
+    found: dict[str, Any] = {"norm_error": 0.0, "gradient_error": 0.0, "slow": {}, "complaint": None}
     whole = doubled(problem(model, max(SIZES), dropout=False))
     found["parameters"] = sum(p.numel() for p in whole.model.parameters())
     lasting = PerSampleClipper(whole.model, 1.0)
@@ -48,7 +48,7 @@ def exactness(model: str, engines: Sequence[str]) -> dict[str, Any]:
         del rows
     if found["complaint"] is not None:
         found["norm_error"] = found["gradient_error"] = None
-    return {**found, "slow": sorted(found["slow"])}
+    return found
 
 
 def doubled(case: Problem) -> Problem:
@@ -73,7 +73,7 @@ def clipped_mean(rows: Sequence[Tensor], threshold: float) -> Tensor:
     return total / len(rows)
 
 
-def compared(case: Problem, rows: Sequence[Tensor], clipper: PerSampleClipper) -> tuple[float, float, list[str]]:
+def compared(case: Problem, rows: Sequence[Tensor], clipper: PerSampleClipper) -> tuple[float, float, dict[str, str]]:
     """Errors of norms (relative to each) and gradient (over its largest entry), and names on the slow path."""
     model, inputs, targets, losses = case
     norms = torch.stack([row.norm() for row in rows])
@@ -82,9 +82,17 @@ def compared(case: Problem, rows: Sequence[Tensor], clipper: PerSampleClipper) -
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         stats = clipper.backward(losses(model(inputs), targets))
-    slow = [name for each in caught for listed in SLOW.findall(str(each.message)) for name in listed.split(", ")]
+    slow = {name: why for each in caught for name, why in slow_names(str(each.message)).items()}
     off = ((stats.norms - norms).abs() / norms).max().item()
     return off, distance(model, clipped_mean(rows, clipper.threshold)), slow
+
+
+def slow_names(message: str) -> dict[str, str]:
+    """Parameters on the slow path, and why, from what the clipper warns of (see `per_sample.fallback`)."""
+    found = SLOW.search(message)
+    listed = found[1].removesuffix(")").split("), ") if found else []
+    pairs = [each.partition(" (") for each in listed]
+    return {name: why for name, _, why in pairs}
 
 
 def distance(model: nn.Module, truth: Tensor) -> float:

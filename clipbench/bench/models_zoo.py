@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from typing import NamedTuple
 
 import torch
@@ -72,24 +73,26 @@ def tokens(length: int, first: int = 0, count: int = VOCABULARY) -> Draw:
     return lambda n, draws: torch.randint(first, count, (n, length), generator=draws)
 
 
+ROOMS = ("models_torchvision", "models_timm", "models_text", "models_own")
+"""Modules that hold ENTRIES; a child process imports only as many as it needs."""
+
+
 @cache
-def zoo() -> dict[str, Entry]:
-    """All models by name. ImportError where timm or transformers is missing (the extra `models`)."""
+def entries(room: str) -> dict[str, Entry]:
+    """The models of one module by name. ImportError where its library is missing (the extra `models`)."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with warnings.catch_warnings(action="ignore"):
-        from clipbench.bench import models_own, models_text, models_timm, models_torchvision
+        return dict(import_module(f"clipbench.bench.{room}").ENTRIES)
 
-    return {
-        **models_torchvision.ENTRIES,
-        **models_timm.ENTRIES,
-        **models_text.ENTRIES,
-        **models_own.ENTRIES,
-    }
+
+def zoo() -> dict[str, Entry]:
+    """All models by name."""
+    return {name: entry for room in ROOMS for name, entry in entries(room).items()}
 
 
 def zoo_problem(name: str, batch: int) -> Problem:
     """The model called `name` in training mode and a batch for it: the same weights and data at every call."""
-    entry = zoo()[name]
+    entry = next(entries(room)[name] for room in ROOMS if name in entries(room))
     draws = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
         torch.manual_seed(0)
