@@ -22,8 +22,8 @@ from clipbench.bench.models_zoo import zoo
 from clipbench.bench.per_sample import START, Limits, cell
 from clipbench.bench.problems import PREFIX
 from clipbench.errors import ConfigError
-from clipbench.provenance import device_info, versions
-from clipbench.records import atomic_write
+from clipbench.runs.provenance import device_info, versions
+from clipbench.runs.files import atomic_write
 
 Row = dict[str, Any]
 NAME = "bench_models"

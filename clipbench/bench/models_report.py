@@ -18,7 +18,7 @@ from clipbench.analysis.plots import save
 from clipbench.analysis.style import COLOURS, RC
 from clipbench.bench.models_zoo import Entry, zoo
 from clipbench.bench.peers import LABELS
-from clipbench.records import atomic_text
+from clipbench.runs.files import atomic_text
 
 LOOKS = {"clipbench": ("vermillion", "o"), "opacus_hooks": ("green", "^"), "vmap": ("purple", "D")}
 TICKS = (1, 1.5, 2, 3, 5, 10, 20, 50, 100)
@@ -191,7 +191,7 @@ def _errors(panel: Axes, frame: pd.DataFrame, lines: dict[str, int]) -> None:
             panel.plot(max(value, 1e-17), line, marker=shape, color=COLOURS["blue"], markersize=3.2, linestyle="none")
     panel.set_xscale("log")
     panel.set_xlim(1e-17, 1e-1)
-    panel.xaxis.set_major_locator(FixedLocator([1e-16, 1e-11, 1e-6, 1e-1]))
+    panel.xaxis.set_major_locator(FixedLocator([1e-15, 1e-9, 1e-3]))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_yticks(list(lines.values()), [])
-    panel.set_xlabel("error: ● norms, | gradient")
+    panel.set_xlabel("error (● norms)")
