@@ -17,6 +17,7 @@ from clipbench.per_sample import PerSampleClipper
 SIZES = (2, 3, 4, 5, 9)
 PEERS_ON = 4  # samples on which the peers' gradients are compared
 SLOW = re.compile(r"no per-sample rule covers how (?:these parameters are used: )?(.*?)(?:; their gradients| is used)")
+NAMED = re.compile(r"([\w.]+)(?: \(((?:[^()]|\([^()]*\))*)\))?(?:, |$)")  # a name, and perhaps the reason behind it
 
 
 def exactness(model: str, engines: Sequence[str]) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def exactness(model: str, engines: Sequence[str]) -> dict[str, Any]:
             found["gradient_error"] = max(found["gradient_error"], errors[1])
             found["slow"].update(errors[2])
         if n == PEERS_ON:
-            found |= peers(model, rows, engines)
+            found |= peers(model, whole, rows, engines)
         del rows
     if found["complaint"] is not None:
         found["norm_error"] = found["gradient_error"] = None
@@ -90,9 +91,7 @@ def compared(case: Problem, rows: Sequence[Tensor], clipper: PerSampleClipper) -
 def slow_names(message: str) -> dict[str, str]:
     """Parameters on the slow path, and why, from what the clipper warns of (see `per_sample.fallback`)."""
     found = SLOW.search(message)
-    listed = found[1].removesuffix(")").split("), ") if found else []
-    pairs = [each.partition(" (") for each in listed]
-    return {name: why for name, _, why in pairs}
+    return dict(NAMED.findall(found[1])) if found else {}
 
 
 def distance(model: nn.Module, truth: Tensor) -> float:
@@ -101,14 +100,16 @@ def distance(model: nn.Module, truth: Tensor) -> float:
     return ((flat(params, [p.grad for p in params]) - truth).abs().max() / truth.abs().max()).item()
 
 
-def peers(model: str, rows: Sequence[Tensor], engines: Sequence[str]) -> dict[str, Any]:
-    """`errors` of the engines on as many samples as there are rows, and the `threshold`, the rows' median norm."""
+def peers(model: str, whole: Problem, rows: Sequence[Tensor], engines: Sequence[str]) -> dict[str, Any]:
+    """`errors` of the engines in float32 on the samples of `rows`, and the `threshold`, the median of their norms."""
+    n = len(rows)
+    inputs = whole.inputs[:n].float() if whole.inputs.is_floating_point() else whole.inputs[:n]
     threshold = torch.stack([row.norm() for row in rows]).median().item()
     errors: dict[str, Any] = {}
     quiet()
     for engine in engines:
         truth = clipped_mean(rows, float("inf") if engine == "sgd" else threshold)
-        own = problem(model, len(rows), dropout=False)
+        own = problem(model, n, dropout=False)._replace(inputs=inputs, targets=whole.targets[:n])
         try:
             ENGINES[engine](own, torch.optim.SGD(own.model.parameters(), lr=0.0), threshold, 0)()
             errors[engine] = distance(own.model, truth)
