@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clipbench.per_sample import PerSampleClipper
 from clipbench.per_sample.rules import linear
 from clipbench.per_sample.rules.linear import LinearUse
+from clipbench.per_sample.verify import coarsest
 from tests.per_sample.common import flat_gradient, square_loss
 
 
@@ -38,6 +39,16 @@ def test_a_right_step_is_the_same_with_the_check(model: nn.Module, x: Tensor, dt
             clipper.backward(square_loss(model, x))
         gradients.append(flat_gradient(model))
     assert torch.equal(*gradients)
+
+
+def test_the_bound_follows_the_coarsest_dtype_on_the_way(model: nn.Module, x: Tensor) -> None:
+    assert coarsest(square_loss(model, x)) == torch.finfo(torch.float64).eps
+    assert coarsest(square_loss(model, x).float().double()) == torch.finfo(torch.float32).eps
+    model, x = model.float(), x.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = square_loss(model, x)
+    assert coarsest(losses) == torch.finfo(torch.bfloat16).eps
+    PerSampleClipper(model, 0.5, verify=True).backward(losses)
 
 
 def test_wrong_norms_are_named(model: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
