@@ -16,6 +16,8 @@ from clipbench.per_sample.distributed import BUCKET, _buckets
 from tests.per_sample.common import square_loss
 from tests.per_sample.ranks import EMPTY, EVEN, MICRO, POWER, UNEVEN, WORLD, Net, flat_complex, inputs, work
 
+pytestmark = pytest.mark.slow  # two processes start
+
 Results = list[dict[str, Any]]
 TAU = torch.linspace(0.1, 5.0, 8).double()
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from clipbench.per_sample import PerSampleClipper
 from tests.per_sample.grid import FAMILIES
-from tests.per_sample.grid.base import Case, Losses
+from tests.per_sample.grid.base import SIZES, Case, Losses
 from tests.reference.from_graph import flat_gradient_of, sample_gradients_of
 from tests.reference.per_sample import clipped_mean
 
@@ -39,18 +39,18 @@ def check(case: Case, n: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:no per-sample rule")
-@pytest.mark.parametrize("case", ALL)
-def test_grid(case: Case) -> None:
-    for n in (2, 3, 5):
-        check(case, n)
+@pytest.mark.parametrize(("case", "n"), [pytest.param(*p.values, 2 + k % 2, id=p.id) for k, p in enumerate(ALL)])
+def test_grid(case: Case, n: int) -> None:
+    """Two or three samples: where a layout is mistaken most easily."""
+    check(case, n)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:no per-sample rule")
 @pytest.mark.parametrize("case", ALL)
-def test_grid_at_other_sizes_and_one_clipper_for_all(case: Case) -> None:
+def test_grid_at_all_sizes_and_one_clipper_for_all(case: Case) -> None:
     """What a clipper learnt of one size must not be carried over to another; `verify` agrees with the twin."""
-    for n in (4, 9):
+    for n in SIZES:
         check(case, n)
     torch.manual_seed(0)
     model, _ = case(3)
