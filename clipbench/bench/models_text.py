@@ -31,6 +31,7 @@ def _build(
 ) -> nn.Module:
     chosen = getattr(hf, config)(**options)
     chosen.use_cache = False
+    chosen._experts_implementation = "eager"  # the default, one grouped product, exists in float32 and narrower only
     return Output(getattr(hf, model)(chosen), field, call)
 
 
