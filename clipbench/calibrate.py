@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from clipbench.cli.arguments import overrides
-from clipbench.cli.command import command
+from clipbench.cli.command import WAITING, command
 from clipbench.cli.compose import CONFIG_PATH
 from clipbench.errors import ConfigError
 
@@ -28,6 +29,7 @@ cannot be compared; figures over time use steps × these step times.
   methods=a,b        default: the methods of the experiment's sweep; sgd is always among them
   train_steps=200    plain training before; default: half a run, at most 200
   settle_steps=20    steps of each method after that, for thresholds that follow the gradients
+  --config-dir DIR   a folder of methods and experiments of your own
 
 Everything else is an option of the runs, as on the command line of clipbench.run. The rows go to
 <results>/data/calibration.parquet, one set for each experiment, device and number of threads.
@@ -39,7 +41,7 @@ example:
 
 def configs(words: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, bool]]:
     """Method → resolved config, and whether tuned settings are in it. Raises ConfigError for bad input."""
-    from clipbench.cli.compose import compose_node, resolve
+    from clipbench.cli.compose import compose, compose_node, resolve
     from clipbench.config.schema import check
     from clipbench.tuning.plan import swept_methods
 
@@ -49,11 +51,9 @@ def configs(words: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, 
     methods = check(resolve(node, node.hydra.runtime.choices)).calibration.methods or swept_methods(node)
     found, tuned = {}, {}
     for method in dict.fromkeys([BASELINE, *methods]):
-        own = compose_node([*words, f"method={method}"])
-        found[method] = resolve(own, own.hydra.runtime.choices)
+        found[method] = compose([*words, f"method={method}"])
         check(found[method])
-        chosen = own.hydra.runtime.choices.get("tuned") or "none"
-        tuned[method] = chosen != "none" and Path(CONFIG_PATH, "tuned", f"{chosen}.yaml").exists()
+        tuned[method] = found[method]["tuned"] != "none"
     return found, tuned
 
 
@@ -70,6 +70,7 @@ def main(arguments: Sequence[str]) -> None:
         found, tuned = configs(words)
     results = Path(found[BASELINE]["paths"]["results"])
 
+    from clipbench.runs.archive import stem
     from clipbench.runs.files import atomic_text
     from clipbench.runs.fingerprint import fingerprint
     from clipbench.timing.footprint import footprint
@@ -86,10 +87,13 @@ def main(arguments: Sequence[str]) -> None:
         frame = rows(session, footprints, tuned, codes)
     text = markdown(frame, BASELINE)
     print(text, end="", flush=True)
+    chosen = {name: os.environ[name] for name in WAITING if name in os.environ}
+    if chosen:
+        warn(f"threads wait as {chosen} says, which changes step times with more than one thread")
     for line in [*session.notes, *disturbed(frame)]:
         warn(line)
     store(results / "data" / "calibration.parquet", frame, warn)
-    page = results / "tables" / f"{session.setup.options.experiment.replace('/', '__')}__calibration.md"
+    page = results / "tables" / f"{stem(session.setup.options.experiment)}__calibration.md"
     page.parent.mkdir(parents=True, exist_ok=True)
     atomic_text(page, text)
     print(results / "data" / "calibration.parquet")
@@ -107,4 +111,4 @@ def disturbed(frame: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    command(lambda: main(sys.argv[1:]))
+    command(lambda: main(sys.argv[1:]), passive=False)

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow.parquet as pq
 
-from clipbench.analysis.collect import METRIC_COLUMNS, data_file
+from clipbench.runs.archive import MAPPINGS, METRIC_COLUMNS, data_file, holds_runs
+from clipbench.timing.match import matching
 
 CALIBRATION_COLUMNS = [
     "experiment",
@@ -22,7 +23,6 @@ CALIBRATION_COLUMNS = [
     "ratio_low",
     "ratio_high",
 ]
-_JSON = ("final", "best", "seconds", "device", "versions", "data", "config")
 
 
 class Experiment(NamedTuple):
@@ -49,7 +49,7 @@ def experiments(results: Path) -> list[str]:
     over."""
     names = set()
     for path in sorted((results / "data").glob("*.parquet")):
-        if {"run_id", "experiment", "config", "metric"} <= set(pq.read_schema(path).names):
+        if holds_runs(path):
             names |= set(pq.read_table(path, columns=["experiment"]).column(0).unique().to_pylist())
     return sorted(names)
 
@@ -64,7 +64,7 @@ def load(results: Path, experiment: str) -> Experiment:
     metrics = table[["run_id", *METRIC_COLUMNS]].dropna(subset=["metric"]).reset_index(drop=True)
     metrics = metrics.astype({"step": int})
     runs = table.drop(columns=METRIC_COLUMNS).drop_duplicates("run_id").reset_index(drop=True)
-    for column in _JSON:
+    for column in MAPPINGS:
         texts = runs[column] if column in runs else pd.Series([None] * len(runs))
         runs[column] = pd.Series([json.loads(t) if isinstance(t, str) else {} for t in texts], dtype=object)
     runs["lr"] = [_number(config.get("optimizer"), "lr") for config in runs["config"]]
@@ -83,28 +83,23 @@ def final(runs: pd.DataFrame, name: str) -> pd.Series:
 
 
 def load_calibration(results: Path, experiment: str, runs: pd.DataFrame) -> pd.DataFrame:
-    """The calibrated step times of `experiment`, one row per method (index), of ONE device and thread count.
+    """The calibrated step times that hold for `runs` of `experiment`, one row per method (index), of ONE machine.
 
-    Several machines may have calibrated: the rows of the device and the threads most runs were made with are
-    taken; where none fits, those of the last calibration in the file. Empty where there is none.
+    A row holds where device, threads, precision, samples per step, code and tuning are those of the method's runs (see
+    clipbench.timing.match); empty where none does. `attrs["note"]` says what was left out and why.
     """
     path = results / "data" / "calibration.parquet"
+    nothing = pd.DataFrame(columns=CALIBRATION_COLUMNS).set_index("method")
     if not path.exists():
-        return pd.DataFrame(columns=CALIBRATION_COLUMNS).set_index("method")
+        return nothing
     table = pd.read_parquet(path)
     missing = [c for c in CALIBRATION_COLUMNS if c not in table]
     if missing:
         raise ValueError(f"{path} must have the column {missing[0]}, it has {', '.join(table.columns)}")
     table = table[table["experiment"] == experiment]
     if table.empty:
-        return table.set_index("method")
-    machines = [(d.get("name"), d.get("type"), d.get("threads")) for d in runs["device"]]
-    usual = max(set(machines), key=machines.count) if machines else (None, None, None)
-    fits = [
-        (row.device in usual[:2]) + (row.device in usual[:2] and row.threads == usual[2]) for row in table.itertuples()
-    ]
-    best = [i for i, fit in enumerate(fits) if fit == max(fits)][-1]
-    chosen = table.iloc[best]
-    table = table[(table["device"] == chosen["device"]) & (table["threads"] == chosen["threads"])]
-    result: pd.DataFrame = table.drop_duplicates("method", keep="last").set_index("method")
+        return nothing
+    rows, note = matching(table, runs)
+    result: pd.DataFrame = rows.drop_duplicates("method", keep="last").set_index("method")
+    result.attrs["note"] = note
     return result

@@ -114,7 +114,7 @@ def options(argv: list[str]) -> argparse.Namespace:
     add("--rounds", type=int, default=40, help="most interleaved rounds of an engine (default: 40)")
     add("--seconds", type=float, default=20.0, help="of a model's rounds together (default: 20)")
     add("--memory", type=float, default=8.0, help="limit on a process' resident size, GiB (default: 8)")
-    add("--step", type=float, default=20.0, help="limit on the time of one step, seconds (default: 20)")
+    add("--step", type=float, default=60.0, help="limit on the time of one step, seconds (default: 60)")
     add("--fresh", action="store_true", help="measure again what results/data already holds")
     chosen = parser.parse_args(argv)
     for name in ("rounds", "seconds", "memory", "step"):

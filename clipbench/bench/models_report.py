@@ -94,7 +94,7 @@ def _exact(row: Row) -> str:
 
 def _time(row: Row) -> str:
     if row.status != "ok":
-        return str(row.status).split(":")[0]
+        return "failed" if str(row.status).startswith("failed") else str(row.status)
     return f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]"
 
 

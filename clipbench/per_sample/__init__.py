@@ -18,5 +18,14 @@ weights), `fallback` (the slow path), `probe` (the check at the first step).
 
 from clipbench.per_sample.clipper import ClipStats, PerSampleClipper
 from clipbench.per_sample.thresholds import PowerThreshold
+from clipbench.per_sample.weights import AdaptiveWeight, AutomaticWeight, NormalizedWeight, SmoothWeight
 
-__all__ = ["ClipStats", "PerSampleClipper", "PowerThreshold"]
+__all__ = [
+    "AdaptiveWeight",
+    "AutomaticWeight",
+    "ClipStats",
+    "NormalizedWeight",
+    "PerSampleClipper",
+    "PowerThreshold",
+    "SmoothWeight",
+]
