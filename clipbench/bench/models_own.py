@@ -19,7 +19,7 @@ LENGTH, WIDTH = 48, 96
 class Recurrent(nn.Module):
     """Embedding, recurrent layer, linear head: on the last step of a time-first sequence, or on a packed one's mean."""
 
-    def __init__(self, kind: type[nn.RNNBase], packed: bool, layers: int = 1, both: bool = False) -> None:
+    def __init__(self, kind: Callable[..., nn.RNNBase], packed: bool, layers: int = 1, both: bool = False) -> None:
         super().__init__()
         self.table = nn.Embedding(VOCABULARY, WIDTH)
         self.layer = kind(WIDTH, WIDTH, num_layers=layers, bidirectional=both)
@@ -107,6 +107,7 @@ class LowRank(nn.Module):
         """(n, t) → (n, classes)."""
         hidden = self.table(x)
         for layer, down, up in zip(self.layers, self.down, self.up, strict=True):
+            assert isinstance(layer, nn.Linear)
             hidden = torch.tanh(F.linear(hidden, layer.weight + 2.0 * up @ down, layer.bias))
         return self.head(hidden.mean(1))
 

@@ -84,16 +84,16 @@ def _speech() -> Entry:
                  cross_entropy)  # fmt: skip
 
 
-_T5 = {"vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 32, "d_ff": INNER, "num_heads": HEADS, "num_layers": 2,
+_T5: dict[str, Any] = {"vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 32, "d_ff": INNER, "num_heads": HEADS, "num_layers": 2,
        "decoder_start_token_id": 0, "dropout_rate": 0.0, "call": _both_sides}  # fmt: skip
-_GPT = {"vocab_size": VOCABULARY, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 2 * LENGTH}
-_LLAMA = {**SIZES, "num_key_value_heads": 2}
-_GEMMA = {**_LLAMA, "head_dim": 32}
-_MOE = {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}
-_DEBERTA = {**SIZES, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16,
+_GPT: dict[str, Any] = {"vocab_size": VOCABULARY, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 2 * LENGTH}
+_LLAMA: dict[str, Any] = {**SIZES, "num_key_value_heads": 2}
+_GEMMA: dict[str, Any] = {**_LLAMA, "head_dim": 32}
+_MOE: dict[str, Any] = {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}
+_DEBERTA: dict[str, Any] = {**SIZES, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16,
             "norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False}  # fmt: skip
-_MAMBA = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}
-_BART = {"vocab_size": VOCABULARY, "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2,
+_MAMBA: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8}
+_BART: dict[str, Any] = {"vocab_size": VOCABULARY, "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2,
          "encoder_attention_heads": HEADS, "decoder_attention_heads": HEADS, "encoder_ffn_dim": INNER,
          "decoder_ffn_dim": INNER, "max_position_embeddings": 2 * LENGTH, "call": _both_sides}  # fmt: skip
 

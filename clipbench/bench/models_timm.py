@@ -16,8 +16,8 @@ from clipbench.bench.models_zoo import CLASSES, Entry, classes, images
 from clipbench.bench.problems import cross_entropy
 
 FROZEN = "BatchNorm frozen"
-SMALL = {"embed_dim": 128, "depth": 3, "num_heads": 4}
-STAGES = {"depths": (1, 1, 2, 1), "dims": (32, 64, 96, 128)}
+SMALL: dict[str, Any] = {"embed_dim": 128, "depth": 3, "num_heads": 4}
+STAGES: dict[str, Any] = {"depths": (1, 1, 2, 1), "dims": (32, 64, 96, 128)}
 
 
 def _entry(family: str, title: str, name: str, size: int, note: str = "", **options: Any) -> Entry:
@@ -41,7 +41,7 @@ def _mixer(family: str, title: str, block: Callable[..., nn.Module], **options: 
     )  # fmt: skip
 
 
-_BIT = {"layers": (1, 1, 2, 1), "channels": (64, 128, 128, 256), "bottle_ratio": 0.5, "stem_chs": 32}
+_BIT: dict[str, Any] = {"layers": (1, 1, 2, 1), "channels": (64, 128, 128, 256), "bottle_ratio": 0.5, "stem_chs": 32}
 
 ENTRIES: dict[str, Entry] = {
     "deit": _vit("ViT", "DeiT, distilled", "deit_tiny_distilled_patch16_224"),
