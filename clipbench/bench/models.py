@@ -45,7 +45,7 @@ def exact(name: str, engines: Sequence[str], limits: Limits) -> Row:
     """What `models_cell.exactness` found; `status` says why there is nothing."""
     seconds = 2 * START + 60 * limits.step
     outcome = limits.child(seconds, job="exactness", model=PREFIX + name, engines=["sgd", "clipbench", *engines])
-    nothing = {"norm_error": None, "gradient_error": None, "slow": {}, "complaint": outcome.status, "errors": {}}
+    nothing: Row = {"norm_error": None, "gradient_error": None, "slow": {}, "complaint": outcome.status, "errors": {}}
     return dict(outcome.result) if outcome.status == "ok" else nothing
 
 

@@ -86,7 +86,13 @@ def _speech() -> Entry:
 
 _T5: dict[str, Any] = {"vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 32, "d_ff": INNER, "num_heads": HEADS, "num_layers": 2,
        "decoder_start_token_id": 0, "dropout_rate": 0.0, "call": _both_sides}  # fmt: skip
-_GPT: dict[str, Any] = {"vocab_size": VOCABULARY, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 2 * LENGTH}
+_GPT: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "n_embd": WIDTH,
+    "n_layer": LAYERS,
+    "n_head": HEADS,
+    "n_positions": 2 * LENGTH,
+}
 _LLAMA: dict[str, Any] = {**SIZES, "num_key_value_heads": 2}
 _GEMMA: dict[str, Any] = {**_LLAMA, "head_dim": 32}
 _MOE: dict[str, Any] = {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}
