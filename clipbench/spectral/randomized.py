@@ -155,6 +155,8 @@ def randomized_one_(
     generator: torch.Generator,
 ) -> tuple[Outcome, Tensor | None]:
     """Clip one matrix in place; also the basis for the next call (None where nothing was found)."""
+    if not tau > 0:  # ≤ 0 or NaN: no rank is enough
+        return clip_one_(matrix, tau), None
     work = wide(matrix).to(torch.promote_types(matrix.dtype, torch.float32))
     norm = frobenius(matrix)
     if not SAFE[0] < norm < SAFE[1]:
@@ -175,6 +177,10 @@ def randomized_one_(
         else:
             width = min(rank + oversample, scaled.shape[0])
             found = _fixed(scaled, level, min(rank, width), width, iterations, basis, generator)
+            if found.sigma_max > STEEP * level and scaled.dtype != torch.float64:
+                # Rounding in float32, some eps σ_max, would be left of what is taken off: once more, in float64.
+                scaled, drawn = scaled.double(), found.basis.double()
+                found = _fixed(scaled, level, min(rank, width), width, 1, drawn, generator)
     except LinAlgError:
         return LEFT, None
     if found.left.shape[0]:
@@ -183,7 +189,7 @@ def randomized_one_(
             take_off_(scaled, found.left, found.right, level, again=True)
         if scaled.data_ptr() != matrix.data_ptr():
             wide(matrix).copy_(scaled / root / root)
-    return Outcome(found.sigma_max / root / root, found.left.shape[0]), found.basis
+    return Outcome(found.sigma_max / root / root, found.left.shape[0]), found.basis.to(work.dtype)
 
 
 def check_setting(rank: int | None, oversample: int, iterations: int) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -26,6 +26,13 @@ class Schedule(Protocol):
     def factor(self, step: int, steps: int) -> float: ...
 
 
+@runtime_checkable
+class Prepared(Protocol):
+    """A model part of which is set from the data before training (whitening filters)."""
+
+    def prepare(self, data: Data) -> None: ...
+
+
 @dataclass
 class Setup:
     """One run's objects; nothing of them has been written anywhere."""
@@ -41,6 +48,7 @@ class Setup:
     schedule: Schedule
     noise: Noise | None
     steps: int
+    update: Clipper | None = None
 
     @property
     def samples_per_step(self) -> int:
@@ -97,6 +105,7 @@ def build(config: Mapping[str, Any], options: schema.Options, data: Data | None 
     method = config["method"]
     estimator = schema.instantiate(method["estimator"], "method.estimator", model=model)
     clipper = schema.instantiate(method["clipper"], "method.clipper", model=model)
+    update = schema.instantiate(method["update"], "method.update", model=model) if "update" in method else None
     optimizer = schema.instantiate(config["optimizer"], "optimizer", model=model)
     schedule = schema.instantiate(config["schedule"], "schedule")
     noise = schema.instantiate(config["noise"], "noise", model=model) if "_target_" in config["noise"] else None
@@ -110,12 +119,14 @@ def build(config: Mapping[str, Any], options: schema.Options, data: Data | None 
     if data is None:
         where = options.data
         root = Path(where.root).expanduser()
-        data = dataset.load(device, root, where.split_seed, where.verify, where.download)
+        data = dataset.load(device, root, options.data_seed, where.verify, where.download)
     samples = options.batch_size * options.accumulation
     if samples > data.sizes["train"]:
         raise ConfigError(
             f"batch_size must be <= {data.sizes['train'] // options.accumulation} (batch_size × accumulation within "
             f"the {data.sizes['train']} training samples of {dataset.spec.name}), got {options.batch_size}"
         )
+    if isinstance(model, Prepared):
+        model.prepare(data)
     steps = options.steps or max(1, math.ceil((options.epochs or 0) * (data.sizes["train"] // samples)))
-    return Setup(options, device, dataset, data, model, estimator, clipper, optimizer, schedule, noise, steps)
+    return Setup(options, device, dataset, data, model, estimator, clipper, optimizer, schedule, noise, steps, update)
