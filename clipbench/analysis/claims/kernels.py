@@ -17,7 +17,7 @@ from clipbench.analysis.stats import Interval
 def cheap_and_as_good(
     source: Source, bench: str, randomized: str, full: str, share: float, training: Mapping[str, Any]
 ) -> list[Statement]:
-    """(r_randomised − 1) ≤ `share` · (r_full − 1) over SGD's step in every model of the benchmark; as good when trained.
+    """(r_randomised − 1) ≤ `share` · (r_full − 1) over SGD's step in every model; as good when trained.
 
     `training` has `experiment`, `metric`, `margin`, and the dotted options `randomized` and `full` that tell the runs.
     """

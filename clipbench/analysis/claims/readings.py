@@ -101,7 +101,7 @@ def by_seed(runs: pd.DataFrame, read: Read, metric: str) -> Reading:
 
 def trivial(run: pd.Series, metric: str) -> float:
     """What the trivial predictor gets on `metric`: chance accuracy, the best constant's loss, as the record states."""
-    split, _, name = metric.partition("_")
+    name = metric.partition("_")[2]
     known = run["data"].get("trivial") or {}
     value = _number(known.get(metric, known.get(name)))
     if not math.isfinite(value):
@@ -118,7 +118,7 @@ def _dead(run: pd.Series) -> bool:
 
 
 def share_clipped(experiment: Experiment, runs: pd.DataFrame) -> Interval:
-    """Mean over runs of the mean over training of the share that was clipped (samples, steps or (step, layer) pairs)."""
+    """Mean over runs of the mean over training of the share clipped (of samples, steps or (step, layer) pairs)."""
     rows = experiment.metrics
     rows = rows[(rows["split"] == "train") & (rows["metric"] == "clipped_fraction")]
     rows = rows[rows["run_id"].isin(set(runs[runs["status"] == "ok"]["run_id"]))]

@@ -57,7 +57,7 @@ class Statement(NamedTuple):
 
     @property
     def inside_margin(self) -> bool:
-        """Whether the whole interval lies within the margin around `bound`, so that what effect there is counts as none."""
+        """Whether the whole interval lies within the margin around `bound`: no effect that counts."""
         if self.margin is None:
             return False
         return -self.margin <= self.effect.low - self.bound and self.effect.high - self.bound <= self.margin

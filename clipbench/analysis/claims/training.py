@@ -212,17 +212,8 @@ def no_worse_and_somewhere_better(
         safe.append(
             Statement(f"{name}, no worse by the margin", paired_effect(values, base, scale), side, bound, unit=unit)
         )
-        better.append(
-            Statement(
-                f"{name}, better",
-                paired_effect(values, base, scale, level),
-                side,
-                margin=margin,
-                unit=unit,
-                group="better",
-                identical=idle,
-            )  # fmt: skip
-        )
+        effect, text = paired_effect(values, base, scale, level), f"{name}, better"
+        better.append(Statement(text, effect, side, 0.0, margin, unit, group="better", identical=idle))
     return safe + better
 
 

@@ -43,7 +43,7 @@ def fewer_trials(
 
 
 def scored_trials(experiment: Experiment, arm: Arm, metric: str) -> Floats:
-    """(trials, 2): the loss that a trial is chosen by, of its first seed, and the one it is scored by, of its second."""
+    """(trials, 2): the loss a trial is chosen by, of its first seed, and the one it is scored by, of its second."""
     table = capped_losses(experiment, arm, metric)
     rows = [[values[seed] for seed in sorted(values)[:2]] for _, values in sorted(table.items()) if len(values) >= 2]
     if len(rows) < 2:
@@ -57,29 +57,30 @@ def expected_best_score(trials: Floats, budget: int) -> float:
     With trials sorted by what they are chosen by, the i-th of n is the best of b with probability
     ((n−i+1)/n)^b − ((n−i)/n)^b. Dodge et al. (2019), arXiv:1909.03004, with another seed's score in place of its own.
     """
-    ordered = trials[np.argsort(trials[:, 0], kind="stable"), 1]
-    n = len(ordered)
-    left = (n - np.arange(n + 1)) / n
-    return float(ordered @ (left[:-1] ** budget - left[1:] ** budget))
+    return float(np.exp(_log_scores(trials[None], [budget])[0, 0]))
 
 
 def _weakest_win(own: Floats, rivals: Sequence[Floats], budgets: Sequence[int], level: float) -> Interval:
     """Largest log ratio of expected best scores over rivals and budgets, with a bootstrap interval over trials."""
     rng = np.random.default_rng(0)
-
-    def weakest(mine: Floats, others: Sequence[Floats]) -> float:
-        return max(
-            float(np.log(expected_best_score(mine, b) / expected_best_score(other, b)))
-            for other in others
-            for b in budgets
-        )
-
-    def again(table: Floats) -> Floats:
-        return table[rng.integers(len(table), size=len(table))]
-
-    draws = [weakest(again(own), [again(rival) for rival in rivals]) for _ in range(RESAMPLES)]
+    drawn = [
+        _log_scores(table[rng.integers(len(table), size=(RESAMPLES, len(table)))], budgets) for table in (own, *rivals)
+    ]
+    draws = np.max([drawn[0] - rival for rival in drawn[1:]], axis=(0, 2))
+    given = [_log_scores(table[None], budgets) for table in (own, *rivals)]
+    estimate = float(np.max([given[0] - rival for rival in given[1:]]))
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(weakest(own, rivals), float(low), float(high), len(own))
+    return Interval(estimate, float(low), float(high), len(own))
+
+
+def _log_scores(tables: Floats, budgets: Sequence[int]) -> Floats:
+    """log of `expected_best_score` of many sets of trials (resamples, trials, 2) at every budget."""
+    order = np.argsort(tables[:, :, 0], axis=1, kind="stable")
+    scores = np.take_along_axis(tables[:, :, 1], order, axis=1)
+    n = scores.shape[1]
+    left = (n - np.arange(n + 1)) / n
+    weights = np.stack([left[:-1] ** b - left[1:] ** b for b in budgets], axis=1)
+    return np.asarray(np.log(scores @ weights))
 
 
 def budget_curve(trials: Mapping[str, Floats], budgets: Sequence[int]) -> dict[str, list[float]]:

@@ -136,7 +136,7 @@ def test_the_best_of_three_is_chosen_on_tuning_trials_not_on_luck(tmp_path: Path
         put(tmp_path, method, [0.2] * n, losses=values)
     put(tmp_path, "a", [0.2], losses=[0.30], role="tune", trial=0, first=100)
     put(tmp_path, "b", [0.2], losses=[0.35], role="tune", trial=0, first=100)
-    given = dict(experiment="toy/cpu", family=["a", "b"], against=["norm_clip", "sgd"], metric="train_loss")
+    given = {"experiment": "toy/cpu", "family": ["a", "b"], "against": ["norm_clip", "sgd"], "metric": "train_loss"}
     decision = decide(training.family_against(source(tmp_path), **given))
     assert "a − norm_clip" in decision.statements[0].text
     assert decision.verdict == "not decided"
