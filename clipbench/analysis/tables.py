@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipbench.analysis import stats
+from clipbench.analysis.bounded import metric_interval
 from clipbench.analysis.groups import BASELINE, Panel, Variant, baseline_of
 from clipbench.analysis.load import final
 from clipbench.analysis.targets import Target, find_target, to_target
@@ -114,7 +115,7 @@ def final_table(panel: Panel, times: StepTimes, metrics: Sequence[str] | None = 
     ]
     rows = []
     for variant in panel.variants:
-        cells = [estimate(stats.mean_interval(list(by_seed(variant, n).values())), n) for n in names]
+        cells = [estimate(metric_interval(list(by_seed(variant, n).values()), n), n) for n in names]
         ends = ended(variant)
         status = " / ".join(str(ends[key]) for key in ("ok", "diverged", "failed"))
         status += f" ({ends['unfinished']} unfinished)" if ends["unfinished"] else ""
