@@ -38,7 +38,8 @@ class Variant(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """What is compared in one table and one figure: one dataset, one model."""
+    """What is compared in one table and one figure: one dataset, one model, data of one sum, one precision, and
+    settings that were all tuned or all not."""
 
     title: str
     slug: str
@@ -88,18 +89,61 @@ def panels(experiment: Experiment, dataset: str | None = None, model: str | None
     title."""
     role, notes = compared_role(experiment.runs)
     runs = experiment.runs[experiment.runs["role"] == role]
-    pairs = sorted({(str(d), str(m)) for d, m in zip(runs["dataset"], runs["model"], strict=True)})
+    places = pd.Series(
+        list(zip(runs["dataset"].map(str), runs["model"].map(str), strict=True)), index=runs.index, dtype=object
+    )
     result = []
-    for data, net in pairs:
+    for data, net in sorted(set(places)):
         if (dataset and data != dataset) or (model and net != model):
             continue
-        chosen = runs[(runs["dataset"] == data) & (runs["model"] == net)]
-        one = len(pairs) == 1 and experiment.name != "single"
+        chosen = runs[places == (data, net)]
+        one = len(set(places)) == 1 and experiment.name != "single"
         base = experiment.name.replace("/", "__")
         slug = base if one else f"{base}__{data}__{net}"
         title = experiment.name if one else f"{experiment.name}: {net} on {data}"
-        result.append(Panel(title, slug, experiment, variants(chosen), notes))
+        for words, part in comparable(chosen):
+            name = "".join(f"__{word}" for word in words).replace(" ", "_")
+            shown = f"{title} ({', '.join(words)})" if words else title
+            result.append(Panel(shown, slug + name, experiment, variants(part), [*notes, *pooled(part)]))
     return result
+
+
+def comparable(runs: pd.DataFrame) -> list[tuple[list[str], pd.DataFrame]]:
+    """The runs in parts that may stand in one table, each with the words that tell it from the others.
+
+    Never mixed are data of different sums, precisions, and tuned with untuned settings.
+    """
+    tuned = [run.get("tuned") for run in runs.to_dict("records")]
+    facts = pd.DataFrame(
+        {
+            "data": [data.get("sum") or "" for data in runs["data"]],
+            "precision": [str(p) for p in runs["precision"]] if "precision" in runs else "",
+            "settings": ["" if t is None or t != t else "tuned" if t else "not tuned" for t in tuned],
+        },
+        index=runs.index,
+    )
+    varying = [column for column in facts if facts[column].nunique() > 1]
+    if not varying:
+        return [([], runs)]
+    parts = []
+    for key, part in facts.groupby(varying):
+        values = [
+            f"data {value[:8]}" if name == "data" else str(value) for name, value in zip(varying, key, strict=True)
+        ]
+        parts.append(([value for value in values if value], runs.loc[part.index]))
+    return parts
+
+
+def pooled(runs: pd.DataFrame) -> list[str]:
+    """Notes on what differs among runs that are compared all the same: code, library versions, machines."""
+    torch = sorted({str(versions.get("torch")) for versions in runs["versions"]})
+    machines = sorted({f"{d.get('name') or d.get('type')}, {d.get('threads')} threads" for d in runs["device"]})
+    code = sorted({str(code) for code in runs["fingerprint"]}) if "fingerprint" in runs else []
+    found = []
+    for what, values in (("code (fingerprints)", code), ("PyTorch", torch), ("machines", machines)):
+        if len(values) > 1:
+            found.append(f"Runs of different {what} are compared here: {'; '.join(values)}.")
+    return found
 
 
 def variants(runs: pd.DataFrame) -> list[Variant]:

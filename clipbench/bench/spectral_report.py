@@ -162,12 +162,12 @@ def _panel(panel: Axes, frame: pd.DataFrame, shapes: list[str], methods: list[st
     panel.set_xscale("log")
     panel.axvline(1.0, color="black", linewidth=0.8)
     panel.grid(axis="y", visible=False)
-    for y in range(1, len(shapes), 2):
-        panel.axhspan(y - 0.5, y + 0.5, color="#F4F4F4", linewidth=0, zorder=0)
+    for stripe in range(1, len(shapes), 2):
+        panel.axhspan(stripe - 0.5, stripe + 0.5, color="#F4F4F4", linewidth=0, zorder=0)
     for place, method in enumerate(methods):
         shift = 0.7 * ((place + 0.5) / len(methods) - 0.5)
         for shape, part in frame[frame["method"] == method].groupby("problem"):
-            faster, y = 1 / part["estimate"], shapes.index(str(shape)) + shift
+            faster, y = 1 / part["estimate"], float(shapes.index(str(shape))) + shift
             look = _look(method, hollow=bool((part["error"] > PRECISE).any()))
             panel.plot([faster.min(), faster.max()], [y, y], color=look["color"], linewidth=1.1)
             panel.plot(faster.median(), y, **look)
