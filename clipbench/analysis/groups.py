@@ -89,9 +89,8 @@ def panels(experiment: Experiment, dataset: str | None = None, model: str | None
     title."""
     role, notes = compared_role(experiment.runs)
     runs = experiment.runs[experiment.runs["role"] == role]
-    places = pd.Series(
-        list(zip(runs["dataset"].map(str), runs["model"].map(str), strict=True)), index=runs.index, dtype=object
-    )
+    pairs = list(zip(runs["dataset"].map(str), runs["model"].map(str), strict=True))
+    places = pd.Series(pairs, index=runs.index, dtype=object)
     result = []
     for data, net in sorted(set(places)):
         if (dataset and data != dataset) or (model and net != model):
@@ -127,9 +126,8 @@ def comparable(runs: pd.DataFrame) -> list[tuple[list[str], pd.DataFrame]]:
         return [([], runs)]
     parts = []
     for key, part in facts.groupby(varying):
-        values = [
-            f"data {value[:8]}" if name == "data" else str(value) for name, value in zip(varying, key, strict=True)
-        ]
+        named = zip(varying, map(str, key), strict=True)
+        values = [f"data {value[:8]}" if name == "data" else value for name, value in named]
         parts.append(([value for value in values if value], runs.loc[part.index]))
     return parts
 

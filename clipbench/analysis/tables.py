@@ -12,6 +12,7 @@ from clipbench.analysis import stats
 from clipbench.analysis.bounded import metric_interval
 from clipbench.analysis.groups import BASELINE, Panel, Variant, baseline_of
 from clipbench.analysis.load import final
+from clipbench.analysis.shares import clipped_shares, dropped_share
 from clipbench.analysis.targets import Target, find_target, to_target
 from clipbench.analysis.timing import StepTimes, step_times
 
@@ -146,12 +147,11 @@ def _final_cell(variant: Variant, metric: str) -> str:
 
 def share_text(panel: Panel, variant: Variant) -> str:
     """ "17 %", with the dropped share where samples were dropped; "–" where nothing of it was recorded."""
-    rows = panel.experiment.metrics
-    rows = rows[(rows["split"] == "train") & rows["run_id"].isin(set(variant.runs["run_id"]))]
-    shares = {name: rows[rows["metric"] == name]["value"].mean() for name in ("clipped_fraction", "dropped_fraction")}
-    parts = [f"{100 * shares['clipped_fraction']:.3g} %"] if math.isfinite(shares["clipped_fraction"]) else []
-    if shares["dropped_fraction"] > 0:
-        parts.append(f"{100 * shares['dropped_fraction']:.2g} % dropped")
+    shares = clipped_shares(panel.experiment, variant.runs).values()
+    parts = [f"{100 * sum(shares) / len(shares):.3g} %"] if shares else []
+    dropped = dropped_share(panel.experiment, variant.runs)
+    if dropped > 0:
+        parts.append(f"{100 * dropped:.2g} % dropped")
     return ", ".join(parts) or NONE
 
 

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from clipbench.analysis.bounded import metric_interval
 from clipbench.analysis.groups import compared_role
 from clipbench.analysis.load import Experiment
-from clipbench.analysis.stats import Interval, mean_interval
+from clipbench.analysis.shares import clipped_shares
+from clipbench.analysis.stats import Interval
 
 DEAD = 0.95
 """A run whose loss ends at or above this share of the best constant's has learned nothing."""
@@ -118,11 +120,9 @@ def _dead(run: pd.Series) -> bool:
 
 
 def share_clipped(experiment: Experiment, runs: pd.DataFrame) -> Interval:
-    """Mean over runs of the mean over training of the share clipped (of samples, steps or (step, layer) pairs)."""
-    rows = experiment.metrics
-    rows = rows[(rows["split"] == "train") & (rows["metric"] == "clipped_fraction")]
-    rows = rows[rows["run_id"].isin(set(runs[runs["status"] == "ok"]["run_id"]))]
-    return mean_interval(rows.groupby("run_id")["value"].mean().dropna().tolist())
+    """Mean over the runs that ended ok of the share that was clipped, with its interval."""
+    shares = clipped_shares(experiment, runs[runs["status"] == "ok"])
+    return metric_interval(list(shares.values()), "clipped_fraction")
 
 
 def is_idle(share: Interval) -> bool:

@@ -42,8 +42,8 @@ def judge(root: Path):
 
 def draws(share_good: float, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    base = np.where(rng.uniform(size=(64, 1)) < share_good, 0.1, 2.0)  # 2.0 is beyond the trivial predictor's 1.0
-    return base * np.exp(0.05 * rng.standard_normal((64, 2)))
+    base = np.where(rng.uniform(size=(32, 1)) < share_good, 0.1, 2.0)  # 2.0 is beyond the trivial predictor's 1.0
+    return base * np.exp(0.05 * rng.standard_normal((32, 2)))
 
 
 def test_a_rule_that_needs_less_tuning_is_found(tmp_path: Path) -> None:
