@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from clipbench.analysis.plots import save
 from clipbench.analysis.style import COLOURS, RC
 from clipbench.bench.spectral_cases import SHAPES
-from clipbench.runs.record import atomic_text
+from clipbench.runs.files import atomic_text
 
 LOOKS = {
     "exact": ("vermillion", "o"),

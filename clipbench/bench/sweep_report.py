@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipbench.runs.record import atomic_text
+from clipbench.runs.files import atomic_text
 
 
 def tables(frame: pd.DataFrame, results: Path, name: str) -> None:

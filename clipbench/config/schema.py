@@ -21,7 +21,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from clipbench.errors import ConfigError
 
-GROUPS = ("model", "dataset", "method", "optimizer", "schedule", "noise", "logger")
+GROUPS = ("model", "dataset", "method", "optimizer", "schedule", "noise", "study", "logger")
+# Options that say nothing to a study without a network.
+TRAINING = frozenset({
+    "steps", "epochs", "batch_size", "accumulation", "eval_every", "eval_batch_size", "checkpoint_every", "log_every",
+    "log_layers", "precision", "compile",
+})  # fmt: skip
+EMPTY = ("noise", "study", "logger")  # groups that may be none
 PATTERNS = {
     "device": "must be auto, cpu, cuda or cuda:N",
     "tuning.metric": "must be a metric of the validation split, as validation_loss",
@@ -120,6 +126,7 @@ class Options(_Strict):
     compile: bool
     deterministic: bool
     threads: Count | None
+    together: Count
     role: Literal["single", "tune", "final"]
     trial: Annotated[int, Field(ge=0)] | None
     stale: Literal["rerun", "keep"]
@@ -138,13 +145,62 @@ def check(config: Mapping[str, Any]) -> Options:
     try:
         options = Options.model_validate({k: v for k, v in config.items() if k not in GROUPS})
     except ValidationError as error:
-        raise ConfigError(describe(error, "")) from None
+        raise ConfigError(complaint(error, "")) from None
     if options.steps is None and options.epochs is None:
         raise ConfigError("steps must be a number >= 1 where epochs is null, got null")
-    for group in GROUPS:
+    for group in reached(config):
         _check_shape(config.get(group), group)
         check_target(config[group], group)
     return options
+
+
+def is_study(config: Mapping[str, Any]) -> bool:
+    """Whether the config asks for a study, which trains no network."""
+    return "_target_" in (config.get("study") or {})
+
+
+def reached(config: Mapping[str, Any]) -> list[str]:
+    """The groups that the run of a config uses: a training no study, and a study a network where it takes a `setup`."""
+    if not is_study(config):
+        return [group for group in GROUPS if group != "study"]
+    return list(GROUPS) if accepts(str(config["study"]["_target_"]), "setup") else ["study", "logger"]
+
+
+def used(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without what its run cannot use: no part of its record or its identity."""
+    groups = reached(config)
+    unused = set(GROUPS) - set(groups)
+    if "model" not in groups:
+        unused |= TRAINING
+    return {key: value for key, value in config.items() if key not in unused}
+
+
+def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with its numbers in their options' own types (lr=1 becomes 1.0), so that one run has one id.
+
+    What does not fit its type is left as it is, for `check` to name.
+    """
+    return {key: _canonical(value) if key in GROUPS else value for key, value in config.items()}
+
+
+def _canonical(node: Any) -> Any:
+    if not isinstance(node, Mapping):
+        return node
+    found = {key: _canonical(value) for key, value in node.items()}
+    target = node.get("_target_")
+    if not isinstance(target, str):
+        return found
+    try:
+        _, hints = _signature(target)
+    except ConfigError:
+        return found
+    for key, value in found.items():
+        if key in hints and isinstance(value, int | float | list) and not isinstance(value, bool):
+            try:
+                found[key] = _adapter(hints[key]).validate_python(value)
+            except ValidationError:
+                continue
+    return found
 
 
 def _check_shape(node: Any, group: str) -> None:
@@ -156,11 +212,11 @@ def _check_shape(node: Any, group: str) -> None:
             _check_shape(node.get(key), f"{group}.{key}")
         for key in set(node) - {"name", "estimator", "clipper", "tuning"}:
             raise ConfigError(f"method.{key} is not an option (allowed: name, estimator, clipper)")
-    elif "_target_" not in node and not (group in ("noise", "logger") and set(node) <= {"name"}):
+    elif "_target_" not in node and not (group in EMPTY and set(node) <= {"name"}):
         raise ConfigError(f"{group} must have a _target_, got {dict(node)}")
 
 
-def describe(error: ValidationError, prefix: str) -> str:
+def complaint(error: ValidationError, prefix: str) -> str:
     """One line for pydantic's first complaint: option, what is allowed, value."""
     first = error.errors()[0]
     path = ".".join([prefix] * bool(prefix) + [str(part) for part in first["loc"] if isinstance(part, int | str)])
@@ -243,14 +299,17 @@ def _check_finite(value: Any, default: Any, path: str) -> None:
         raise ConfigError(f"{path} must be a finite number, got {value}")
 
 
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+
+
 def _check_value(value: Any, annotation: Any, path: str) -> None:
     try:
-        adapter = TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-        adapter.validate_python(value)
+        _adapter(annotation).validate_python(value)
     except ValidationError as error:
         names = [_type_name(part) for part in typing.get_args(annotation) or (annotation,)]
         if typing.get_origin(annotation) is Literal:
-            raise ConfigError(describe(error, path)) from None
+            raise ConfigError(complaint(error, path)) from None
         shown = "null" if value is None else value
         raise ConfigError(f"{path} must be {' or '.join(dict.fromkeys(names))}, got {shown}") from None
 
