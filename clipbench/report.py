@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipbench.analysis import collect, experiments
-from clipbench.analysis.document import summary, write_figures, write_report, write_tables
+from clipbench.analysis.document import summary, write_figures, write_tables
 from clipbench.analysis.embed import embed
 from clipbench.analysis.groups import BASELINE
+from clipbench.analysis.page import write_report
 
 DESCRIPTION = """\
 Turn the records of runs into tables and figures.
@@ -19,7 +20,7 @@ Turn the records of runs into tables and figures.
   tables    results/data -> results/tables/*.md
   figures   results/data -> results/figures/*.png and *.svg
   summary   collect one experiment, print its table, draw its figure
-  all       collect, tables, figures, and results/REPORT.md
+  all       collect, tables, figures, and results/REPORT.md and report.html
 """
 EPILOG = """\
 examples:
@@ -116,6 +117,13 @@ def _names(args: argparse.Namespace) -> list[str]:
     return list(names)
 
 
+def _benchmarks(results: Path) -> list[Path]:
+    """The benchmarks' and calibrations' tables and figures, made again from their data."""
+    from clipbench.bench.rebuild import rebuild  # torch comes with it
+
+    return [results / "tables" / f"{name}.md" for name in rebuild(results)]
+
+
 def run(args: argparse.Namespace) -> None:
     """Do what the command line asks. Raises ValueError for what is not there."""
     if args.command == "summary":
@@ -135,7 +143,8 @@ def run(args: argparse.Namespace) -> None:
         if args.experiments:  # the report shows every experiment: those not asked for need their tables too
             others = [name for name in experiments(args.results) if name not in names]
             written += write_tables(args.results, others, args.baseline)
-        written.append(write_report(args.results))
+        written += _benchmarks(args.results)
+        written += write_report(args.results)
         if args.readme is not None:
             for name in embed(args.readme):
                 print(f"warning: {args.readme} shows {name}, which is not there", file=sys.stderr)

@@ -29,8 +29,9 @@ class Table(NamedTuple):
     notes: list[str]
 
     def markdown(self) -> str:
-        """GitHub's pipe table under a title, with the notes below."""
-        rule = ["---"] + ["---:"] * (len(self.columns) - 1)
+        """GitHub's pipe table under a title, with the notes below; columns of numbers are right-aligned."""
+        columns = zip(*self.rows, strict=True) if self.rows else [[""]] * len(self.columns)
+        rule = ["---"] + ["---:" if _numeric(cells) else "---" for cells in columns][1:]
         grid = [[text.replace("|", "\\|") for text in row] for row in [self.columns, rule, *self.rows]]
         lines = ["| " + " | ".join(row) + " |" for row in grid]
         return "\n".join([f"### {self.title}", "", *lines, "", *(f"- {note}" for note in self.notes)]).rstrip() + "\n"
@@ -42,6 +43,11 @@ class Table(NamedTuple):
         body = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in grid]
         rule = "  ".join("-" * width for width in widths)
         return "\n".join([self.title, body[0], rule, *body[1:], *(f"  {note}" for note in self.notes)])
+
+
+def _numeric(cells: Sequence[str]) -> bool:
+    """Whether a column's cells begin as numbers do, or say that there is none."""
+    return all(cell[:1] in "0123456789+−->∞–" for cell in cells)
 
 
 def is_accuracy(metric: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from clipbench.analysis.bounded import metric_interval
+from clipbench.analysis.claims.source import Missing
 from clipbench.analysis.groups import compared_role
 from clipbench.analysis.load import Experiment
 from clipbench.analysis.shares import clipped_shares
@@ -66,11 +67,16 @@ def final_value(metric: str) -> Read:
 
 
 def value_at(experiment: Experiment, metric: str, last_step: Mapping[str, float]) -> Read:
-    """Reads "split_metric" at a run's last evaluation no later than `last_step[method]`; NaN where there is none."""
+    """Reads "split_metric" at a run's last evaluation no later than `last_step[method]`; NaN where there is none yet.
+
+    Raises Missing for a finished run that has no such curve.
+    """
     split, _, name = metric.partition("_")
 
     def read(run: pd.Series) -> float:
         curve = experiment.curve(run["run_id"], split, name)
+        if run["status"] == "ok" and curve.empty:
+            raise Missing(f"{experiment.name} recorded no {split} {name} at its evaluations")
         early = curve[curve["step"] <= last_step[run["method"]]]
         return float(early["value"].iloc[-1]) if len(early) else math.nan
 
@@ -80,8 +86,8 @@ def value_at(experiment: Experiment, metric: str, last_step: Mapping[str, float]
 def by_seed(runs: pd.DataFrame, read: Read, metric: str) -> Reading:
     """One value per seed of `runs` by `read`; a diverged, dead or non-finite one is the trivial predictor's.
 
-    Raises ValueError where a run has to be replaced and its record does not say what the trivial predictor gets, or
-    where two runs share a seed: their settings differ, and one of them would be left out in silence.
+    Raises Missing where a run has to be replaced and its record does not say what the trivial predictor gets, and
+    ValueError where two runs share a seed: their settings differ, and one would be left out in silence.
     """
     values: dict[int, float] = {}
     replaced = unfinished = 0
@@ -107,7 +113,7 @@ def trivial(run: pd.Series, metric: str) -> float:
     known = run["data"].get("trivial") or {}
     value = _number(known.get(metric, known.get(name)))
     if not math.isfinite(value):
-        raise ValueError(f"data.trivial must hold {name} where a run has diverged, got {known} in {run['run_id']}")
+        raise Missing(f"data.trivial must hold {name} where a run has diverged, got {known} in {run['run_id']}")
     return value
 
 
