@@ -31,7 +31,7 @@ class Table(NamedTuple):
     def markdown(self) -> str:
         """GitHub's pipe table under a title, with the notes below; columns of numbers are right-aligned."""
         columns = zip(*self.rows, strict=True) if self.rows else [[""]] * len(self.columns)
-        rule = ["---"] + ["---:" if _numeric(cells) else "---" for cells in columns][1:]
+        rule = ["---", *["---:" if _numeric(cells) else "---" for cells in columns][1:]]
         grid = [[text.replace("|", "\\|") for text in row] for row in [self.columns, rule, *self.rows]]
         lines = ["| " + " | ".join(row) + " |" for row in grid]
         return "\n".join([f"### {self.title}", "", *lines, "", *(f"- {note}" for note in self.notes)]).rstrip() + "\n"

@@ -71,7 +71,7 @@ def _decide(claim: Claim, source: Source) -> Decision:
     try:
         return decide(statements_of(claim, source))
     except Missing as missing:
-        return Decision("not decided", str(missing), ())
+        return Decision("not decided", str(missing), missing.statements)
 
 
 def statements_of(claim: Claim, source: Source) -> Any:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from clipbench.analysis.claims.statement import Statement
 from clipbench.analysis.load import Experiment, load
 
 
 class Missing(ValueError):
-    """Data that a claim rests on are not there yet; the message says which."""
+    """Data that a claim rests on are not there yet, or cannot decide; the message says which and why.
+
+    `statements` are what they allow to show all the same.
+    """
+
+    def __init__(self, reason: str, statements: Sequence[Statement] = ()) -> None:
+        super().__init__(reason)
+        self.statements = tuple(statements)
 
 
 class Source:
