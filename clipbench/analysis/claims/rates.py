@@ -11,7 +11,6 @@ import pandas as pd
 from clipbench.analysis.claims.source import Missing, Source
 from clipbench.analysis.claims.statement import Statement
 from clipbench.analysis.load import Experiment
-from clipbench.analysis.stats import Interval
 from clipbench.analysis.study_rows import jackknife, log_slope, over_groups, pick, study_table
 
 MEDIAN, HIGH = "0.5", "0.999"
@@ -106,7 +105,7 @@ def rate_with_high_probability(
         if own is None or other is None:
             continue
         scale = math.log(math.log(1000) / math.log(2))
-        exponent = Interval(*(value / scale for value in jackknife(*own)[:3]), n=len(own[1]))
+        exponent = jackknife(own[0] / scale, [value / scale for value in own[1]])
         text = f"exponent of the quantile in log(1/δ) ≤ 1: {place}"
         statements.append(Statement(text, exponent, "below", bound=1.0, required=required, seeds=False))
         gap = jackknife(own[0] - other[0], [a - b for a, b in zip(own[1], other[1], strict=True)])

@@ -75,9 +75,9 @@ def value_at(experiment: Experiment, metric: str, last_step: Mapping[str, float]
 
     def read(run: pd.Series) -> float:
         curve = experiment.curve(run["run_id"], split, name)
-        if run["status"] == "ok" and curve.empty:
-            raise Missing(f"{experiment.name} recorded no {split} {name} at its evaluations")
         early = curve[curve["step"] <= last_step[run["method"]]]
+        if run["status"] == "ok" and early.empty:
+            raise Missing(f"{experiment.name} recorded no {split} {name} by step {last_step[run['method']]:g}")
         return float(early["value"].iloc[-1]) if len(early) else math.nan
 
     return read

@@ -27,7 +27,7 @@ a:focus-visible, summary:focus-visible, .scroll:focus-visible { outline: 3px sol
 blockquote { margin: 0; padding: 0 1rem; border-left: 4px solid var(--line); color: var(--soft); }
 .scroll { overflow-x: auto; margin: 1rem 0; } table { border-collapse: collapse; font-size: .875rem; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-td[style*="right"], th[style*="right"] { text-align: right; font-variant-numeric: tabular-nums; }
+td[style*="right"], th[style*="right"] { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tbody tr:nth-child(even) { background: var(--stripe); }
 img { max-width: 100%; height: auto; background: #fff; padding: .5rem; border-radius: 4px; }
 nav ul { columns: 18rem; padding-left: 1.2rem; } code { font-size: .9em; overflow-wrap: anywhere; }
