@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from clipbench.analysis import collect, experiments
+from clipbench.analysis.collect import add, merge_files
 from clipbench.analysis.document import summary, write_figures, write_tables
 from clipbench.analysis.embed import embed
 from clipbench.analysis.groups import BASELINE
 from clipbench.analysis.page import write_report
+from clipbench.errors import RecordError
+from clipbench.runs.archive import data_file, read_data
 
 DESCRIPTION = """\
 Turn the records of runs into tables and figures.
@@ -20,6 +24,7 @@ Turn the records of runs into tables and figures.
   tables    results/data -> results/tables/*.md
   figures   results/data -> results/figures/*.png and *.svg
   summary   collect one experiment, print its table, draw its figure
+  merge     two versions of a collected file -> one, for git
   all       collect, tables, figures, and results/REPORT.md and report.html
 """
 EPILOG = """\
@@ -37,7 +42,11 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
         "python -m clipbench.report", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw
     )
-    commands = main.add_subparsers(dest="command", required=True, metavar="{collect,tables,figures,summary,all}")
+    commands = main.add_subparsers(dest="command", required=True, metavar="{collect,tables,figures,summary,merge,all}")
+    files = commands.add_parser("merge", description=_line("merge"))
+    files.add_argument("base", type=Path, help="the version that both come from (%%O)")
+    files.add_argument("ours", type=Path, help="our version, which becomes the union by run id (%%A)")
+    files.add_argument("theirs", type=Path, help="their version (%%B)")
     for name in ("collect", "tables", "figures", "summary", "all"):
         _options(commands.add_parser(name, description=_line(name)), name)
     return main
@@ -45,23 +54,22 @@ def parser() -> argparse.ArgumentParser:
 
 def _options(command: argparse.ArgumentParser, name: str) -> None:
     """The arguments of the command `name`."""
-    command.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    command.add_argument("--results", type=_folder, default=Path("results"), metavar="DIR", help="default: results")
     if name == "summary":
         command.add_argument("experiment", help='the name of one experiment, or "single" for runs outside of any')
         command.add_argument("--dataset", help="only this dataset")
         command.add_argument("--model", help="only this model")
+        command.add_argument(
+            "--into", type=_folder, metavar="DIR",
+            help="collect into this folder and draw there, leaving the results folder's data and figures as they are",
+        )  # fmt: skip
     else:
         command.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all there are")
     if name in ("collect", "all", "summary"):
         command.add_argument(
-            "--roots", nargs="+", type=Path, default=[], metavar="DIR", action="extend",
+            "--roots", nargs="+", type=_folder, default=[], metavar="DIR", action="extend",
             help="results folders to merge, as from several machines (default: that of --results)",
         )  # fmt: skip
-        command.add_argument(
-            "--fresh",
-            action="store_true",
-            help="forget runs collected before whose records are not below the roots",
-        )
     if name != "collect":
         command.add_argument("--baseline", default=BASELINE, metavar="METHOD", help=f"default: {BASELINE}")
     if name == "figures":
@@ -78,6 +86,10 @@ def _options(command: argparse.ArgumentParser, name: str) -> None:
         )  # fmt: skip
 
 
+def _folder(text: str) -> Path:
+    return Path(text).expanduser()
+
+
 def _curve(text: str) -> tuple[str, str]:
     split, _, metric = text.partition("/")
     if split not in ("train", "validation", "test") or not metric:
@@ -92,16 +104,33 @@ def _line(name: str) -> str:
 
 
 def _collect(args: argparse.Namespace, names: Sequence[str]) -> None:
-    done = collect(args.results, args.roots, names, args.fresh)
+    done = collect(args.results, args.roots, names)
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for name, count in done.runs.items():
         print(f"collected {name}: {count} runs")
 
 
+def _collected(args: argparse.Namespace) -> Path:
+    """The results folder that holds all runs of the experiment: its own, or `--into` with what is published too."""
+    if args.into is None:
+        _collect(args, [args.experiment])
+        return Path(args.results)
+    (args.into / "data").mkdir(parents=True, exist_ok=True)
+    published = data_file(args.results, args.experiment)
+    if published.exists():
+        add(data_file(args.into, args.experiment), read_data(published))
+    for warning in collect(args.into, args.roots or [args.results], [args.experiment]).warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    calibration = args.results / "data" / "calibration.parquet"
+    if calibration.exists():
+        shutil.copy(calibration, args.into / "data")
+    return Path(args.into)
+
+
 def _summary(args: argparse.Namespace) -> None:
-    _collect(args, [args.experiment])
-    tables, figures = summary(args.results, args.experiment, args.baseline, args.dataset, args.model)
+    results = _collected(args)
+    tables, figures = summary(results, args.experiment, args.baseline, args.dataset, args.model)
     if not tables:
         raise ValueError(f"experiment must have finished runs of that dataset and model, got {args.experiment}")
     for table in tables:
@@ -126,6 +155,10 @@ def _benchmarks(results: Path) -> list[Path]:
 
 def run(args: argparse.Namespace) -> None:
     """Do what the command line asks. Raises ValueError for what is not there."""
+    if args.command == "merge":
+        for line in merge_files(args.ours, args.theirs):
+            print(f"warning: {line}", file=sys.stderr)
+        return
     if args.command == "summary":
         _summary(args)
         return
@@ -158,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

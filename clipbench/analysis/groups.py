@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from clipbench.analysis.load import Experiment
+from clipbench.runs.archive import stem
+from clipbench.runs.equal import representative
 from clipbench.runs.identity import counted, effective
 
 BASELINE = "sgd"
@@ -88,13 +90,16 @@ def panels(experiment: Experiment, dataset: str | None = None, model: str | None
             continue
         chosen = runs[places == (data, net)]
         one = len(set(places)) == 1 and experiment.name != "single"
-        base = experiment.name.replace("/", "__")
+        base = stem(experiment.name)
         slug = base if one else f"{base}__{data}__{net}"
         title = experiment.name if one else f"{experiment.name}: {net} on {data}"
         for words, part in comparable(chosen):
+            shown = variants(part)
+            again = len(part) - sum(len(variant.runs) for variant in shown)
+            twice = [f"{again} runs that differ from another by eval_every alone are not counted."] if again else []
             name = "".join(f"__{word}" for word in words).replace(" ", "_")
-            shown = f"{title} ({', '.join(words)})" if words else title
-            result.append(Panel(shown, slug + name, experiment, variants(part), [*notes, *pooled(part)]))
+            about = f"{title} ({', '.join(words)})" if words else title
+            result.append(Panel(about, slug + name, experiment, shown, [*notes, *twice, *pooled(part)]))
     return result
 
 
@@ -124,14 +129,22 @@ def comparable(runs: pd.DataFrame) -> list[tuple[list[str], pd.DataFrame]]:
 
 
 def pooled(runs: pd.DataFrame) -> list[str]:
-    """Notes on what differs among runs that are compared all the same: code, library versions, machines."""
+    """Notes on what differs among runs that are compared all the same: code, library versions, machines.
+
+    The fingerprint is of what a run reaches, so code is compared within a method and optimizer only, and codes that
+    were shown to give the same numbers count as one.
+    """
     torch = sorted({str(versions.get("torch")) for versions in runs["versions"]})
     machines = sorted({f"{d.get('name') or d.get('type')}, {d.get('threads')} threads" for d in runs["device"]})
-    code = sorted({str(code) for code in runs["fingerprint"]}) if "fingerprint" in runs else []
-    found = []
-    for what, values in (("code (fingerprints)", code), ("PyTorch", torch), ("machines", machines)):
-        if len(values) > 1:
-            found.append(f"Runs of different {what} are compared here: {'; '.join(values)}.")
+    found = [
+        f"Runs of different {what} are compared here: {'; '.join(values)}."
+        for what, values in (("PyTorch", torch), ("machines", machines))
+        if len(values) > 1
+    ]
+    for (method, optimizer), part in runs.groupby(["method", "optimizer"]):
+        code = sorted({representative(str(code)) for code in part["fingerprint"]}) if "fingerprint" in part else []
+        if len(code) > 1:
+            found.append(f"The runs of {method} with {optimizer} were made by {len(code)} versions of its code.")
     return found
 
 
@@ -153,8 +166,17 @@ def variants(runs: pd.DataFrame) -> list[Variant]:
         differing = differing_keys(settings[key] for key in members)
         for key in sorted(members, key=lambda k: _sort_key(settings[k], differing)):
             label = method + (f" with {optimizer}" if several else "") + _suffix(settings[key], differing)
-            result.append(Variant(label, method, optimizer, settings[key], runs.loc[members[key]].sort_values("seed")))
+            own = _once(runs.loc[members[key]])
+            result.append(Variant(label, method, optimizer, settings[key], own))
     return result
+
+
+def _once(runs: pd.DataFrame) -> pd.DataFrame:
+    """One run a seed, sorted by seed: of runs that differ by their evaluations alone, the one with most of them."""
+    every = [config.get("eval_every") for config in runs["config"]]
+    width = [value if isinstance(value, int) else float("inf") for value in every]
+    order = runs.assign(_every=width).sort_values(["seed", "_every"], kind="stable")
+    return order.drop_duplicates("seed").drop(columns="_every")
 
 
 def _sort_key(setting: Mapping[str, Any], keys: Iterable[str]) -> tuple[tuple[bool, float, str], ...]:

@@ -175,12 +175,13 @@ def used(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in unused}
 
 
-def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
+def canonical(config: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """The config with its numbers in their options' own types (lr=1 becomes 1.0), so that one run has one id.
 
     What does not fit its type is left as it is, for `check` to name.
     """
-    return {key: _canonical(value) if key in GROUPS else value for key, value in config.items()}
+    typed = options.model_dump()
+    return {key: _canonical(value) if key in GROUPS else typed[key] for key, value in config.items()}
 
 
 def _canonical(node: Any) -> Any:

@@ -34,7 +34,7 @@ def execute(config: Mapping[str, Any], say: Say = print, watch: Watch | None = N
     with record.locked():
         if found := catalogue.find(wanted, say):  # another process may have finished it while this one loaded its data
             return found
-        recorder = Recorder(wanted, record, record.state(), say)
+        recorder = Recorder(wanted, record, catalogue.earlier(wanted, say), say)
         return _record(job, recorder, _tracker(wanted), watch)
 
 

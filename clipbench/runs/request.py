@@ -48,9 +48,10 @@ class Request(NamedTuple):
 def request(config: Mapping[str, Any]) -> Request:
     """The request for a resolved config (plain containers). Raises ConfigError for what cannot run."""
     from clipbench.training.setup import pick_device
+    from clipbench.training.sums import sum_of
 
     options = schema.check(config)
-    plain = schema.canonical(schema.used(config))
+    plain = schema.canonical(schema.used(config), options)
     device = pick_device(options.device)
-    identity, recorded = run_id(plain, device.type), counted(plain, "record")
+    identity, recorded = run_id(plain, device.type, sum_of(plain, options)), counted(plain, "record")
     return Request(plain, options, device, identity, fingerprint(plain), recorded)
