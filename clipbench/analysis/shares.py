@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from clipbench.analysis.load import Experiment
+from clipbench.analysis.load import Experiment, final
 
 SHARES = ("sample_clipped_fraction", "micro_batch_clipped_fraction", "clipped_fraction")
 """What a step records: the estimator's share of samples or micro-batches, and the clipper's of its groups (the whole
@@ -16,8 +16,14 @@ gradient, or the layers)."""
 def clipped_shares(experiment: Experiment, runs: pd.DataFrame) -> dict[str, float]:
     """run_id → mean share clipped over the run's training; of a method that clips in two places, the larger.
 
-    Runs that recorded none are left out.
+    It is the final metric train_share_clipped; for records without it, the mean of the rows. Runs with neither are left
+    out.
     """
+    known = {str(run): share for run, share in zip(runs["run_id"], final(runs, "train_share_clipped"), strict=True)}
+    return _from_rows(experiment, runs) | {run: float(share) for run, share in known.items() if math.isfinite(share)}
+
+
+def _from_rows(experiment: Experiment, runs: pd.DataFrame) -> dict[str, float]:
     rows = _train_rows(experiment, runs)
     rows = rows[rows["metric"].isin(SHARES)]
     means = rows.groupby(["run_id", "metric"])["value"].mean().groupby("run_id").max()

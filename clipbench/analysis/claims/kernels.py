@@ -19,7 +19,7 @@ def cheap_and_as_good(
 ) -> list[Statement]:
     """(r_randomised − 1) ≤ `share` · (r_full − 1) over SGD's step in every model; as good when trained.
 
-    `training` has `experiment`, `metric`, `margin`, and the dotted options `randomized` and `full` that tell the runs.
+    `training` has `experiment`, `metric`, `margin`, and the methods `randomized` and `full`.
     """
     steps = source.table(bench)
     steps = steps[steps["kind"] == "step"]
@@ -51,18 +51,15 @@ def _share_of_extra(cheap: pd.Series, dear: pd.Series) -> Interval:
     return Interval(float(estimate), float(min(corners)), float(max(corners)), int(cheap["n"]))
 
 
-def _as_good(
-    source: Source, experiment: str, metric: str, margin: float, method: str, randomized: Mapping[str, Any],
-    full: Mapping[str, Any],
-) -> Statement:  # fmt: skip
+def _as_good(source: Source, experiment: str, metric: str, margin: float, randomized: str, full: str) -> Statement:
     """The final metric of runs by the randomised form is no worse than by the full one, by the margin."""
     runs = source.experiment(experiment)
     values = []
-    for where, name in ((randomized, "the randomised form"), (full, "the full SVD")):
-        found = chosen_runs(runs, method, where)
+    for method in (randomized, full):
+        found = chosen_runs(runs, method)
         if found.empty:
-            raise Missing(f"{experiment} has no runs of {method} by {name}")
+            raise Missing(f"{experiment} has no runs of {method}")
         values.append(by_seed(found, final_value(metric), metric).values)
     effect = paired_effect(values[0], values[1])
-    text = f"{metric.replace('_', ' ')}, randomised − full SVD, no worse by the margin"
+    text = f"{metric.replace('_', ' ')}, {randomized} − {full}, no worse by the margin"
     return Statement(text, effect, "above", bound=-margin, unit="accuracy")

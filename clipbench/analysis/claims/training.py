@@ -24,23 +24,26 @@ from clipbench.analysis.claims.readings import (
 )
 from clipbench.analysis.claims.source import Missing, Source
 from clipbench.analysis.claims.statement import Side, Statement
+from clipbench.analysis.groups import BASELINE
 from clipbench.analysis.load import Experiment, final, load_calibration
 from clipbench.analysis.stats import Interval
 
 
 class Arm(NamedTuple):
-    """Runs on one side of a comparison: a method, and dotted options that narrow it down."""
+    """Runs on one side of a comparison: a method, dotted options that narrow it down, and where it was run."""
 
     method: str
     where: dict[str, Any]
     label: str
+    experiment: str | None = None  # None: that of the claim
 
     @classmethod
     def of(cls, given: str | Mapping[str, Any]) -> Arm:
-        """From conf/claims.yaml: a method's name, or {method, where, label}."""
+        """From conf/claims.yaml: a method's name, or {method, where, label, experiment}."""
         if isinstance(given, str):
             return cls(given, {}, given)
-        return cls(given["method"], dict(given.get("where") or {}), given.get("label") or given["method"])
+        method, where = given["method"], dict(given.get("where") or {})
+        return cls(method, where, given.get("label") or method, given.get("experiment"))
 
 
 def better_at_equal_seconds(
@@ -88,7 +91,10 @@ def _last_steps(source: Source, runs: Experiment, methods: Sequence[str]) -> dic
 
 
 def _runs(experiment: Experiment, arm: Arm, role: str | None = None) -> pd.DataFrame:
+    """The arm's runs; those of the baseline where tuning found that the method is its baseline. Raises Missing."""
     found = chosen_runs(experiment, arm.method, arm.where, role)
+    if found.empty and role is None and arm.method in experiment.baselines:
+        found = chosen_runs(experiment, BASELINE, arm.where, role)
     if found.empty:
         raise Missing(f"{experiment.name} has no runs of {arm.label}")
     return found
@@ -99,8 +105,9 @@ def _read(experiment: Experiment, arm: Arm, metric: str) -> Reading:
 
 
 def _idle(experiment: Experiment, arm: Arm) -> bool:
-    """Whether the arm's runs clip so little that they are their baseline's."""
-    return is_idle(share_clipped(experiment, _runs(experiment, arm)))
+    """Whether the arm's runs clip so little that they are their baseline's, or tuning found that they should."""
+    idle = is_idle(share_clipped(experiment, _runs(experiment, arm)))
+    return arm.method in experiment.baselines or (arm.method != BASELINE and idle)
 
 
 def _words(metric: str) -> str:
@@ -172,7 +179,8 @@ def family_against(
     idle = _idle(runs, chosen)
     statements = []
     for rival in map(Arm.of, against):
-        effect = paired_effect(values, _read(runs, rival, metric).values, scale)
+        there = source.experiment(rival.experiment) if rival.experiment else runs
+        effect = paired_effect(values, _read(there, rival, metric).values, scale)
         text = f"{_words(metric)} ({scale}), {chosen.label} − {rival.label} < 0"
         statements.append(Statement(text, effect, "below", unit=scale, identical=idle))
     return statements

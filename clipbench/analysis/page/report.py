@@ -14,6 +14,7 @@ from clipbench.analysis.page.html import page
 from clipbench.analysis.page.verdicts import claim_section, verdict_table
 from clipbench.analysis.sensitivity import sensitivity
 from clipbench.analysis.tables import Table, final_metrics, number
+from clipbench.runs.archive import stem
 
 RUN_COLUMNS = ["run", "method", "seed", "status", "role", "commit", "code", "machine", "threads"]
 
@@ -25,7 +26,7 @@ def write_report(results: Path) -> list[Path]:
     table = verdict_table(outcomes)
     written = [write_text(results / "tables" / "verdicts.md", table.markdown())]
     for name in experiments(results):
-        written.append(write_text(results / "tables" / f"{_slug(name)}__runs.md", runs_table(results, name).markdown()))
+        written.append(write_text(results / "tables" / f"{stem(name)}__runs.md", runs_table(results, name).markdown()))
     parts = [*_front(table, outcomes, shown, results), *_experiments(results), *_benchmarks(results)]
     text = "\n".join(parts).rstrip() + "\n"
     written.append(write_text(results / "REPORT.md", text))
@@ -61,7 +62,7 @@ def _claim(outcome: Outcome, results: Path) -> str:
     if (results / "figures" / figure).exists():
         text += f"\n![Effects behind {outcome.claim.name}](figures/{figure})\n"
     names = sorted(_named(outcome.claim.options))
-    links = [f"[{n}](tables/{_slug(n)}__runs.md)" for n in names if (results / "data" / f"{_slug(n)}.parquet").exists()]
+    links = [f"[{n}](tables/{stem(n)}__runs.md)" for n in names if (results / "data" / f"{stem(n)}.parquet").exists()]
     return text + (f"\nEvery run behind it: {', '.join(links)}.\n" if links else "")
 
 
@@ -69,6 +70,7 @@ def _named(options: object) -> set[str]:
     """The experiments that a claim's options name."""
     if isinstance(options, dict):
         own = {str(options["experiment"])} if "experiment" in options else set()
+        own |= set(options.get("experiments", ()))
         return own.union(*(_named(value) for value in options.values()))
     return set().union(*map(_named, options)) if isinstance(options, list) else set()
 
@@ -99,7 +101,7 @@ def _experiments(results: Path) -> list[str]:
         parts += [f"## {name}", "", f"{provenance(experiment)}.", ""]
         slugs = [(panel.slug, panel.title) for panel in panels(experiment)]
         if sensitivity(experiment) is not None:
-            slugs.append((f"{_slug(name)}__sensitivity", f"{name}: learning-rate sensitivity"))
+            slugs.append((f"{stem(name)}__sensitivity", f"{name}: learning-rate sensitivity"))
         for slug, title in slugs:
             parts += _pictured(results, slug, title)
     return parts
@@ -117,7 +119,3 @@ def _pictured(results: Path, slug: str, title: str) -> list[str]:
     """A figure, where there is one, and the table of the same name."""
     picture = [f"![{title}](figures/{slug}.png)", ""] if (results / "figures" / f"{slug}.png").exists() else []
     return [*picture, (results / "tables" / f"{slug}.md").read_text(encoding="utf-8")]
-
-
-def _slug(experiment: str) -> str:
-    return experiment.replace("/", "__")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipbench.analysis.claims import decide, estimators, rates
+from clipbench.analysis.claims import decide, estimators, rates, spectra
 from clipbench.analysis.claims.source import Missing, Source
 from clipbench.analysis.collect import collect
 from clipbench.analysis.study_rows import jackknife, log_slope, pick, study_table
@@ -134,10 +134,10 @@ def high_rows(spreads: dict[str, float], seed: int) -> list[tuple[int, str, floa
 def test_high_probability(tmp_path: Path, own: float, other: float, verdict: str) -> None:
     for power in (1.2, 1.5, 1.8):
         rows = high_rows({"ps_clip": own, "mini_batch": other}, int(10 * power))
-        put(tmp_path, {"problem": "quad", "power": power}, rows, "rates/high_probability")
+        put(tmp_path, {"problem": "quad", "power": power}, rows, "rates/tails")
     collect(tmp_path)
     statements = rates.rate_with_high_probability(
-        Source(tmp_path), "rates/high_probability", "ps_clip", "mini_batch", "quad", [1.2, 1.5], 0.5
+        Source(tmp_path), "rates/tails", "ps_clip", "mini_batch", "quad", [1.2, 1.5], 0.5
     )
     assert [s.required for s in statements].count(True) == 4
     assert decide(statements).verdict == verdict
@@ -174,4 +174,41 @@ def test_robust_estimator(tmp_path: Path, slope: float, factor: float, verdict: 
         Source(tmp_path), "estimator_error/cpu", "ps_clip", ["mean", "batch_clip"], 0.05, 64, 1024
     )
     assert len(statements) == 6  # two slopes in each cell, two comparisons in the skewed one
+    assert decide(statements).verdict == verdict
+
+
+def spectrum_rows(top: dict[str, float], bulk: float, seed: int) -> list[tuple[int, str, float]]:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for step in (100, 1000):
+        for layer in ("a", "b", "c"):
+            for kind, height in ({"control": 0.0} | top).items():
+                for part in range(GROUPS):
+                    name = f"kind={kind}/count=4/layer={layer}/part={part}"
+                    low = (0.0 if kind == "control" else bulk) + 0.01 * rng.standard_normal()
+                    rows += [
+                        (step, f"top/{name}", low + height + 0.05 * rng.standard_normal()),
+                        (step, f"bulk/{name}", low),
+                    ]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("height", "bulk", "verdict"),
+    [(1.0, 0.0, "reproduced"), (0.1, 0.0, "not reproduced"), (1.0, 0.3, "not reproduced"), (0.41, 0.0, "not decided")],
+    ids=["as claimed", "the top stays", "the bulk moves too", "at the bound"],
+)
+def test_outliers_and_spectra(tmp_path: Path, height: float, bulk: float, verdict: str) -> None:
+    for i, network in enumerate(("alexnet", "transformer")):
+        rows = spectrum_rows({"targets": height, "loss": height}, bulk, i)
+        folder = write_run(tmp_path, "study", experiment=f"spectrum/{network}", config={"model": {"name": network}})
+        table = pd.DataFrame(rows, columns=["step", "metric", "value"])
+        table = table.assign(epoch=0.0, samples=0, train_seconds=1.0, split="study")
+        columns = ["step", "epoch", "samples", "train_seconds", "split", "metric", "value"]
+        table[columns].to_parquet(folder / "metrics.parquet")
+    collect(tmp_path)
+    names = ["spectrum/alexnet", "spectrum/transformer"]
+    statements = spectra.outliers_move_few_values(Source(tmp_path), names, 4, 1.5, 0.1)
+    assert len(statements) == 4
+    assert statements[0].effect.n == 6
     assert decide(statements).verdict == verdict
