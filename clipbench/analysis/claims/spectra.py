@@ -21,7 +21,7 @@ LAYER = ["step", "layer"]
 class Layers(NamedTuple):
     """How many of a network's layers, over its checkpoints, move as claimed; `low` and `high` by the 95 % bounds."""
 
-    count: int
+    likely: int
     low: int
     high: int
     total: int
@@ -47,7 +47,7 @@ def outliers_move_few_values(
             for kind in sorted(set(table["kind"]) - {CONTROL}):
                 layers = _layers(table, kind, math.log(factor), math.log1p(bulk))
                 low, high = layers.low / layers.total, layers.high / layers.total
-                share = Interval(layers.count / layers.total, low, high, layers.total)
+                share = Interval(layers.likely / layers.total, low, high, layers.total)
                 text = f"share of {network}'s layers that {kind} move as claimed > ½"
                 statements.append(Statement(text, share, "above", bound=0.5, unit="share", seeds=False))
     if not statements:
