@@ -104,11 +104,11 @@ def test_zero_gradients_pass(model: nn.Module, x: Tensor) -> None:
 
 
 def test_the_slow_path_and_unused_parameters_pass(x: Tensor) -> None:
-    """A batch statistic below, and a layer that nothing reads."""
+    """A parameter that an operation with several outputs reads, and a layer that nothing reads."""
     torch.manual_seed(0)
-    net = nn.ModuleList([nn.Linear(6, 4), nn.Linear(4, 2), nn.Linear(2, 2)]).double()
-    hidden = net[0](x)
-    losses = net[1](hidden - hidden.mean(0)).square().sum(1)
+    net = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 2), nn.Linear(2, 2)]).double()
+    halves = torch.linalg.qr(net[0](x).unsqueeze(2) * net[0].weight)  # one node, two outputs
+    losses = net[1](halves.Q.sum(2)).square().sum(1) + halves.R.square().sum((1, 2))
     with pytest.warns(UserWarning, match="no per-sample rule"):
         PerSampleClipper(net, 0.5, verify=True).backward(losses)
     assert net[2].weight.grad is None
