@@ -41,8 +41,11 @@ class Parts(NamedTuple):
 
     def without(self, skip: Sequence[str]) -> Parts:
         """The parts whose names no pattern of `skip` matches."""
-        keep = [place for place, name in enumerate(self.names) if not matches(name, skip)] if skip else None
-        return self if keep is None else Parts(*([column[place] for place in keep] for column in self))
+        if not skip:
+            return self
+        keep = [place for place, name in enumerate(self.names) if not matches(name, skip)]
+        whole, local = [self.whole[place] for place in keep], [self.local[place] for place in keep]
+        return Parts([self.names[place] for place in keep], whole, local)
 
     def norms(self) -> Tensor:
         """Norm of each WHOLE gradient, float64 (len(names),): of a sharded one over all processes."""
