@@ -48,11 +48,11 @@ class NormClip(Clipper):
         if not found.names:
             return ClipStats(norm, torch.zeros_like(norm))
         tau = self.threshold.at([KEY], norm[None])[0]
-        finite = torch.isfinite(norm)
-        scale_(found.local, clip_factor(norm, tau))
+        factor = clip_factor(norm, tau)
+        scale_(found.local, factor)
         self.threshold.record([KEY], norm[None], tau[None])
-        self.non_finite = self.non_finite.to(norm.device) + ~finite
-        return ClipStats(norm, (finite & ~(norm <= tau)).to(norm.dtype))
+        self.non_finite = self.non_finite.to(norm.device) + ~torch.isfinite(norm)
+        return ClipStats(norm, (factor != 1).to(norm.dtype))
 
     def state_dict(self) -> dict[str, Any]:
         return {"threshold": self.threshold.state_dict(), "non_finite": self.non_finite.clone()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,12 @@ def pairs(parameters: NamedParameters, named: bool = False) -> Iterator[tuple[st
         elif named:
             raise ValueError("named_parameters must be named, as model.named_parameters() gives them, got a parameter")
         else:
-            yield f"parameter {place}", item
+            yield f"parameter {place}", cast(nn.Parameter, item)
 
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether it is a DTensor, as FSDP2 and tensor parallelism have them."""
-    return type(tensor).__module__.startswith(CLASS)
+    return type(tensor) is not Tensor and type(tensor).__module__.startswith(CLASS)
 
 
 class Parts(NamedTuple):
@@ -76,6 +76,8 @@ def parts(parameters: NamedParameters, named: bool = False, real: bool = False, 
 
 def _local(name: str, grad: Tensor, real: bool) -> Tensor:
     part = grad
+    if type(grad) is Tensor and grad.layout == torch.strided and not grad.is_complex():
+        return grad
     if is_sharded(grad):
         if any(placement.is_partial() for placement in grad.placements):  # type: ignore[attr-defined]
             raise ValueError(f"named_parameters must have gradients that are summed, got {grad.placements} for {name}")  # type: ignore[attr-defined]
