@@ -41,11 +41,10 @@ class Parts(NamedTuple):
 
     def without(self, skip: Sequence[str]) -> Parts:
         """The parts whose names no pattern of `skip` matches."""
-        if not skip:
+        keep = [place for place, name in enumerate(self.names) if not matches(name, skip)] if skip else None
+        if keep is None:
             return self
-        keep = [place for place, name in enumerate(self.names) if not matches(name, skip)]
-        whole, local = [self.whole[place] for place in keep], [self.local[place] for place in keep]
-        return Parts([self.names[place] for place in keep], whole, local)
+        return Parts([self.names[i] for i in keep], [self.whole[i] for i in keep], [self.local[i] for i in keep])
 
     def norms(self) -> Tensor:
         """Norm of each WHOLE gradient, float64 (len(names),): of a sharded one over all processes."""

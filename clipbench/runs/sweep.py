@@ -82,7 +82,7 @@ def shown(outcome: Outcome) -> str:
     metrics = [
         f"{name.replace('_', ' ')} {value:.4g}"
         for name, value in info.get("final", {}).items()
-        if name.startswith(("validation_", "test_")) or name == "train_loss"
+        if name.startswith(("validation_", "test_", "study_")) or name == "train_loss"
     ]
     seconds = info.get("seconds", {}).get("train", 0.0)
     status = f"{outcome.status}{' (already done)' * outcome.found}"
