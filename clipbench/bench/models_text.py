@@ -84,8 +84,10 @@ def _speech() -> Entry:
                  cross_entropy)  # fmt: skip
 
 
-_T5: dict[str, Any] = {"vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 32, "d_ff": INNER, "num_heads": HEADS, "num_layers": 2,
-       "decoder_start_token_id": 0, "dropout_rate": 0.0, "call": _both_sides}  # fmt: skip
+_T5: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 32, "d_ff": INNER, "num_heads": HEADS, "num_layers": 2,
+    "decoder_start_token_id": 0, "dropout_rate": 0.0, "call": _both_sides,
+}  # fmt: skip
 _GPT: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "n_embd": WIDTH,
