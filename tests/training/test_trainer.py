@@ -18,12 +18,23 @@ from clipbench.training.setup import Setup, build
 from clipbench.training.trainer import Trainer
 
 METHODS = sorted(path.stem for path in (Path(CONFIG_PATH) / "method").glob("*.yaml"))
+FAKE = "newton_schulz"  # what `auto` picks on an accelerator
 SMALL = ["dataset.samples=64", "dataset.validation=16", "dataset.test=16", "batch_size=4", "device=cpu", "steps=4"]
 
 
-def setup(*overrides: str, data: Any = None) -> Setup:
+def setup(*overrides: str, data: Any = None, backend: str | None = None) -> Setup:
     config = compose(list(overrides))
+    if backend is not None:
+        set_backend(config["method"], backend)
     return build(config, schema.check(config), data)
+
+
+def set_backend(node: Any, backend: str) -> None:
+    """Let every spectral rule of a method use one backend, wherever it acts."""
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        set_backend(child, backend)
+    if isinstance(node, dict) and "SpectralClip" in str(node.get("_target_")):
+        node["backend"] = backend
 
 
 def test_every_method_file_is_found() -> None:
@@ -60,15 +71,12 @@ def test_a_step_never_waits_for_the_device(method: str, task: str) -> None:
 
 def fake_setup(method: str, task: str) -> Setup:
     common = [f"method={method}", "accumulation=2", "batch_size=4", "device=cpu", "steps=4"]
-    if "spectral" in method:
-        place = "method.estimator.clipper" if method.startswith("micro_batch") else "method.clipper"
-        common.append(f"{place}.backend=newton_schulz")
     if task == "alexnet":
-        return setup("dataset=cifar100", *common, data=random_images(torch.device("cpu"), 32))
+        return setup("dataset=cifar100", *common, data=random_images(torch.device("cpu"), 32), backend=FAKE)
     if task == "transformer":
         small = ["model.layers=1", "model.heads=2", "model.width=16", "dataset.context=8"]
-        return setup("dataset=shakespeare_char", *small, *common, data=Windows())
-    return setup(*common, *SMALL)
+        return setup("dataset=shakespeare_char", *small, *common, data=Windows(), backend=FAKE)
+    return setup(*common, *SMALL, backend=FAKE)
 
 
 class Windows:
