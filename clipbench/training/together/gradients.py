@@ -1,0 +1,104 @@
+"""The gradients of one step, of all members: each layer's formed (R, *shape), or still as the rows it is the sum of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from clipbench.training.together.numbers import over
+
+ROW = 1024  # entries that are summed before the rows' norms are, as in clipbench.clipping.base
+
+
+class LayerGradient:
+    """G = deltaᵀ inputs for inputs (R, rows, n) and delta (R, rows, m), (R, m, n), or `formed` in another way.
+
+    With `rows` no product is made until somebody asks for it. What changes the formed gradient alone makes the rows
+    void.
+    """
+
+    def __init__(self, rows: tuple[Tensor, Tensor] | None = None, formed: Tensor | None = None) -> None:
+        self.rows = rows
+        self._formed = formed
+
+    @property
+    def formed(self) -> Tensor:
+        """(R, *shape)."""
+        if self._formed is None:
+            assert self.rows is not None  # one of both is always there
+            inputs, delta = self.rows
+            self._formed = torch.bmm(delta.mT, inputs)
+        return self._formed
+
+    @property
+    def is_formed(self) -> bool:
+        """Whether the product has been made already."""
+        return self._formed is not None
+
+    def replace(self, formed: Tensor) -> None:
+        """Another gradient in its place, formed."""
+        self._formed, self.rows = formed, None
+
+    def replace_rows(self, rows: tuple[Tensor, Tensor]) -> None:
+        """Another gradient in its place, as rows."""
+        self._formed, self.rows = None, rows
+
+    def put(self, members: Tensor, inputs: Tensor, delta: Tensor) -> None:
+        """Other rows for some members, a tensor of their numbers; what is formed already follows."""
+        assert self.rows is not None  # only where there are rows
+        formed = self._formed
+        self.rows = tuple(
+            old.index_copy(0, members, new) for old, new in zip(self.rows, (inputs, delta), strict=True)
+        )
+        if formed is not None:
+            self._formed = formed.index_copy(0, members, torch.bmm(delta.mT, inputs))
+
+    def multiply(self, factor: Tensor) -> None:
+        """Each member's gradient times its factor (R,)."""
+        if self.rows is not None:
+            inputs, delta = self.rows
+            self.rows = inputs, delta * over(factor, delta)
+        if self._formed is not None:
+            self._formed = self._formed * over(factor, self._formed)
+
+    def length(self) -> Tensor:
+        """Each member's Frobenius norm, (R,)."""
+        flat = self.formed.flatten(1)
+        if flat.shape[1] >= 64 * ROW:
+            even = flat.shape[1] - flat.shape[1] % ROW
+            parts = torch.linalg.vector_norm(flat[:, :even].unflatten(1, (-1, ROW)), dim=2)
+            flat = torch.cat([parts, flat[:, even:]], dim=1)
+        return torch.linalg.vector_norm(flat, dim=1)
+
+
+Gradients = dict[str, LayerGradient]
+
+
+def lengths(gradients: Gradients) -> Tensor:
+    """Frobenius norms (R, layers), in the order of the layers."""
+    return torch.stack([layer.length() for layer in gradients.values()], dim=1)
+
+
+def mean(parts: Sequence[Gradients]) -> Gradients:
+    """The mean of several gradients of the same layers: rows are put one after the other, what is formed is added."""
+    found: Gradients = {}
+    for name in parts[0]:
+        layers = [part[name] for part in parts]
+        if all(layer.rows is not None for layer in layers):
+            pairs = [layer.rows for layer in layers if layer.rows is not None]
+            inputs = torch.cat([pair[0] for pair in pairs], dim=1)
+            delta = torch.cat([pair[1] for pair in pairs], dim=1)
+            found[name] = LayerGradient((inputs, delta / len(parts)))
+        else:
+            found[name] = LayerGradient(formed=_sum(layer.formed for layer in layers) / len(parts))
+    return found
+
+
+def _sum(tensors: Iterable[Tensor]) -> Tensor:
+    total: Tensor | None = None
+    for tensor in tensors:
+        total = tensor.clone() if total is None else total.add_(tensor)
+    assert total is not None
+    return total

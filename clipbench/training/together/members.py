@@ -1,0 +1,57 @@
+"""The members' weights: every parameter stacked over the members, and each member's own model a view of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clipbench.training.setup import Setup
+
+
+class Members:
+    """R setups that differ in numbers only; `weights` are {name: (R, *shape)}, contiguous.
+
+    The parameters of each member's model are made views of the stacked ones, so whatever works on one model (its
+    evaluation, a clipper or an optimizer without a batched form) works on its member.
+    """
+
+    def __init__(self, setups: Sequence[Setup]) -> None:
+        self.setups = list(setups)
+        self.first = self.setups[0]
+        self.device = self.first.device
+        own = [dict(setup.parameters()) for setup in self.setups]
+        self.names = list(own[0])
+        self.weights: dict[str, Tensor] = {}
+        for name in self.names:
+            stacked = torch.stack([parameters[name].detach() for parameters in own])
+            self.weights[name] = stacked
+            for parameters, part in zip(own, stacked.unbind(), strict=True):
+                parameters[name].data = part
+        self.parameters = own
+
+    def __len__(self) -> int:
+        return len(self.setups)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.weights[self.names[0]].dtype
+
+    def lend(self, gradients: dict[str, Tensor]) -> None:
+        """Give every member's parameters their part of `gradients` (R, *shape) as `.grad`, to be read and written."""
+        for name, stacked in gradients.items():
+            for parameters, part in zip(self.parameters, stacked.unbind(), strict=True):
+                parameters[name].grad = part
+
+    def take_back(self) -> None:
+        """No parameter has a gradient any more."""
+        for parameters in self.parameters:
+            for parameter in parameters.values():
+                parameter.grad = None
+
+    def clear(self, member: int) -> None:
+        """Put zeros in the slot of a member that has left: what it goes on to compute is of no use, and costs little."""
+        for stacked in self.weights.values():
+            stacked[member].zero_()
