@@ -2,6 +2,7 @@
 
 from clipbench.spectral.auto import BACKENDS, Backend, choose
 from clipbench.spectral.clip import check_backend, clip_matrices_, clip_singular_values
+from clipbench.spectral.factored import clip_factored
 from clipbench.spectral.newton_schulz import newton_schulz
 from clipbench.spectral.randomized import check_setting, randomized_clip, randomized_one_
 from clipbench.spectral.report import SpectralReport, gather
@@ -16,6 +17,7 @@ __all__ = [
     "check_backend",
     "check_setting",
     "choose",
+    "clip_factored",
     "clip_matrices_",
     "clip_singular_values",
     "gather",
