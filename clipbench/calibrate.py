@@ -70,18 +70,20 @@ def main(arguments: Sequence[str]) -> None:
         found, tuned = configs(words)
     results = Path(found[BASELINE]["paths"]["results"])
 
-    from clipbench.runs.record import atomic_text
+    from clipbench.runs.files import atomic_text
+    from clipbench.runs.fingerprint import fingerprint
     from clipbench.timing.footprint import footprint
     from clipbench.timing.session import measure
-    from clipbench.timing.table import alone, markdown, rows, store
+    from clipbench.timing.table import markdown, rows, store, undisturbed
 
     def warn(line: str) -> None:
         print(f"warning: {line}", file=sys.stderr, flush=True)
 
-    with alone(results):
+    with undisturbed(results):
         session = measure(found, BASELINE)
         footprints = {method: footprint(config) for method, config in found.items()}
-        frame = rows(session, footprints, tuned)
+        codes = {method: fingerprint(config) for method, config in found.items()}
+        frame = rows(session, footprints, tuned, codes)
     text = markdown(frame, BASELINE)
     print(text, end="", flush=True)
     for line in [*session.notes, *disturbed(frame)]:

@@ -7,6 +7,14 @@ class ConfigError(ValueError):
     """An option or a combination of them that cannot run; the message names option, value and what is allowed."""
 
 
+class RecordError(RuntimeError):
+    """A file of the results that cannot be written or read; the message names it."""
+
+
+class RunLocked(RecordError):
+    """Another process is executing this run."""
+
+
 class Interrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM reached a run, which wrote its checkpoint; not an Exception, so a sweep ends too."""
 

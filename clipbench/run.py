@@ -5,21 +5,21 @@ from __future__ import annotations
 import sys
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from clipbench.cli.command import command, condense
 from clipbench.cli.compose import CONFIG_PATH, resolve
-from clipbench.errors import JobError
+from clipbench.errors import JobError, RunLocked
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="config")
 def job(config: DictConfig) -> str:
     """One run; prints status, final metrics and, on the last line, the folder of the record."""
     from clipbench.runs.execute import execute
-    from clipbench.runs.record import RunLocked
-    from clipbench.runs.sweep import describe
+    from clipbench.runs.sweep import shown
 
     many = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
@@ -34,18 +34,26 @@ def job(config: DictConfig) -> str:
             raise JobError(error) from error
         print(f"clipbench: {condense(error) or repr(error)}", file=sys.stderr, flush=True)
         raise  # the sweep goes on; Hydra raises this again at its end
-    print(describe(outcome))
+    print(shown(outcome))
     print(outcome.folder, flush=True)
     return outcome.status
 
 
 def main() -> None:
-    """The job, or the sweep, whose report comes at its end however it ends."""
+    """The job, or the sweep between its plan and its report, which comes however the sweep ends."""
+    words = get_args_parser().parse_args()
+    if not words.multirun or words.cfg or words.info or words.help or words.hydra_help:
+        job()
+        return
+
+    from clipbench.runs.sweep import Sweep
+
+    sweep = Sweep(words.overrides)
+    print(sweep.plan(), flush=True)
     try:
         job()
     finally:
-        if "clipbench.runs.sweep" in sys.modules:
-            sys.modules["clipbench.runs.sweep"].close()
+        sweep.report()
 
 
 if __name__ == "__main__":

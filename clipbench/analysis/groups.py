@@ -14,15 +14,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from clipbench.analysis.load import Experiment
+from clipbench.runs.identity import counted, effective
 
 BASELINE = "sgd"
-# Options that change what is shown, stored or resumed, but no result; and the seed, which is what a variant
-# repeats.
-IGNORED = frozenset({
-    "seed", "device", "role", "trial", "experiment", "stale", "retry",
-    "log_every", "log_layers", "eval_every", "checkpoint_every", "threads", "download",
-    "tuning", "calibration",  # records of earlier versions hold them
-})  # fmt: skip
 ORDER = ("sgd", "norm_clip", "value_clip", "ps_clip", "ps_clip_constant", "micro_batch_clip", "spectral")
 
 
@@ -59,11 +53,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _setting(run: Mapping[Any, Any]) -> dict[str, Any]:
-    flat = {
-        k: v for k, v in flatten(run["config"]).items()
-        if IGNORED.isdisjoint(k.removeprefix("data.").removeprefix("method.").split(".")[:1])
-    }  # fmt: skip
-    return flat | {"device": run["device"].get("type")}
+    kind = run["device"].get("type")
+    return flatten(counted(effective(run["config"], str(kind)), "variant")) | {"device": kind}
 
 
 def method_order(method: str) -> tuple[int, str]:

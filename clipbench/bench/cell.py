@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipbench.bench.guard import forget_peak, resident
 from clipbench.bench.peers import ENGINES, optimizer_step, quiet
 from clipbench.bench.problems import Problem, problem
+from clipbench.runs.memory import forget_resident_peak, resident, resident_peak
 from clipbench.timing.interleaved import interleave
 
 SAMPLES = 8  # of the batch on which gradients are compared
@@ -70,11 +70,11 @@ def gradient_of(engine: str, base: Problem, threshold: float, chunk: int = 0) ->
 def memory(model: str, batch: int, engine: str, chunk: int, threshold: float) -> dict[str, Any]:
     """Bytes by which the resident size peaks, in two steps, over what it was before the first."""
     step = optimizer_step(engine, problem(model, batch), threshold, chunk)
-    forget_peak()
+    forget_resident_peak()
     before = resident()
     for _ in range(2):  # momentum and the second step's activations are there together
         step()
-    peak = resident(peak=True)
+    peak = resident_peak()
     return {"bytes": None if before is None or peak is None else peak - before}
 
 

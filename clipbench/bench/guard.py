@@ -1,7 +1,7 @@
 """A child process under a memory and a time limit.
 
 Resident memory is watched and the child killed, since limits on address space (RLIMIT_AS) count what torch
-reserves and never touches. Read from /proc; where there is none, memory is neither limited nor measured.
+reserves and never touches.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from clipbench.runs.memory import resident
 
 POLL = 0.03  # seconds; a process touches at most some 100 MB in that time
 ALLOCATION = ("can't allocate memory", "not enough memory", "MemoryError", "std::bad_alloc", "out of memory")
@@ -37,24 +38,6 @@ class Outcome(NamedTuple):
     status: str
     result: Mapping[str, Any]
     memory: bool = False
-
-
-def resident(process: int | str = "self", peak: bool = False) -> int | None:
-    """Resident bytes of a process, now or at its peak; None where /proc cannot tell (or the process has ended)."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    word = "VmHWM:" if peak else "VmRSS:"
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(word)), None)
-
-
-def forget_peak() -> None:
-    """Set this process's recorded peak back to what is resident now (Linux; elsewhere it stays)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return
 
 
 def guarded(arguments: Sequence[str], memory: float, seconds: float) -> Outcome:

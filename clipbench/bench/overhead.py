@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from clipbench.cli.compose import compose
 from clipbench.config import schema
 from clipbench.data.images import ImageData, Images
+from clipbench.runs.files import atomic_write
 from clipbench.runs.provenance import device_info, versions
-from clipbench.runs.record import atomic_write
 from clipbench.timing.interleaved import Ratio, interleave, ratio
 from clipbench.training.setup import Setup, build, pick_device
 from clipbench.training.trainer import Trainer
@@ -51,7 +51,7 @@ def trainer_steps(setup: Setup, count: int) -> Callable[[], None]:
 
     def run() -> None:
         trainer.clock.start()
-        trainer.clock.stop(trainer._stretch(lambda: False))
+        trainer.clock.stop(trainer._to_boundary())
         trainer.rows += trainer._due_rows()
 
     return run

@@ -21,8 +21,8 @@ from clipbench.bench.peers import ENGINES, LABELS
 from clipbench.bench.per_sample_report import figure, tables
 from clipbench.bench.problems import parse
 from clipbench.errors import ConfigError
+from clipbench.runs.files import atomic_write
 from clipbench.runs.provenance import device_info, versions
-from clipbench.runs.record import atomic_write
 from clipbench.timing.interleaved import ratio
 
 Row = dict[str, Any]

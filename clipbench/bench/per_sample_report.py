@@ -17,7 +17,7 @@ from clipbench.analysis.plots import save
 from clipbench.analysis.style import COLOURS, RC
 from clipbench.bench.peers import LABELS
 from clipbench.bench.problems import HEADS, LAYERS, WIDTH, parse
-from clipbench.runs.record import atomic_text
+from clipbench.runs.files import atomic_text
 
 LOOKS = {
     "clipbench": ("vermillion", "o"),

@@ -20,8 +20,8 @@ from torch import Tensor
 from clipbench.bench.spectral_cases import HUGE, SHAPES, Case, cases, error, methods
 from clipbench.bench.spectral_report import figure, tables
 from clipbench.bench.spectral_steps import OVERRIDES, measure, train, training
+from clipbench.runs.files import atomic_write
 from clipbench.runs.provenance import device_info, versions
-from clipbench.runs.record import atomic_write
 from clipbench.timing.interleaved import interleave, ratio
 
 Row = dict[str, Any]

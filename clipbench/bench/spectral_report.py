@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from clipbench.analysis.plots import save
 from clipbench.analysis.style import COLOURS, RC
-from clipbench.runs.record import atomic_text
+from clipbench.runs.files import atomic_text
 
 LOOKS = {
     "exact": ("vermillion", "o"),

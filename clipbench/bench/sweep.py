@@ -17,8 +17,8 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
+from clipbench.runs.files import atomic_text, atomic_write
 from clipbench.runs.provenance import device_info, versions
-from clipbench.runs.record import atomic_text, atomic_write
 
 TINY = ["steps=2", "eval_every=2", "log_every=2", "checkpoint_every=2", "dataset.samples=400",
         "dataset.validation=100", "dataset.test=100", "threads=1", "device=cpu"]  # fmt: skip

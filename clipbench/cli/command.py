@@ -42,7 +42,7 @@ def command(main: Callable[[], Any]) -> None:
 
 def condense(error: BaseException) -> str | None:
     """The user's line for an error a user can cause (three at most, for missing data); None for any other."""
-    from clipbench.runs.record import RecordError
+    from clipbench.errors import RecordError
 
     if isinstance(error, ConfigError | RecordError):
         return str(error)

@@ -18,6 +18,17 @@ _BESIDE = _PACKAGE.parent / "conf"
 CONFIG_PATH = str(_BESIDE if (_BESIDE / "config.yaml").exists() else _PACKAGE / "conf")
 
 
+PLACES = ("paths.results", "paths.tuned", "data.root", "logger.directory")  # options that name a folder
+
+
+def expanded(value: str) -> str:
+    """A path with "~" as the user's home."""
+    return str(Path(value).expanduser())
+
+
+OmegaConf.register_new_resolver("expanded", expanded, replace=True)
+
+
 def resolve(config: DictConfig, choices: dict[str, Any] | None = None) -> dict[str, Any]:
     """The config with all interpolations resolved, as plain containers, `experiment` filled in.
 
@@ -28,6 +39,11 @@ def resolve(config: DictConfig, choices: dict[str, Any] | None = None) -> dict[s
         OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=True
     )
     assert isinstance(plain, dict)  # a DictConfig gives nothing else
+    for option in PLACES:
+        group, _, name = option.partition(".")
+        node = plain.get(group)
+        if isinstance(node, dict) and isinstance(node.get(name), str):
+            node[name] = expanded(node[name])
     return {"experiment": chosen.get("experiment") or "single", **{str(k): v for k, v in plain.items()}}
 
 

@@ -21,7 +21,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from clipbench.errors import ConfigError
 
-GROUPS = ("model", "dataset", "method", "optimizer", "schedule", "noise", "logger")
+GROUPS = ("model", "dataset", "method", "optimizer", "schedule", "noise", "study", "logger")
+EMPTY = ("noise", "study", "logger")  # groups that may be none
 PATTERNS = {
     "device": "must be auto, cpu, cuda or cuda:N",
     "tuning.metric": "must be a metric of the validation split, as validation_loss",
@@ -120,6 +121,7 @@ class Options(_Strict):
     compile: bool
     deterministic: bool
     threads: Count | None
+    together: Count
     role: Literal["single", "tune", "final"]
     trial: Annotated[int, Field(ge=0)] | None
     stale: Literal["rerun", "keep"]
@@ -138,13 +140,51 @@ def check(config: Mapping[str, Any]) -> Options:
     try:
         options = Options.model_validate({k: v for k, v in config.items() if k not in GROUPS})
     except ValidationError as error:
-        raise ConfigError(describe(error, "")) from None
+        raise ConfigError(complaint(error, "")) from None
     if options.steps is None and options.epochs is None:
         raise ConfigError("steps must be a number >= 1 where epochs is null, got null")
-    for group in GROUPS:
+    for group in reached(config):
         _check_shape(config.get(group), group)
         check_target(config[group], group)
     return options
+
+
+def is_study(config: Mapping[str, Any]) -> bool:
+    """Whether the config asks for a study, which trains no network."""
+    return "_target_" in (config.get("study") or {})
+
+
+def reached(config: Mapping[str, Any]) -> list[str]:
+    """The groups that the run of a config uses: a study has neither model nor method, a training no study."""
+    return ["study", "logger"] if is_study(config) else [group for group in GROUPS if group != "study"]
+
+
+def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with its numbers in their options' own types (lr=1 becomes 1.0), so that one run has one id.
+
+    What does not fit its type is left as it is, for `check` to name.
+    """
+    return {key: _canonical(value) if key in GROUPS else value for key, value in config.items()}
+
+
+def _canonical(node: Any) -> Any:
+    if not isinstance(node, Mapping):
+        return node
+    found = {key: _canonical(value) for key, value in node.items()}
+    target = node.get("_target_")
+    if not isinstance(target, str):
+        return found
+    try:
+        _, hints = _signature(target)
+    except ConfigError:
+        return found
+    for key, value in found.items():
+        if key in hints and isinstance(value, int | float | list) and not isinstance(value, bool):
+            try:
+                found[key] = _adapter(hints[key]).validate_python(value)
+            except ValidationError:
+                continue
+    return found
 
 
 def _check_shape(node: Any, group: str) -> None:
@@ -156,11 +196,11 @@ def _check_shape(node: Any, group: str) -> None:
             _check_shape(node.get(key), f"{group}.{key}")
         for key in set(node) - {"name", "estimator", "clipper", "tuning"}:
             raise ConfigError(f"method.{key} is not an option (allowed: name, estimator, clipper)")
-    elif "_target_" not in node and not (group in ("noise", "logger") and set(node) <= {"name"}):
+    elif "_target_" not in node and not (group in EMPTY and set(node) <= {"name"}):
         raise ConfigError(f"{group} must have a _target_, got {dict(node)}")
 
 
-def describe(error: ValidationError, prefix: str) -> str:
+def complaint(error: ValidationError, prefix: str) -> str:
     """One line for pydantic's first complaint: option, what is allowed, value."""
     first = error.errors()[0]
     path = ".".join([prefix] * bool(prefix) + [str(part) for part in first["loc"] if isinstance(part, int | str)])
@@ -243,14 +283,17 @@ def _check_finite(value: Any, default: Any, path: str) -> None:
         raise ConfigError(f"{path} must be a finite number, got {value}")
 
 
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+
+
 def _check_value(value: Any, annotation: Any, path: str) -> None:
     try:
-        adapter = TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-        adapter.validate_python(value)
+        _adapter(annotation).validate_python(value)
     except ValidationError as error:
         names = [_type_name(part) for part in typing.get_args(annotation) or (annotation,)]
         if typing.get_origin(annotation) is Literal:
-            raise ConfigError(describe(error, path)) from None
+            raise ConfigError(complaint(error, path)) from None
         shown = "null" if value is None else value
         raise ConfigError(f"{path} must be {' or '.join(dict.fromkeys(names))}, got {shown}") from None
 

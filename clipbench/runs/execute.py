@@ -2,52 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-import resource
-import signal
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from clipbench.config import schema
 from clipbench.errors import Interrupted, Stopped
-from clipbench.runs import provenance
-from clipbench.runs.record import Record, RecordError, Row, State, recorded, run_id
+from clipbench.runs import catalogue, signals
+from clipbench.runs.job import Job, Row
+from clipbench.runs.progress import Progress
+from clipbench.runs.record import Record
+from clipbench.runs.recorder import Outcome, Recorder, Say
+from clipbench.runs.request import Request, request
+from clipbench.tracking.tracker import NoTracker, Tracker
 
-Say = Callable[[str], None]
+__all__ = ["Outcome", "Say", "Watch", "execute", "make_job"]
 Watch = Callable[[list[Row]], bool]
-
-
-class Outcome(NamedTuple):
-    """How a run ended: `status` ok, diverged or failed, its record's folder, `run.json`, and whether it was found."""
-
-    status: str
-    folder: Path
-    info: dict[str, Any]
-    found: bool
-
-
-def locate(config: Mapping[str, Any], options: schema.Options) -> Path:
-    """The folder of the config's record; the same config, device type and experiment give the same folder."""
-    from clipbench.training.setup import pick_device
-
-    identity = run_id(config, pick_device(options.device).type)
-    return Path(options.paths.results) / "runs" / options.experiment / identity
-
-
-def settled(state: State, options: schema.Options, fingerprint: str) -> bool:
-    """Whether nothing is left to do for a record in `state`."""
-    if state.status == "failed":
-        return options.retry == "never"
-    if state.status not in ("ok", "diverged"):
-        return False
-    return options.stale == "keep" or state.info.get("fingerprint") == fingerprint
 
 
 def execute(config: Mapping[str, Any], say: Say = print, watch: Watch | None = None) -> Outcome:
@@ -57,213 +26,70 @@ def execute(config: Mapping[str, Any], say: Say = print, watch: Watch | None = N
     Raises ConfigError for what cannot run (nothing is written), RunLocked where another process is executing it,
     RecordError where the record cannot be written, Interrupted after SIGINT or SIGTERM, Stopped after `watch`.
     """
-    options = schema.check(config)
-    folder = locate(config, options)
-    record = Record(folder, say)
-    code = provenance.fingerprint(provenance.foreign_targets(config))
-    state = record.state()
-    if settled(state, options, code):
-        return _found(state, folder, code, say)
-
-    from clipbench.training.setup import build
-
-    setup = build(config, options)
+    wanted = request(config)
+    if found := catalogue.find(wanted, say):
+        return found
+    job = make_job(wanted)
+    record = Record(wanted.folder, say)
     with record.locked():
-        state = record.state()  # another process may have finished it while this one loaded its data
-        if settled(state, options, code):
-            return _found(state, folder, code, say)
-        return _Execution(config, setup, record, say, watch).go(_usable(state, options, code, say))
+        if found := catalogue.find(wanted, say):  # another process may have finished it while this one loaded its data
+            return found
+        recorder = Recorder(wanted, record, record.state(), say)
+        return _record(job, recorder, _tracker(wanted), watch)
 
 
-def _found(state: State, folder: Path, code: str, say: Say) -> Outcome:
-    if state.info.get("fingerprint") != code:
-        say(f"made by other code and kept (stale=keep): {folder}")
-    return Outcome(state.status, folder, state.info, True)
+def make_job(wanted: Request) -> Job:
+    """The training or the study that `wanted` asks for. Raises ConfigError for what does not fit."""
+    if wanted.study:
+        return _study(wanted)
+    from clipbench.training.setup import build
+    from clipbench.training.trainer import Trainer
+
+    return Trainer(build(wanted.config, wanted.options))
 
 
-def _usable(state: State, options: schema.Options, code: str, say: Say) -> bool:
-    """Whether an unfinished record's checkpoint may be continued."""
-    if state.status == "absent":
-        return False
-    same = state.info.get("fingerprint") == code
-    if not same and options.stale == "rerun":
-        made_by = state.info.get("fingerprint")
-        say(f"stale: the record's code is {made_by}, this is {code}; running it anew (stale=rerun)")
-        return False
-    return state.status in ("running", "failed")
+def _study(wanted: Request) -> Job:
+    from clipbench.training.setup import pick_device, set_numerics
+
+    options, device = wanted.options, pick_device(wanted.options.device)
+    set_numerics(options)
+    job: Job = schema.instantiate(wanted.config["study"], "study", options=options, seed=options.seed, device=device)
+    return job
 
 
-class _Execution:
-    """The part of a run that holds the record's lock."""
-
-    def __init__(self, config: Mapping[str, Any], setup: Any, record: Record, say: Say, watch: Watch | None) -> None:
-        from clipbench.training.trainer import Trainer
-
-        self.config = recorded(config)
-        self.setup, self.record, self.say, self.watch = setup, record, say, watch
-        self.trainer = Trainer(setup)
-        self.started = time.monotonic()
-        self.wall_before = 0.0
-        self.code = provenance.fingerprint(provenance.foreign_targets(config))
-        self.signal_number: int | None = None
-        self.stop = False
-        self.info = self._first_info()
-        self.tracker = self._tracker()
-
-    def go(self, resume: bool) -> Outcome:
-        """Train and leave a finished record; a failed one (with its error) where an exception ends the run."""
-        try:
-            self._restore(resume)
-            self.record.write_config(self.config)
-            self.record.write_info(self.info)
-            self.tracker.start(self.info, self.config)
-            with self._signals(), self._progress() as advance:
-                self.trainer.run(lambda rows: self._boundary(rows, advance), self._save, self._interrupted)
-            if self._interrupted() and self.trainer.status == "running":
-                self._save()
-                raise Stopped if self.signal_number is None else Interrupted(self.signal_number)
-            return self._finish()
-        except (Interrupted, Stopped):
-            self.tracker.finish("interrupted")
-            raise
-        except Exception as error:
-            self._fail(error)
-            raise
-
-    def _restore(self, resume: bool) -> None:
-        checkpoint = self.record.checkpoint() if resume else None
-        if checkpoint is None:
-            self.record.drop_checkpoint()
-            return
-        self.trainer.load_state_dict(checkpoint["trainer"])
-        self.wall_before = checkpoint["wall"]
-        self.info["started"] = checkpoint["started"]
-        self.say(f"resuming at step {self.trainer.done} of {self.setup.steps}")
-
-    def _save(self) -> None:
-        wall = self.wall_before + time.monotonic() - self.started
-        content = {"trainer": self.trainer.state_dict(), "wall": wall, "started": self.info["started"]}
-        self.record.write_checkpoint(content)
-        self.record.write_metrics(self.trainer.rows)
-
-    def _finish(self) -> Outcome:
-        self.record.write_metrics(self.trainer.rows)
-        self._close(self.trainer.status)
-        self.record.write_info(self.info)
-        self.record.drop_checkpoint()
-        self.tracker.finish(self.trainer.status)
-        return Outcome(self.trainer.status, self.record.folder, self.info, False)
-
-    def _fail(self, error: Exception) -> None:
-        self._close("failed")
-        self.info["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
-        with contextlib.suppress(RecordError):  # the disk may be the very thing that failed
-            self.record.write_info(self.info)
-            self.record.write_error(error)
-        self.tracker.finish("failed")
-
-    def _boundary(self, rows: list[Row], advance: Callable[[], None]) -> None:
-        advance()
-        self.tracker.log(rows)
-        self.stop = self.watch is not None and self.watch(rows)
-
-    def _interrupted(self) -> bool:
-        return self.signal_number is not None or self.stop
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Turn the first SIGINT or SIGTERM into a wish to stop at the next step; a second one acts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def wish(number: int, frame: FrameType | None) -> None:
-            self.signal_number = number
-            signal.signal(number, before[signal.Signals(number)])
-
-        for number in before:
-            signal.signal(number, wish)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def _progress(self) -> Iterator[Callable[[], None]]:
-        """A progress bar on a terminal, nothing elsewhere; it moves where the clock stands still anyway."""
-        from tqdm import tqdm
-
-        bar = tqdm(total=self.setup.steps, initial=self.trainer.done, unit="step", disable=not sys.stderr.isatty())
-
-        def advance() -> None:
-            bar.update(self.trainer.done - bar.n)
-            losses = [row["value"] for row in self.trainer.rows[-12:] if row["metric"] == "loss"]
-            if losses:
-                bar.set_postfix(loss=f"{losses[-1]:.4g}", refresh=False)
-
-        with bar:
-            yield advance
-
-    def _tracker(self) -> Any:
-        from clipbench.tracking.tracker import NoTracker
-
-        if "_target_" not in (self.config.get("logger") or {}):
-            return NoTracker()
-        return schema.instantiate(self.config["logger"], "logger", results=self.setup.options.paths.results)
-
-    def _first_info(self) -> dict[str, Any]:
-        config, setup = self.config, self.setup
-        head, dirty = provenance.commit()
-        names = {group: config[group].get("name") for group in ("method", "dataset", "model", "optimizer")}
-        return {
-            "run_id": self.record.folder.name, "experiment": setup.options.experiment, **names,
-            "seed": setup.options.seed, "role": setup.options.role, "trial": setup.options.trial,
-            "status": "running", "error": None, "started": _now(), "finished": None,
-            "versions": provenance.versions(), "commit": head, "dirty": dirty,
-            "fingerprint": self.code, "device": provenance.device_info(setup.device),
-            "precision": setup.options.precision, "steps": setup.steps, "samples_per_step": setup.samples_per_step,
-            "parameters": sum(p.numel() for _, p in setup.parameters()), "data": setup.dataset.provenance,
-            **provenance.machine(), "paths": {"results": setup.options.paths.results, "data": setup.options.data.root},
-        }  # fmt: skip
-
-    def _close(self, status: str) -> None:
-        clock, rows = self.trainer.clock, self.trainer.rows
-        wall = self.wall_before + time.monotonic() - self.started
-        self.info |= {
-            "status": status, "finished": _now(), "steps_done": self.trainer.done,
-            "seconds": {"train": clock.train, "setup": clock.setup, "evaluation": clock.evaluation, "wall": wall},
-            "train_step_seconds": clock.step_seconds(), "peak_memory_bytes": _peak_memory(self.setup.device),
-            "final": final_metrics(rows), "best": best_metrics(rows),
-        }  # fmt: skip
+def _record(job: Job, recorder: Recorder, tracker: Tracker, watch: Watch | None) -> Outcome:
+    """Carry out `job` and leave a finished record; a failed one (with its error) where an exception ends it."""
+    try:
+        recorder.resume(job)
+        recorder.begin(job)
+        tracker.start(recorder.info, recorder.config)
+        with signals.obeyed(job) as wish, Progress(job) as progress:
+            for rows in job.run():
+                progress.advance()
+                tracker.log(rows)
+                if watch is not None and watch(rows):
+                    job.stop()
+                if job.checkpoint_due:
+                    recorder.save(job)
+        if job.status == "running":
+            recorder.save(job)
+            wish.check()
+            raise Stopped
+        outcome = recorder.finish(job)
+    except (Interrupted, Stopped):
+        tracker.finish("interrupted")
+        raise
+    except Exception as error:
+        recorder.fail(job, error)
+        tracker.finish("failed")
+        raise
+    tracker.finish(job.status)
+    return outcome
 
 
-def final_metrics(rows: list[Row]) -> dict[str, float]:
-    """The last value of every metric, by "<split>_<metric>"; per-layer figures are left to the rows."""
-    return {f"{row['split']}_{row['metric']}": row["value"] for row in rows if "/" not in row["metric"]}
-
-
-def best_metrics(rows: list[Row]) -> dict[str, float]:
-    """The best finite validation value of every metric: smallest loss, largest of the others."""
-    best: dict[str, float] = {}
-    for row in rows:
-        name, value = f"{row['split']}_{row['metric']}", row["value"]
-        if row["split"] != "validation" or not math.isfinite(value):
-            continue
-        pick = min if row["metric"] == "loss" else max
-        best[name] = pick(best.get(name, value), value)
-    return best
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _peak_memory(device: Any) -> int:
-    """Largest memory in use so far in bytes: on the device for CUDA, resident in this process for a CPU."""
-    if device.type == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _tracker(wanted: Request) -> Tracker:
+    logger = wanted.config.get("logger") or {}
+    if "_target_" not in logger:
+        return NoTracker()
+    tracker: Tracker = schema.instantiate(logger, "logger", results=wanted.options.paths.results)
+    return tracker

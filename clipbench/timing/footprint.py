@@ -6,16 +6,11 @@ methods share, the allocator's pools and the largest method's peak would be ever
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 STEPS = 3  # after the first one the optimizer's and the clipper's state are there
@@ -44,21 +39,18 @@ def footprint(config: Mapping[str, Any]) -> Footprint:
 
 def measure_here(config: Mapping[str, Any]) -> Footprint:
     """The figures of `config` in this process, which must have done nothing else."""
-    import torch
-
     from clipbench.config import schema
+    from clipbench.runs import memory
     from clipbench.training.clock import synchronize
     from clipbench.training.setup import build
     from clipbench.training.trainer import Trainer
 
     setup = build(config, schema.check(config))
-    trainer, cuda = Trainer(setup), setup.device.type == "cuda"
+    trainer = Trainer(setup)
     setup.model.train()
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(setup.device)
-    else:
-        _forget_peak()
-    base = torch.cuda.memory_allocated(setup.device) if cuda else _status("VmRSS")
+    memory.trim()  # what loading the data left free
+    memory.forget_peak(setup.device)
+    base = memory.in_use(setup.device)
     began = time.perf_counter()
     trainer.step(0)
     synchronize(setup.device)
@@ -66,29 +58,7 @@ def measure_here(config: Mapping[str, Any]) -> Footprint:
     for step in range(1, STEPS):
         trainer.step(step % setup.steps)
     synchronize(setup.device)
-    peak = torch.cuda.max_memory_allocated(setup.device) if cuda else _status("VmHWM")
-    return Footprint(seconds, peak, base)
-
-
-def _forget_peak() -> None:
-    """Give back what loading the data left free, and start the peak of resident memory anew (Linux, glibc)."""
-    gc.collect()
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
-    with contextlib.suppress(OSError):  # without it the peak includes loading: an upper bound
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _status(field: str) -> int:
-    """A line of /proc/self/status in bytes; without that file, the largest resident size so far."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return Footprint(seconds, memory.peak(setup.device), base)
 
 
 if __name__ == "__main__":

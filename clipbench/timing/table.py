@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from clipbench.errors import RecordError
 from clipbench.runs import provenance
-from clipbench.runs.record import RecordError, atomic_write, hold, set_aside
+from clipbench.runs.files import atomic_write, set_aside, try_lock
 from clipbench.timing.footprint import Footprint
 from clipbench.timing.session import Session
 
@@ -23,27 +24,31 @@ KEY = ["experiment", "device", "threads"]
 
 
 @contextmanager
-def alone(results: Path) -> Iterator[None]:
+def undisturbed(results: Path) -> Iterator[None]:
     """Keep other calibrations of this results folder away: two at once would measure each other. Raises RecordError."""
     folder = results / "data"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = hold(folder / ".calibration.lock")
+        holding = try_lock(folder / ".calibration.lock")
+        mine = holding.__enter__()
     except OSError as error:
         raise RecordError(f"paths.results must be a writable folder, got {results} ({error.strerror})") from error
-    if handle is None:
-        raise RecordError(f"another calibration is under way in {results}; two at once would measure each other")
-    with handle:
+    try:
+        if not mine:
+            raise RecordError(f"another calibration is under way in {results}; two at once would measure each other")
         yield
+    finally:
+        holding.__exit__(None, None, None)
 
 
-def rows(session: Session, footprints: Mapping[str, Footprint], tuned: Mapping[str, bool]) -> pd.DataFrame:
+def rows(
+    session: Session, footprints: Mapping[str, Footprint], tuned: Mapping[str, bool], fingerprints: Mapping[str, str]
+) -> pd.DataFrame:
     """The session's rows: step time, ratio with interval, rounds, set-up, memory, and what they were measured with."""
     setup, device = session.setup, provenance.device_info(session.setup.device)
     common = {
         "train_steps": session.train_steps, "repeats": session.repeats, "precision": setup.options.precision,
-        "samples_per_step": setup.samples_per_step, "fingerprint": provenance.fingerprint(),
-        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "samples_per_step": setup.samples_per_step, "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": json.dumps(provenance.versions(), sort_keys=True), "hardware": json.dumps(device, sort_keys=True),
     }  # fmt: skip
     return pd.DataFrame([
@@ -51,7 +56,8 @@ def rows(session: Session, footprints: Mapping[str, Footprint], tuned: Mapping[s
             "experiment": setup.options.experiment, "method": method, "device": device["name"],
             "threads": device["threads"], "step_seconds": found.step_seconds, "ratio": found.ratio.estimate,
             "ratio_low": found.ratio.low, "ratio_high": found.ratio.high, "n": found.ratio.n, "spread": found.spread,
-            **footprints[method]._asdict(), "tuned": tuned[method], **common,
+            **footprints[method]._asdict(), "tuned": tuned[method],
+            "fingerprint": fingerprints[method], **common,
         }
         for method, found in session.timings.items()
     ])  # fmt: skip

@@ -25,10 +25,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
+from clipbench.runs.identity import counted
+
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
 CAPACITY = 1000
-PRIVATE = frozenset({"host", "user", "paths", "root", "logger", "hydra"})
+PRIVATE = frozenset({"host", "user", "paths"})  # entries of run.json that tell of the machine's owner
 
 
 class Tracker(Protocol):
@@ -107,7 +109,7 @@ class WandbTracker:
         if importlib.util.find_spec("wandb") is None:
             self._warn("the package wandb is not installed (pip install wandb)")
             return
-        message = {"options": self._options, "info": _public(run_info), "config": _public(config)}
+        message = {"options": self._options, "info": _public(run_info), "config": counted(config, "public")}
         self._queue.put_nowait(message)
         self._thread = threading.Thread(target=self._forward, name="wandb", daemon=True)
         self._thread.start()
@@ -198,8 +200,4 @@ class WandbTracker:
 
 def _public(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` without what tells of the machine's owner."""
-    return {
-        str(key): _public(value) if isinstance(value, Mapping) else value
-        for key, value in values.items()
-        if str(key) not in PRIVATE
-    }
+    return {str(key): value for key, value in values.items() if str(key) not in PRIVATE}

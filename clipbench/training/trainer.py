@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from clipbench.runs import memory
+from clipbench.runs.finals import best_metrics, final_metrics
+from clipbench.runs.job import Row
 from clipbench.training.batches import Batches
 from clipbench.training.clock import Clock
 from clipbench.training.evaluation import evaluate
+from clipbench.training.figures import Figures
 from clipbench.training.seeding import derive, generator
 from clipbench.training.setup import Setup
 
-Row = dict[str, Any]
-
 
 class Trainer:
-    """Trains a `Setup` from step `done` to its last step, and says when something is due.
+    """Trains a `Setup` from step `done` to its last step; a `clipbench.runs.job.Job`.
 
     `rows` are the metric rows so far, `status` becomes `diverged` where a logged training loss is not finite.
     Between two boundaries (log, evaluation, checkpoint, end) nothing waits for the device.
@@ -29,17 +31,37 @@ class Trainer:
 
     def __init__(self, setup: Setup, clock: Clock | None = None) -> None:
         self.setup = setup
+        self.device, self.steps = setup.device, setup.steps
         self.clock = clock or Clock(setup.device)
         options = setup.options
         self.batches = Batches(setup.data, options.seed, options.batch_size, options.accumulation, setup.device)
         self.named = setup.parameters()
         self.rates = [group["lr"] for group in setup.optimizer.param_groups]
+        self.figures = Figures()
         self.done = 0
         self.rows: list[Row] = []
         self.status = "running"
-        self._sums: dict[str, Tensor] = {}
-        self._summed = 0
+        self._stopping = False
         self._last_evaluation = 0.0
+
+    def run(self) -> Iterator[list[Row]]:
+        """Train to the end, to divergence or until `stop`, yielding the new rows whenever the clock stands still."""
+        self.setup.model.train()
+        memory.forget_peak(self.device)
+        self._last_evaluation = time.monotonic()
+        if not self.rows:
+            yield self._kept(self._evaluation_rows("validation"))
+        while self.status == "running" and self.done < self.steps and not self._stopping:
+            self.clock.start()
+            steps = self._to_boundary()
+            self.clock.stop(steps)
+            yield self._kept(self._due_rows())
+        if self.status == "running" and self.done >= self.steps:
+            self.status = "ok"
+
+    def stop(self) -> None:
+        """Let `run` end after the step under way."""
+        self._stopping = True
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One optimizer step, counted from 0; the step's figures as 0-dim tensors on the device."""
@@ -74,54 +96,30 @@ class Trainer:
             return torch.autocast(self.setup.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
-    def run(
-        self, boundary: Callable[[list[Row]], None], save: Callable[[], None], interrupted: Callable[[], bool]
-    ) -> None:
-        """Train to the end, to divergence, or until `interrupted()` says so.
-
-        `boundary` gets the new rows whenever the clock stands still; `save` is called where a checkpoint is due.
-        """
-        setup, options = self.setup, self.setup.options
-        setup.model.train()
-        self._last_evaluation = time.monotonic()
-        if not self.rows:
-            self.rows += self._evaluation_rows("validation")
-            boundary(self.rows[:])
-        while self.done < setup.steps and self.status == "running" and not interrupted():
-            self.clock.start()
-            timed = self._stretch(interrupted)
-            self.clock.stop(timed)
-            new = self._due_rows()
-            self.rows += new
-            boundary(new)
-            if self.done % options.checkpoint_every == 0 and self.done < setup.steps and self.status == "running":
-                save()
-        if self.status == "running" and self.done >= setup.steps:
-            self.status = "ok"
-
-    def _stretch(self, interrupted: Callable[[], bool]) -> int:
+    def _to_boundary(self) -> int:
         """Steps up to the next boundary, without waiting for the device; the number of steps done."""
         start = self.done
         while True:
-            figures = self.step(self.done)
-            if self._sums:
-                torch._foreach_add_(list(self._sums.values()), [figures[name] for name in self._sums])
-            else:
-                self._sums = {name: value.clone() for name, value in figures.items()}
-            self._summed += 1
+            self.figures.add(self.step(self.done))
             self.done += 1
-            if self.clock.setting_up or self._at_boundary() or interrupted():
+            if self.clock.setting_up or self._at_boundary() or self._stopping:
                 return self.done - start
 
     def _at_boundary(self) -> bool:
         options = self.setup.options
         evaluation = isinstance(options.eval_every, int) and self.done % options.eval_every == 0
         due = self.done % options.log_every == 0 or self.done % options.checkpoint_every == 0
-        return due or evaluation or self.done >= self.setup.steps
+        return due or evaluation or self.done >= self.steps
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint should be written where the run stands now."""
+        due = self.done > 0 and self.done % self.setup.options.checkpoint_every == 0
+        return due and self.done < self.steps and self.status == "running"
 
     def _due_rows(self) -> list[Row]:
         rows: list[Row] = []
-        options, last = self.setup.options, self.done >= self.setup.steps
+        options, last = self.setup.options, self.done >= self.steps
         if self.done % options.log_every == 0 or last:
             rows += self._training_rows()
         if self.status == "running" and (last or self._evaluation_due()):
@@ -138,8 +136,7 @@ class Trainer:
 
     def _training_rows(self) -> list[Row]:
         """Means over the steps since the last such rows; here the run learns that it has diverged."""
-        values = {name: float(total) / self._summed for name, total in self._sums.items()}
-        self._sums, self._summed = {}, 0
+        values = self.figures.means()
         if not math.isfinite(values["loss"]):
             self.status = "diverged"
         if self.clock.intervals:
@@ -168,12 +165,39 @@ class Trainer:
             "split": split, "metric": metric, "value": value,
         }  # fmt: skip
 
+    def _kept(self, rows: list[Row]) -> list[Row]:
+        self.rows += rows
+        return rows
+
+    def about(self) -> dict[str, Any]:
+        """What run.json says of the training before its first step."""
+        parameters = sum(p.numel() for _, p in self.named)
+        return {
+            "samples_per_step": self.setup.samples_per_step, "parameters": parameters,
+            "data": self.setup.dataset.provenance,
+        }  # fmt: skip
+
+    def finals(self) -> dict[str, dict[str, float]]:
+        """Last and best metrics; the train loss is the mean of the last 25 steps, whatever was logged."""
+        final = final_metrics(self.rows)
+        if self.done:
+            final["train_loss"] = self.figures.last_loss()
+        return {"final": final, "best": best_metrics(self.rows)}
+
+    def costs(self) -> dict[str, Any]:
+        """Seconds by what they were spent on, the median step's, and the most memory in use in this process."""
+        clock = self.clock
+        return {
+            "seconds": {"train": clock.train, "setup": clock.setup, "evaluation": clock.evaluation},
+            "train_step_seconds": clock.step_seconds(), "peak_memory_bytes": memory.peak(self.device),
+        }  # fmt: skip
+
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on bit for bit; random draws are functions of (seed, step)."""
         setup = self.setup
         return {
             "done": self.done, "rows": self.rows, "clock": self.clock.state_dict(),
-            "sums": self._sums, "summed": self._summed,
+            "figures": self.figures.state_dict(),
             "model": setup.model.state_dict(), "optimizer": setup.optimizer.state_dict(),
             "estimator": setup.estimator.state_dict(), "clipper": setup.clipper.state_dict(),
         }  # fmt: skip
@@ -182,8 +206,7 @@ class Trainer:
         setup = self.setup
         self.done, self.rows = state["done"], list(state["rows"])
         self.clock.load_state_dict(state["clock"])
-        self._sums = {name: value.to(setup.device) for name, value in state["sums"].items()}
-        self._summed = state["summed"]
+        self.figures.load_state_dict(state["figures"], setup.device)
         setup.model.load_state_dict(state["model"])
         setup.optimizer.load_state_dict(state["optimizer"])
         setup.estimator.load_state_dict(state["estimator"])

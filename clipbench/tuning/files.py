@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from clipbench.runs.record import RecordError, atomic_text
+from clipbench.errors import RecordError
+from clipbench.runs.files import atomic_text
 from clipbench.tuning.plan import Plan
 from clipbench.tuning.study import Choice
 

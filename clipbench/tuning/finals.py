@@ -5,9 +5,8 @@ from __future__ import annotations
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from clipbench.errors import ConfigError
+from clipbench.errors import ConfigError, RecordError
 from clipbench.runs.execute import Outcome, Say, execute
-from clipbench.runs.record import RecordError
 from clipbench.tuning.plan import Plan
 from clipbench.tuning.slots import Slots
 from clipbench.tuning.study import Choice, open_study

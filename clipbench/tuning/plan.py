@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from clipbench.cli.compose import CONFIG_PATH, compose, compose_node, resolve
 from clipbench.config import schema
 from clipbench.errors import ConfigError
-from clipbench.runs import provenance
-from clipbench.runs.record import run_id
+from clipbench.runs.fingerprint import fingerprint
+from clipbench.runs.identity import run_id
 from clipbench.tuning.space import Space, space
 
 RESERVED = {
@@ -132,5 +132,5 @@ def _key(config: Mapping[str, Any], found: Space) -> str:
     tuning = config["tuning"]
     ways = [tuning[name] for name in ("metric", "sampler", "pruner", "seed")]
     base = run_id(config, pick_device(config["device"]).type)
-    text = json.dumps([base, found, ways, provenance.fingerprint()])
+    text = json.dumps([base, found, ways, fingerprint(config)])
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -21,7 +21,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from clipbench.runs.record import alone, hold
+from clipbench.runs.files import atomic_text, lock, try_lock
 from clipbench.tuning import pulse
 
 CONTEST_SECONDS = 2.0  # after signing a dead worker's trial: if somebody else signs it too, the later one has it
@@ -39,7 +39,7 @@ class Slots:
 
     def prepare(self, retry: bool) -> None:
         """Make sure that every slot has a trial; with `retry`, a failed one gets a new trial."""
-        with alone(self.folder / "prepare.lock"):
+        with lock(self.folder / "prepare.lock"):
             have = self.trials()
             for slot in range(self.count):
                 if slot not in have:
@@ -73,11 +73,10 @@ class Slots:
 
         A trial that is not told a result before the block ends is left to be claimed again.
         """
-        handle = hold(self.folder / f"{slot}.lock")
-        if handle is None:
-            yield None
-            return
-        with handle:
+        with try_lock(self.folder / f"{slot}.lock") as mine:
+            if not mine:
+                yield None
+                return
             trial = self.trials().get(slot)
             identity = None if trial is None else self._identity(trial)
             if trial is None or identity is None or not self._take(trial, identity):
@@ -129,9 +128,7 @@ def _place(folder: Path) -> str:
     """A name for the folder that no other folder has, however it is mounted."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "place"
-    with alone(folder / "prepare.lock"):
+    with lock(folder / "prepare.lock"):
         if not path.exists():
-            aside = folder / ".place.part"
-            aside.write_text(uuid.uuid4().hex, encoding="utf-8")
-            aside.replace(path)
+            atomic_text(path, uuid.uuid4().hex)
         return path.read_text(encoding="utf-8")

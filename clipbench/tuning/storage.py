@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
-from clipbench.errors import ConfigError
-from clipbench.runs.record import RecordError, alone, set_aside
+from clipbench.errors import ConfigError, RecordError
+from clipbench.runs.files import lock, set_aside
 
 BUSY_SECONDS = 60  # SQLite's wait for another worker's write
 PASSWORD = re.compile(r"(?<=:)[^:/@]+(?=@)")
@@ -36,7 +36,7 @@ class SqliteStorage(RDBStorage):  # type: ignore[misc]  # Optuna is checked with
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """As Optuna's; at a time by one worker."""
-        with alone(self.lock):
+        with lock(self.lock):
             return bool(super().set_trial_state_values(trial_id, state, values))
 
 
@@ -79,13 +79,13 @@ def _damaged(error: BaseException | None) -> bool:
 @contextlib.contextmanager
 def _opening(folder: Path) -> Iterator[None]:
     """No other worker of this folder is opening the storage meanwhile."""
-    lock = folder / "open.lock"
+    path = folder / "open.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.touch()
+        path.touch()
     except OSError as error:
         raise RecordError(f"paths.results must be a writable folder, got {folder} ({error.strerror})") from error
-    with alone(lock):
+    with lock(path):
         yield
 
 

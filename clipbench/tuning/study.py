@@ -11,9 +11,9 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from clipbench.errors import ConfigError, Stopped
+from clipbench.errors import ConfigError, RecordError, Stopped
 from clipbench.runs.execute import Outcome, Say, execute
-from clipbench.runs.record import RecordError, Row
+from clipbench.runs.job import Row
 from clipbench.tuning.plan import Plan
 from clipbench.tuning.sampler import sampler, suggest
 from clipbench.tuning.slots import Slots

@@ -16,8 +16,8 @@ from typing import NamedTuple, TypeVar
 
 from optuna.storages import BaseStorage
 
+from clipbench.errors import RunLocked
 from clipbench.runs.execute import Outcome, Say
-from clipbench.runs.record import RunLocked
 from clipbench.tuning import files
 from clipbench.tuning.finals import Finals
 from clipbench.tuning.plan import Plan

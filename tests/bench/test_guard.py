@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from clipbench.bench.guard import guarded, resident
+from clipbench.bench.guard import guarded
+from clipbench.runs.memory import resident
 
 GROW = "import time; block = b'x' * (300 << 20); time.sleep(30)"
 

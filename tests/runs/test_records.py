@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from clipbench.cli.compose import compose
-from clipbench.runs import provenance
+from clipbench.errors import RecordError, RunLocked
+from clipbench.runs import fingerprint as fingerprints
 from clipbench.runs.execute import Outcome, execute
-from clipbench.runs.record import Record, RecordError, RunLocked, atomic_write, run_id
+from clipbench.runs.files import atomic_write
+from clipbench.runs.identity import run_id
+from clipbench.runs.record import Record
 from tests.runs.helpers import TINY, values
 
 
@@ -33,7 +36,7 @@ def test_the_same_command_finds_its_finished_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harmless", ["log_every=7", "checkpoint_every=3", "data.root=elsewhere", "log_layers=true",
-                                      "stale=keep", "threads=1", "data.download=false"])  # fmt: skip
+                                      "stale=keep", "threads=1", "data.download=false", "together=4"])  # fmt: skip
 def test_what_cannot_change_a_result_is_not_identity(harmless: str) -> None:
     assert run_id(compose([harmless]), "cpu") == run_id(compose([]), "cpu")
 
@@ -83,7 +86,7 @@ def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path: Path) -> None
 def test_one_process_per_run(tmp_path: Path) -> None:
     record = Record(tmp_path / "run")
     with record.locked():
-        code = "import sys; from pathlib import Path; from clipbench.runs.record import Record, RunLocked\n"
+        code = "import sys; from pathlib import Path; from clipbench.runs.record import Record; from clipbench.errors import RunLocked\n"
         code += "try:\n with Record(Path(sys.argv[1])).locked(): print('got it')\nexcept RunLocked: print('locked')"
         command = [sys.executable, "-c", code, str(record.folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -99,7 +102,7 @@ def test_a_full_disk_leaves_the_earlier_record(tmp_path: Path) -> None:
     atomic_write(target, lambda path: path.write_text("earlier") and None)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     code = (
-        "import resource, signal, sys; from pathlib import Path; from clipbench.runs.record import *\n"
+        "import resource, signal, sys; from pathlib import Path; from clipbench.runs.record import *; from clipbench.errors import RecordError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "folder = Path(sys.argv[1])\n"
@@ -172,10 +175,10 @@ def test_the_code_of_a_users_own_method_is_part_of_the_fingerprint(
     overrides = ["method.clipper._target_=my_method.Mine"]
     first = run(tmp_path, *overrides)
     assert run(tmp_path, *overrides).found
-    provenance.fingerprint.cache_clear()
+    fingerprints._digest.cache_clear()
     module.write_text(source.format("'''Another docstring.'''"))
     assert run(tmp_path, *overrides).found
-    provenance.fingerprint.cache_clear()
+    fingerprints._digest.cache_clear()
     module.write_text(source.format("factor = 2"))
     changed = run(tmp_path, *overrides)
     assert not changed.found

@@ -14,8 +14,7 @@ import torch
 from clipbench import calibrate
 from clipbench.cli.command import condense
 from clipbench.cli.compose import compose
-from clipbench.errors import ConfigError
-from clipbench.runs.record import RecordError
+from clipbench.errors import ConfigError, RecordError
 from clipbench.timing import session, table
 from clipbench.timing.footprint import Footprint, footprint
 from clipbench.timing.session import measure

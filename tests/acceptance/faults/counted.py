@@ -10,20 +10,20 @@ import sys
 from typing import Any
 
 from clipbench.cli.command import command
-from clipbench.runs import execute as runner
+from clipbench.runs.recorder import Recorder
 
 
 def count(log: str) -> None:
     """From here on this process and its forks append their executions to `log`."""
-    begin = runner._Execution.go
+    begin = Recorder.begin
 
-    def go(self: Any, resume: bool) -> Any:
+    def counting(self: Recorder, report: Any) -> None:
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(descriptor, f"{self.record.folder.name} {os.getpid()}\n".encode())
         os.close(descriptor)
-        return begin(self, resume)
+        begin(self, report)
 
-    runner._Execution.go = go  # type: ignore[method-assign]
+    Recorder.begin = counting  # type: ignore[method-assign]
 
 
 def call(which: str, arguments: list[str]) -> None:

@@ -2,8 +2,8 @@
 
 `python -m tests.acceptance.faults.killer LOG KILLS SEED LONGEST WORKERS run|tune ARGUMENTS…`: WORKERS processes with
 the same command line; each kill hits one of them, which is started anew. They are forked from a process that has
-imported everything and computed nothing, so that a kill lands inside the work, not inside the start of Python. Prints one
-JSON line.
+imported everything and computed nothing, so that a kill lands inside the work, not inside the start of Python. Prints
+one JSON line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import time
 
 import torch
 
-from clipbench.runs import provenance
+from clipbench.cli.compose import compose
+from clipbench.runs.fingerprint import fingerprint
 from tests.acceptance.faults.counted import call, count
 
 
@@ -64,7 +65,7 @@ def main(log: str, kills: int, seed: int, longest: float, workers: int, which: s
     import clipbench.training.trainer
     import clipbench.tuning  # noqa: F401 - imported before the forks
 
-    provenance.fingerprint()  # likewise computed once
+    fingerprint(compose([]))  # likewise computed once
     count(log)
     hit = kill_until_done(which, arguments, kills, longest, workers, random.Random(seed))
     print(json.dumps({"kills": hit}))

@@ -1,0 +1,50 @@
+"""A run that is wanted: its config, checked, and everything that follows from it before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipbench.config import schema
+from clipbench.runs.fingerprint import fingerprint
+from clipbench.runs.identity import run_id
+
+
+class Request(NamedTuple):
+    """What to run, under which id, and the fingerprint of the code that it can reach."""
+
+    config: dict[str, Any]
+    options: schema.Options
+    run_id: str
+    fingerprint: str
+
+    @property
+    def results(self) -> Path:
+        """The results folder, "~" expanded."""
+        return Path(self.options.paths.results)
+
+    @property
+    def folder(self) -> Path:
+        """Where the record lies or will lie."""
+        return self.results / "runs" / self.options.experiment / self.run_id
+
+    @property
+    def study(self) -> bool:
+        """Whether this is a study, which trains no network."""
+        return schema.is_study(self.config)
+
+    @property
+    def method(self) -> str:
+        """The name under which tables show the run: the method's, or the study's."""
+        return str(self.config["study" if self.study else "method"].get("name"))
+
+
+def request(config: Mapping[str, Any]) -> Request:
+    """The request for a resolved config (plain containers). Raises ConfigError for what cannot run."""
+    from clipbench.training.setup import pick_device
+
+    unused = set(schema.GROUPS) - set(schema.reached(config))
+    plain = schema.canonical({key: value for key, value in config.items() if key not in unused})
+    options = schema.check(plain)
+    return Request(plain, options, run_id(plain, pick_device(options.device).type), fingerprint(plain))

@@ -1,0 +1,53 @@
+"""SIGINT and SIGTERM: the first asks a job to stop at its next step, a second one acts at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from clipbench.errors import Interrupted
+from clipbench.runs.job import Job
+
+SAID = b"clipbench: stopping after this step (once more: at once)\n"
+
+
+class Wish:
+    """The signal that asked for the stop, None while none has."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.number: int | None = None
+
+    def check(self) -> None:
+        """Raise Interrupted where a signal has asked for the stop."""
+        if self.number is not None:
+            raise Interrupted(self.number)
+
+
+@contextlib.contextmanager
+def obeyed(job: Job) -> Iterator[Wish]:
+    """For the block, the first SIGINT or SIGTERM stops `job`; in other threads than the main one, nothing changes."""
+    wish = Wish(job)
+    if threading.current_thread() is not threading.main_thread():
+        yield wish
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def take(number: int, frame: FrameType | None) -> None:
+        wish.number = number
+        job.stop()
+        signal.signal(number, before[signal.Signals(number)])
+        with contextlib.suppress(OSError):
+            os.write(2, SAID)  # print is not safe in a handler
+
+    for number in before:
+        signal.signal(number, take)
+    try:
+        yield wish
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
