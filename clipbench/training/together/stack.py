@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -88,21 +88,53 @@ class Stack:
                 hidden = ACTIVATIONS[self.activations[layer.activation]][0](hidden)
         return Pass(kept, hidden)
 
-    def backward(self, weights: dict[str, Tensor], run: Pass, delta: Tensor) -> Gradients:
-        """The gradients as rows, from the losses' derivatives (R, n, out) at the outputs; in the model's order."""
-        found: dict[str, LayerGradient] = {}
+    def backward(self, weights: dict[str, Tensor], run: Pass, delta: Tensor) -> list[Rows]:
+        """Each layer's rows, from the losses' derivatives (R, n, out) at the outputs; the last layer first."""
+        found = []
         outputs = run.outputs
         for place in reversed(range(len(self.layers))):
             layer, inputs = self.layers[place], run.inputs[place]
             if layer.activation is not None:
                 delta = ACTIVATIONS[self.activations[layer.activation]][1](delta, outputs)
-            if layer.bias is not None:
-                found[layer.bias] = LayerGradient(formed=delta.sum(1))
-            found[layer.weight] = LayerGradient((inputs, delta))
+            found.append(Rows(layer, inputs, delta))
             if place:
                 delta = torch.bmm(delta, weights[layer.weight])
                 outputs = inputs
-        return {name: found[name] for name in weights}
+        return found
+
+
+class Rows(NamedTuple):
+    """A layer's gradient sample by sample: that of the weight is delta_kᵀ inputs_k, that of the bias delta_k."""
+
+    layer: Linear
+    inputs: Tensor
+    delta: Tensor
+
+    def norms(self) -> Tensor:
+        """Each sample's norm over the layer, (R, n)."""
+        inputs = torch.linalg.vector_norm(self.inputs, dim=2)
+        if self.layer.bias is not None:
+            inputs = torch.hypot(inputs, torch.ones_like(inputs))
+        return inputs * torch.linalg.vector_norm(self.delta, dim=2)
+
+    def times(self, factor: Tensor) -> Rows:
+        """Every sample's gradient times its factor (R, n)."""
+        return self._replace(delta=self.delta * factor[..., None])
+
+    def without(self, dropped: Tensor) -> Rows:
+        """Zeros in the place of some samples (R, n)."""
+        out = dropped[..., None]
+        return self._replace(inputs=self.inputs.masked_fill(out, 0), delta=self.delta.masked_fill(out, 0))
+
+
+def summed(layers: Sequence[Rows]) -> Gradients:
+    """The sums over the samples, by parameter."""
+    found: Gradients = {}
+    for layer, inputs, delta in layers:
+        found[layer.weight] = LayerGradient((inputs, delta))
+        if layer.bias is not None:
+            found[layer.bias] = LayerGradient(formed=delta.sum(1))
+    return found
 
 
 def _chain(model: nn.Module) -> list[tuple[str, nn.Module]] | None:
