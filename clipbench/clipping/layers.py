@@ -79,7 +79,7 @@ class LayerClip(Clipper):
             return ClipStats(norm, torch.zeros_like(norm))
         tau = self.threshold.current(plan.names, norm.device)
         chosen = [grads[place] for place in plan.selected]
-        report = self._clip(plan, chosen, lengths.index_select(0, plan.rows).float(), tau)
+        report = self._clip(plan, chosen, lengths.index_select(0, plan.rows), tau)
         self._untouched = {
             name: (weakref.ref(grad), grad._version) for name, grad in zip(plan.names, chosen, strict=True)
         }
@@ -135,7 +135,7 @@ class LayerClip(Clipper):
         factor = self.vector_factor(norm, tau)
         torch._foreach_mul_(grads, list(factor.unbind()))
         finite = torch.isfinite(norm)
-        sigma = torch.where(finite, norm, float("nan"))
+        sigma = torch.where(finite, norm, float("nan")).float()
         return SpectralReport(sigma, (sigma > tau).to(torch.int64), ~finite, torch.zeros_like(finite))
 
     def _record(self, names: list[str], tau: Tensor, report: SpectralReport) -> None:

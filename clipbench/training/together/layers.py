@@ -64,7 +64,7 @@ class Layers:
                 rows = [column[name] for name in present]
                 layers = [gradients[name] for name in present]
                 sigma[:, rows] = self._clip_group(shape, layers, length[:, rows], tau[:, rows]).to(sigma.dtype)
-        self.thresholds.update(names, sigma)
+        self.thresholds.update(names, sigma.float())
         return LayerClipped(norm, (sigma > tau).to(torch.float32).mean(1))
 
     def _clip_vector(self, layer: LayerGradient, length: Tensor, tau: Tensor, sigma: Tensor, place: int) -> None:
