@@ -196,4 +196,3 @@ def stack_rule(members: Members, say: Callable[[str], None]) -> Rule | None:
         if all(each.clipper.nonfinite == "drop" for each in own):
             return PerSampleRule(own)
     return None
-

@@ -49,9 +49,7 @@ class LayerGradient:
         """Other rows for some members, a tensor of their numbers; what is formed already follows."""
         assert self.rows is not None  # only where there are rows
         formed = self._formed
-        self.rows = tuple(
-            old.index_copy(0, members, new) for old, new in zip(self.rows, (inputs, delta), strict=True)
-        )
+        self.rows = tuple(old.index_copy(0, members, new) for old, new in zip(self.rows, (inputs, delta), strict=True))
         if formed is not None:
             self._formed = formed.index_copy(0, members, torch.bmm(delta.mT, inputs))
 

@@ -51,7 +51,9 @@ class MemberNoise:
 
     def _draw(self, noise: Noise, shapes: Sequence[tuple[int, ...]], seed: int, step: int) -> list[Tensor]:
         """What any noise adds, from what it makes of zeros."""
-        blank = [nn.Parameter(torch.empty(shape, dtype=self.members.dtype, device=self.members.device)) for shape in shapes]
+        blank = [
+            nn.Parameter(torch.empty(shape, dtype=self.members.dtype, device=self.members.device)) for shape in shapes
+        ]
         for parameter in blank:
             parameter.grad = torch.zeros_like(parameter)
         noise([(str(place), parameter) for place, parameter in enumerate(blank)], self._seed(seed, step))

@@ -53,7 +53,7 @@ class TogetherTrainer:
 
     @property
     def status(self) -> str:
-        """"running" as long as a member is, then "ok"."""
+        """ "running" as long as a member is, then "ok"."""
         return "running" if any(member.status == "running" for member in self.members) else "ok"
 
     @property
