@@ -35,15 +35,15 @@ class Balanced(NamedTuple):
         left = left * self.left_rows[:, :, None] * self.left_rows[:, None, :]
         return left, right * self.right_rows[:, :, None] * self.right_rows[:, None, :]
 
-    def scaled(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+    def scaled(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Both scaled factors of these members."""
-        left = self.left[rows] * self.left_rows[rows][..., None]
-        return left, self.right[rows] * self.right_rows[rows][..., None]
+        left, right = (factor.index_select(0, rows) for factor in (self.left, self.right))
+        return left.mul_(self.left_rows[rows][..., None]), right.mul_(self.right_rows[rows][..., None])
 
 
 def balanced(a: Tensor, delta: Tensor) -> Balanced:
     """A row of a times c and that row of δ over c leave G as it is; c = 2^k makes both alike."""
-    first, second = (torch.linalg.vector_norm(factor, float("inf"), dim=2) for factor in (a, delta))
+    first, second = (factor.abs().amax(2) for factor in (a, delta))
     finite = torch.isfinite(first).all(1) & torch.isfinite(second).all(1)
     alive = (first > 0) & (second > 0) & finite[:, None]
     powers = exponent_of(first), exponent_of(second)

@@ -10,27 +10,27 @@ from clipbench.spectral.newton_schulz import newton_schulz
 Core = tuple[Tensor, Tensor, Tensor]  # rows (B, r, n), rows (B, r, m) whose product is C_τ(G), and σ_max (B,)
 
 
-def cholesky(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The lower factor of each Gram matrix, and where there is one, (B,).
+TINY = 1e-30  # under the root on the diagonal of a row of zeros, as of a sample without a gradient: far below rounding
 
-    A row of zeros, as of a sample without a gradient, gets 1 for its diagonal, so that it does no harm to the others.
-    """
-    dead = gram.diagonal(dim1=1, dim2=2) == 0
-    factor, info = torch.linalg.cholesky_ex(gram + torch.diag_embed(dead.to(gram.dtype)))
+
+def cholesky(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower factor of each Gram matrix, of rows of at most 1, and where there is one, (B,)."""
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    factor, info = torch.linalg.cholesky_ex(gram + torch.diag_embed((diagonal == 0) * TINY))
     return factor, info == 0
 
 
 def core_by_gram(left: Tensor, right: Tensor, factors: tuple[Tensor, Tensor], tau: Tensor) -> Core:
     """From the Cholesky factors L of both Gram matrices: core L_AᵀL_B, an eigendecomposition of its Gram matrix."""
-    dead = left.abs().amax(2) == 0
-    core = (factors[0].mT @ factors[1]).masked_fill(dead[..., None], 0.0)  # without the ones for rows of zeros
+    core = factors[0].mT @ factors[1]
     values, vectors = torch.linalg.eigh(core.mT @ core)
     sigma = values.clamp_min(0).sqrt()
     taken = (1 - tau[:, None] / sigma.clamp_min(torch.finfo(sigma.dtype).tiny)).clamp_min(0)
     clipped = torch.baddbmm(core, (core @ vectors) * taken[:, None, :], vectors.mT, alpha=-1)
-    first = torch.linalg.solve_triangular(factors[0], left, upper=False)
-    second = torch.linalg.solve_triangular(factors[1], right, upper=False)
-    return first, clipped @ second, sigma[:, -1]
+    identity = torch.eye(core.shape[1], dtype=core.dtype)
+    turned = torch.linalg.solve_triangular(factors[0], identity, upper=False)
+    changed = torch.linalg.solve_triangular(factors[1], clipped, upper=False, left=False)
+    return turned.contiguous() @ left, changed.contiguous() @ right, sigma[:, -1]
 
 
 def core_by_svd(left: Tensor, right: Tensor, tau: Tensor) -> Core:

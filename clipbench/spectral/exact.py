@@ -31,6 +31,7 @@ from clipbench.spectral.svd import clip_by_svd
 SINGLE_RATIO = 36.0  # σ_max/τ up to which float32 holds the part above τ to 1e-5
 FULL_RATIO = 9.0  # up to which a float32 eigendecomposition of the Gram matrix does
 SVD_RATIO = 3e4  # beyond which only an SVD does
+BEYOND = 1e12  # ‖G‖_F/τ that is beyond SVD_RATIO whatever the rank
 COMPARABLE = 20.0  # times ‖C‖_F: up to there rounding in the product that gives C, some eps ‖G‖_F, leaves its digits
 DOMINANT = 10.0  # σ_max/‖C‖_F from which the rounding of the part taken off, some eps σ_max, is taken off too
 STEEP = 100.0  # s/τ beyond which rounding in u, some eps s, is more than the error of v
@@ -52,8 +53,12 @@ def exact_(matrices: Sequence[Tensor], tau: Tensor, norms: Tensor | None = None)
 
 def clip_one_(matrix: Tensor, tau: float, norm: float | None = None) -> Outcome:
     """Clip one matrix in place, on the host and in float32 or float64; a matrix that is not finite is left."""
+    if not tau > 0:  # ≤ 0 or NaN: no goal for an iteration
+        return clip_by_svd(matrix, tau)
     work = matrix.to("cpu", matrix.dtype if matrix.dtype in TOLERANCE else torch.float32)
     norm = frobenius(work) if norm is None else norm
+    if norm > BEYOND * tau:  # what scales G and τ could lose τ
+        return clip_by_svd(matrix, tau)._replace(fell_back=True)
     outcome = _clip_safe_(work, tau, norm) if SAFE[0] < norm < SAFE[1] else _clip_scaled_(work, tau)
     if work is not matrix and outcome.count_above:
         matrix.copy_(work)

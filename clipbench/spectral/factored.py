@@ -22,7 +22,7 @@ from torch import Tensor
 from clipbench.spectral.balance import balanced
 from clipbench.spectral.core import Core, core_by_products
 from clipbench.spectral.members import Members, Sorted
-from clipbench.spectral.powers import exponent_of, power_of_two
+from clipbench.spectral.powers import exponent_of, times_power
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}  # error wanted, relative to ‖C_τ(G)‖_F
 CAP = 1e100  # τ is cut to it where rows are scaled to 1: its square stays finite, and nothing is above it
@@ -83,32 +83,26 @@ def _products(a: Tensor, delta: Tensor, tau: Tensor) -> Core:
     """All members by matrix products."""
     pair = balanced(a, delta)
     level = _scaled(tau, pair.exponent)
-    left, right = (torch.where(pair.finite[:, None, None], rows, 0.0) for rows in pair.scaled(slice(None)))
+    left, right = (
+        torch.where(pair.finite[:, None, None], rows, 0.0)
+        for rows in pair.scaled(torch.arange(len(tau), device=tau.device))
+    )
     first, second, sigma = core_by_products(left, right, level)
     above = (pair.finite & ~(sigma <= level))[:, None, None]
     first, second = _unscaled(first, second, torch.fmin(sigma, level), pair.exponent)
-    sigma = torch.where(pair.finite, _real(sigma, pair.exponent), math.nan)
+    sigma = torch.where(pair.finite, times_power(sigma, pair.exponent), math.nan)
     return torch.where(above, first.to(a.dtype), a), torch.where(above, second.to(a.dtype), delta), sigma
 
 
 def _scaled(tau: Tensor, exponent: Tensor) -> Tensor:
-    """τ · 2^−exponent, in two steps since either may leave float64; from 0 to CAP, NaN as it is."""
-    half = -exponent // 2
-    scaled = tau.clamp(0, CAP) * power_of_two(half, torch.float64) * power_of_two(-exponent - half, torch.float64)
-    return scaled.clamp_max(CAP)
-
-
-def _real(value: Tensor, exponent: Tensor) -> Tensor:
-    """value · 2^exponent, in two steps."""
-    half = exponent // 2
-    return value * power_of_two(half, torch.float64) * power_of_two(exponent - half, torch.float64)
+    """τ · 2^−exponent, from 0 to CAP; NaN as it is."""
+    return times_power(tau.clamp(0, CAP), -exponent).clamp_max(CAP)
 
 
 def _unscaled(first: Tensor, second: Tensor, size: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
     """Both factors with 2^exponent shared out, so that entries are alike; size: σ_max of their product, scaled."""
-    half = (exponent_of(size) + exponent) // 2
-    powers = power_of_two(half, torch.float64), power_of_two(exponent - half, torch.float64)
-    return first * powers[0][:, None, None], second * powers[1][:, None, None]
+    half = ((exponent_of(size) + exponent) // 2)[:, None, None]
+    return times_power(first, half), times_power(second, exponent[:, None, None] - half)
 
 
 def _below(a: Tensor, delta: Tensor, tau: Tensor) -> Tensor:
@@ -129,7 +123,8 @@ def _exact(a: Tensor, delta: Tensor, tau: Tensor, measure: bool) -> Core:
     places = torch.arange(len(tau)) if measure else (~_below(a, delta, tau)).nonzero()[:, 0]
     if not len(places):
         return a, delta, sigma
-    pair = balanced(a[places], delta[places])
+    whole = len(places) == len(tau)
+    pair = balanced(a, delta) if whole else balanced(a[places], delta[places])
     members = Members(pair, _scaled(tau[places], pair.exponent), TOLERANCE[a.dtype], torch.finfo(a.dtype).eps)
     found = members.sort(measure)
     lost = (pair.finite & members.tau.isnan()).nonzero()[:, 0]
@@ -137,13 +132,11 @@ def _exact(a: Tensor, delta: Tensor, tau: Tensor, measure: bool) -> Core:
         delta = delta.index_fill(0, places[lost], math.nan)
     if found is not None:
         a, delta = _changed(a, delta, places, members, found)
-    sigma[places] = torch.where(pair.finite, _real(members.sigma, pair.exponent), math.nan)
+    sigma[places] = torch.where(pair.finite, times_power(members.sigma, pair.exponent), math.nan)
     return a, delta, sigma
 
 
-def _changed(
-    a: Tensor, delta: Tensor, places: Tensor, members: Members, found: Sorted
-) -> tuple[Tensor, Tensor]:
+def _changed(a: Tensor, delta: Tensor, places: Tensor, members: Members, found: Sorted) -> tuple[Tensor, Tensor]:
     """Both factors with what is above τ clipped, each member in its own way."""
     several = found.several
     if len(found.alone):

@@ -78,14 +78,14 @@ class Members:
         tau, pair = self.tau[rows], self.pair
         scale = pair.right_rows[rows]
         taken = (1 - tau / top.theta.sqrt()) / top.length
-        right = pair.right[rows]
+        right = pair.right.index_select(0, rows)
         part = (top.vector * scale)[:, None, :] @ right
         unscaled = torch.where(scale > 0, -taken[:, None] * top.image / scale, 0.0)
-        right = torch.baddbmm(right, unscaled[..., None], part)
+        right = right.addcmul_(unscaled[..., None], part)
         lengths = self.grams[0][rows].diagonal(dim1=1, dim2=2).sqrt() * scale
         terms = (lengths * torch.linalg.vector_norm(right, dim=2)).sum(1)
         clipped = (self.total[rows] - top.theta).clamp_min(0) + tau.square()
-        return right * pair.back[rows][..., None], self.eps * terms <= CANCELLED * self.tolerance * clipped.sqrt()
+        return right.mul_(pair.back[rows][..., None]), self.eps * terms <= CANCELLED * self.tolerance * clipped.sqrt()
 
     def cores(self, rows: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """(members, a', δ') in groups, scaled, of any members; `sigma` is filled in."""
@@ -100,6 +100,8 @@ class Members:
                 members = rows[places]
                 lower = factors[0][0][places], factors[1][0][places]
                 pair, tau = self.pair.scaled(members), self.tau[members]
-                first, second, self.sigma[members] = core_by_gram(*pair, lower, tau) if by_gram else core_by_svd(*pair, tau)
+                first, second, self.sigma[members] = (
+                    core_by_gram(*pair, lower, tau) if by_gram else core_by_svd(*pair, tau)
+                )
                 groups.append((members, first, second))
         return groups

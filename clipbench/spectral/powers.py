@@ -21,3 +21,9 @@ def power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:
 def exponent_of(value: Tensor) -> Tensor:
     """e with 2^(e−1) ≤ |value| < 2^e, int32; 0 for zero and for what is not finite."""
     return torch.frexp(value.nan_to_num(0.0, 0.0, 0.0)).exponent
+
+
+def times_power(value: Tensor, exponent: Tensor) -> Tensor:
+    """value · 2^exponent, in two steps since 2^exponent alone may leave the dtype; exponent broadcasts."""
+    half = exponent // 2
+    return value * power_of_two(half, value.dtype) * power_of_two(exponent - half, value.dtype)

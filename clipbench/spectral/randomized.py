@@ -155,6 +155,8 @@ def randomized_one_(
     generator: torch.Generator,
 ) -> tuple[Outcome, Tensor | None]:
     """Clip one matrix in place; also the basis for the next call (None where nothing was found)."""
+    if not tau > 0:  # ≤ 0 or NaN: no rank is enough
+        return clip_one_(matrix, tau), None
     work = wide(matrix).to(torch.promote_types(matrix.dtype, torch.float32))
     norm = frobenius(matrix)
     if not SAFE[0] < norm < SAFE[1]:

@@ -10,55 +10,68 @@ from torch import Tensor
 
 from clipbench.spectral.auto import Backend, choose
 from clipbench.spectral.gram import gram
-from clipbench.spectral.newton_schulz import ITERATIONS, Spectrum, polar
+from clipbench.spectral.newton_schulz import ITERATIONS, in_unit, polar, reach
 from clipbench.spectral.report import LEFT, LinAlgError, Outcome, SpectralReport, gather
 from clipbench.spectral.shapes import wide
 
+SQUARED = 1e3  # ‖G‖_F/c from which values near c are lost in squares: rounding is then 1e-10 of them, squared
+
 
 def _soft_one_(matrix: Tensor, level: float) -> Outcome:
-    """(I + A/c²)^{-1/2} G in place, A = G Gᵀ, by the eigendecomposition of A in float64."""
+    """G (I + B/c²)^{-1/2} in place, B = Gᵀ G, in float64: by the eigendecomposition of the shorter side's Gram matrix.
+
+    Beyond σ_max/c = SQUARED the squares have lost the values near c: by SVD.
+    """
     double = wide(matrix).double()
-    norm = float(torch.linalg.vector_norm(double))
-    if not math.isfinite(norm):
+    largest = float(double.abs().amax())
+    if not math.isfinite(largest):
         return LEFT
-    if norm == 0 or math.isinf(level):
-        return Outcome(norm and float(torch.linalg.matrix_norm(double, 2)))
+    norm = largest and float(torch.linalg.vector_norm(double / largest)) * largest
+    if math.isnan(level) or level <= 0:
+        matrix.fill_(math.nan if math.isnan(level) else 0.0)
+    if norm == 0 or math.isinf(level) or not level > 0:
+        return Outcome(norm and float(torch.linalg.matrix_norm(double, 2)), int(norm > 0 and level <= 0))
     try:
-        values, vectors = torch.linalg.eigh(gram(double / norm))
+        if norm > SQUARED * level:
+            left, sigma, right = torch.linalg.svd(double, full_matrices=False)
+            damped = sigma / torch.hypot(torch.ones_like(sigma), sigma / level)
+            result, top = (left * damped) @ right, float(sigma[0])
+        else:
+            values, vectors = torch.linalg.eigh(gram(double / norm))
+            sigma = values.clamp_min(0).sqrt() * norm
+            result, top = (vectors * torch.rsqrt(1 + (sigma / level) ** 2)) @ vectors.mT @ double, float(sigma[-1])
     except LinAlgError:
         return LEFT
-    sigma = values.clamp_min(0).sqrt() * norm
-    factor = (vectors / torch.sqrt(1 + (sigma / level) ** 2)) @ vectors.mT
-    wide(matrix).copy_(factor @ double)
-    return Outcome(float(sigma[-1]), int((sigma > level).sum()))
+    wide(matrix).copy_(result)
+    return Outcome(top, int((sigma > level).sum()))
 
 
 def _soft_products(matrix: Tensor, level: Tensor) -> tuple[Tensor, SpectralReport]:
-    """The same by matrix products: c times the left block of polar([G/c, I]) (singular values √(1 + σ²/c²))."""
-    largest = matrix.abs().amax(dim=(1, 2)).float()
-    finite = torch.isfinite(largest)
-    unit = torch.where(finite & (largest > 0), largest, 1.0)
-    work = wide(torch.where(finite[:, None, None], matrix.float() / unit[:, None, None], 0.0))
-    spectrum = Spectrum(work)
-    soft = torch.isfinite(level)
-    scale = torch.where(soft, level.float() / unit, 1.0)
-    length = torch.hypot(scale, spectrum.bound)[:, None, None]
-    identity = torch.eye(work.shape[1], device=work.device) * scale[:, None, None]
-    stacked = polar(torch.cat([work, identity], dim=2) / length, ITERATIONS)
-    result = stacked[:, :, : work.shape[2]] * level.float()[:, None, None]
-    if work.shape[1:] != matrix.shape[1:]:
-        result = result.mT
-    sigma = torch.where(finite, spectrum.sigma * unit, math.nan)
-    zero = torch.zeros_like(finite)
-    changed = (finite & soft)[:, None, None]
-    report = SpectralReport(sigma, (sigma > level).to(torch.int64), ~finite, zero)
-    return torch.where(changed, result.to(matrix.dtype), matrix), report
+    """The same by matrix products: c times the left block of polar([G/c, I]) (singular values √(1 + σ²/c²)).
+
+    As in `newton_schulz`, c is no less than σ_max over REACH, and the result is scaled.
+    """
+    iterations = ITERATIONS[matrix.dtype]
+    unit = in_unit(matrix, level, torch.float64)
+    bound = unit.spectrum.bound.double().clamp_min(torch.finfo(torch.float64).tiny)
+    soft = torch.isfinite(level) | level.isnan()
+    reached = torch.where(soft, torch.maximum(unit.level, bound / reach(iterations, torch.float64)), 1.0)
+    length = torch.hypot(reached, bound)[:, None, None]
+    identity = torch.eye(unit.work.shape[1], dtype=unit.work.dtype, device=matrix.device)
+    stacked = torch.cat([unit.work / length, identity * (reached[:, None, None] / length)], dim=2)
+    damped = polar(stacked, iterations)[:, :, : unit.work.shape[2]] * reached[:, None, None]
+    result = unit.restored(damped, reached, level.double().clamp_min(0), matrix, unit.finite & soft)
+    sigma = unit.sigma()
+    return result, SpectralReport(sigma, (sigma > level).to(torch.int64), ~unit.finite, torch.zeros_like(unit.finite))
 
 
 def soft_matrices_(
     matrices: Sequence[Tensor], level: Tensor, backend: Backend = "auto", adaptive: bool = True
 ) -> SpectralReport:
     """Soft-clip matrices of one shape in place, c = level (len(matrices),); "exact", "newton_schulz" or "auto".
+
+    Nothing exceeds c, whatever σ_max/c. c ≤ 0 gives zero, NaN gives NaN; ∞ leaves the matrix as it is, and so does a
+    matrix that is not finite.
 
     count_above is 1 where σ_max > c, in the form by products, which does not see the others.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,8 @@ from clipbench.spectral.report import LEFT, LinAlgError, Outcome, SpectralReport
 def clip_by_svd(matrix: Tensor, tau: float) -> Outcome:
     """C_τ(G) = U diag(min(s, τ)) Vᵀ in place; left as it is where it is not finite or LAPACK does not converge.
 
-    Where no value exceeds τ the matrix is not touched, so τ = ∞ is the identity to the last bit.
+    Where no value exceeds τ the matrix is not touched, so τ = ∞ is the identity to the last bit. τ ≤ 0 gives zero, NaN
+    gives NaN.
     """
     work = matrix.double()
     if not bool(torch.isfinite(work).all()):
@@ -23,8 +25,8 @@ def clip_by_svd(matrix: Tensor, tau: float) -> Outcome:
     except LinAlgError:
         return LEFT
     count = int((sigma > tau).sum())
-    if count:
-        matrix.copy_((left * sigma.clamp_max(tau)) @ right)
+    if count or math.isnan(tau):
+        matrix.copy_((left * sigma.clamp_max(max(tau, 0.0))) @ right)
     return Outcome(float(sigma[0]), count)
 
 
