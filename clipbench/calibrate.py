@@ -70,6 +70,7 @@ def main(arguments: Sequence[str]) -> None:
         found, tuned = configs(words)
     results = Path(found[BASELINE]["paths"]["results"])
 
+    from clipbench.runs.archive import stem
     from clipbench.runs.files import atomic_text
     from clipbench.runs.fingerprint import fingerprint
     from clipbench.timing.footprint import footprint
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str]) -> None:
     for line in [*session.notes, *disturbed(frame)]:
         warn(line)
     store(results / "data" / "calibration.parquet", frame, warn)
-    page = results / "tables" / f"{session.setup.options.experiment.replace('/', '__')}__calibration.md"
+    page = results / "tables" / f"{stem(session.setup.options.experiment)}__calibration.md"
     page.parent.mkdir(parents=True, exist_ok=True)
     atomic_text(page, text)
     print(results / "data" / "calibration.parquet")

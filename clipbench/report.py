@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipbench.analysis import collect, experiments
+from clipbench.analysis.collect import merge_files
 from clipbench.analysis.document import summary, write_figures, write_report, write_tables
 from clipbench.analysis.embed import embed
 from clipbench.analysis.groups import BASELINE
+from clipbench.errors import RecordError
 
 DESCRIPTION = """\
 Turn the records of runs into tables and figures.
@@ -19,6 +21,7 @@ Turn the records of runs into tables and figures.
   tables    results/data -> results/tables/*.md
   figures   results/data -> results/figures/*.png and *.svg
   summary   collect one experiment, print its table, draw its figure
+  merge     two versions of a collected file -> one, for git
   all       collect, tables, figures, and results/REPORT.md
 """
 EPILOG = """\
@@ -36,7 +39,11 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
         "python -m clipbench.report", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw
     )
-    commands = main.add_subparsers(dest="command", required=True, metavar="{collect,tables,figures,summary,all}")
+    commands = main.add_subparsers(dest="command", required=True, metavar="{collect,tables,figures,summary,merge,all}")
+    files = commands.add_parser("merge", description=_line("merge"))
+    files.add_argument("base", type=Path, help="the version that both come from (%%O)")
+    files.add_argument("ours", type=Path, help="our version, which becomes the union by run id (%%A)")
+    files.add_argument("theirs", type=Path, help="their version (%%B)")
     for name in ("collect", "tables", "figures", "summary", "all"):
         _options(commands.add_parser(name, description=_line(name)), name)
     return main
@@ -44,23 +51,20 @@ def parser() -> argparse.ArgumentParser:
 
 def _options(command: argparse.ArgumentParser, name: str) -> None:
     """The arguments of the command `name`."""
-    command.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    command.add_argument("--results", type=_folder, default=Path("results"), metavar="DIR", help="default: results")
     if name == "summary":
         command.add_argument("experiment", help='the name of one experiment, or "single" for runs outside of any')
         command.add_argument("--dataset", help="only this dataset")
         command.add_argument("--model", help="only this model")
+        command.add_argument("--published", action="store_true", help="show what is collected; collect nothing")
+        command.add_argument("--out", type=_folder, metavar="DIR", help="where the figure goes (default: as --results)")
     else:
         command.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all there are")
     if name in ("collect", "all", "summary"):
         command.add_argument(
-            "--roots", nargs="+", type=Path, default=[], metavar="DIR", action="extend",
+            "--roots", nargs="+", type=_folder, default=[], metavar="DIR", action="extend",
             help="results folders to merge, as from several machines (default: that of --results)",
         )  # fmt: skip
-        command.add_argument(
-            "--fresh",
-            action="store_true",
-            help="forget runs collected before whose records are not below the roots",
-        )
     if name != "collect":
         command.add_argument("--baseline", default=BASELINE, metavar="METHOD", help=f"default: {BASELINE}")
     if name == "figures":
@@ -77,6 +81,10 @@ def _options(command: argparse.ArgumentParser, name: str) -> None:
         )  # fmt: skip
 
 
+def _folder(text: str) -> Path:
+    return Path(text).expanduser()
+
+
 def _curve(text: str) -> tuple[str, str]:
     split, _, metric = text.partition("/")
     if split not in ("train", "validation", "test") or not metric:
@@ -91,7 +99,7 @@ def _line(name: str) -> str:
 
 
 def _collect(args: argparse.Namespace, names: Sequence[str]) -> None:
-    done = collect(args.results, args.roots, names, args.fresh)
+    done = collect(args.results, args.roots, names)
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for name, count in done.runs.items():
@@ -99,8 +107,9 @@ def _collect(args: argparse.Namespace, names: Sequence[str]) -> None:
 
 
 def _summary(args: argparse.Namespace) -> None:
-    _collect(args, [args.experiment])
-    tables, figures = summary(args.results, args.experiment, args.baseline, args.dataset, args.model)
+    if not args.published:
+        _collect(args, [args.experiment])
+    tables, figures = summary(args.results, args.experiment, args.baseline, args.dataset, args.model, args.out)
     if not tables:
         raise ValueError(f"experiment must have finished runs of that dataset and model, got {args.experiment}")
     for table in tables:
@@ -118,6 +127,10 @@ def _names(args: argparse.Namespace) -> list[str]:
 
 def run(args: argparse.Namespace) -> None:
     """Do what the command line asks. Raises ValueError for what is not there."""
+    if args.command == "merge":
+        for line in merge_files(args.ours, args.theirs):
+            print(f"warning: {line}", file=sys.stderr)
+        return
     if args.command == "summary":
         _summary(args)
         return
@@ -149,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

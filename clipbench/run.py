@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from clipbench.cli.arguments import at_home
 from clipbench.cli.command import command, condense
 from clipbench.cli.compose import CONFIG_PATH, resolve
 from clipbench.errors import JobError, RunLocked
@@ -41,6 +42,7 @@ def job(config: DictConfig) -> str:
 
 def main() -> None:
     """The job, or the sweep between its plan and its report, which comes however the sweep ends."""
+    sys.argv[1:] = at_home(sys.argv[1:])
     words = get_args_parser().parse_args()
     if not words.multirun or words.cfg or words.info or words.help or words.hydra_help:
         job()

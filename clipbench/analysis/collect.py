@@ -1,23 +1,15 @@
-"""Records → results/data/<experiment>.parquet: all runs of an experiment in one file, from one or several
-machines.
+"""Records → results/data/<experiment>.parquet: all runs of an experiment in one file, from one or several machines.
 
-The file has one row per metric row, with the run's own columns beside it (see `load.py` for the way back):
-
-- `step`, `epoch`, `samples`, `train_seconds`, `split`, `metric`, `value` as in metrics.parquet; a run that
-  left no metrics keeps one row in which these are null, so that a failed run is still counted;
-- every entry of run.json under its own name: numbers and words as they are, mappings (`final`, `best`,
-  `seconds`, `device`, `versions`, `data`) as JSON text; and `config`, the resolved configuration, as JSON
-  text.
-
-What tells of the machine's owner is left out: `host`, `user`, `paths`, the logger's options, the data's
-folder, and the directories of any absolute path within a text. The same runs always give the same bytes.
+Collecting adds to a file and never takes a run away that it cannot see. Of two records of one run the one of the
+later ATTEMPT is kept (a number in the record, not a time of day), so a failure that is newer than a success shows.
+Trials of a tuning keep their final metrics and at most 20 points of each curve. What is published of a record is
+listed in `fields.py`. The same runs always give the same bytes, in whatever order they come.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,22 +17,15 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
-METRIC_COLUMNS = ["step", "epoch", "samples", "train_seconds", "split", "metric", "value"]
-REQUIRED = ("run_id", "experiment", "method", "seed", "role", "status")
-DROPPED = frozenset({"host", "user", "hostname", "username", "paths", "root", "logger", "hydra"})
-FINISHED = {"ok": 2, "diverged": 2, "failed": 1}
-_ABSOLUTE = re.compile(r"(?<![\w:/.~])(?:[A-Za-z]:)?(?:[/\\][\w.~@+ -]*[\w.~@+-])+[/\\]([\w.~@+-]+)")
+from clipbench.analysis.fields import public
+from clipbench.runs.archive import METRIC_COLUMNS, Run, data_file, holds_runs, read_data, write_data
+from clipbench.runs.equal import representative
+from clipbench.runs.files import lock
+from clipbench.runs.record import FINISHED, STATUSES, parse_info
 
-
-class Run(NamedTuple):
-    """One run: `info` holds run.json and the config (as JSON text, nothing of its owner), `metrics` the long
-    table."""
-
-    info: dict[str, Any]
-    metrics: pd.DataFrame
+CURVE_POINTS = 20  # of each curve of a tuning's trial
 
 
 class Collected(NamedTuple):
@@ -50,60 +35,55 @@ class Collected(NamedTuple):
     warnings: list[str]
 
 
-def data_file(results: Path, experiment: str) -> Path:
-    """results/data/<experiment, "/" as "__">.parquet."""
-    return results / "data" / f"{experiment.replace('/', '__')}.parquet"
-
-
-def scrub(value: Any) -> Any:
-    """`value` without the entries of `DROPPED`, and without the directories of absolute paths inside
-    texts."""
-    if isinstance(value, Mapping):
-        return {str(k): scrub(v) for k, v in value.items() if str(k) not in DROPPED}
-    if isinstance(value, list | tuple):
-        return [scrub(v) for v in value]
-    return _ABSOLUTE.sub(r"…/\1", value) if isinstance(value, str) else value
-
-
 def read_record(folder: Path) -> Run:
-    """The record in `folder`. Raises ValueError, naming the file, where one is missing, cut off or not a
-    record."""
+    """The record in `folder`. Raises ValueError, naming the file, where one is missing, cut off or not a record."""
+    path = folder / "run.json"
     try:
-        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        missing = [key for key in REQUIRED if key not in info]
+        info = parse_info(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder / 'run.json'} cannot be read ({type(error).__name__})") from error
-    if missing:
-        raise ValueError(f"{folder / 'run.json'} has no {', '.join(missing)}")
+        why = str(error) if type(error).__name__ == "OddEntry" else type(error).__name__
+        raise ValueError(f"{path} cannot be read ({why})") from error
+    if info["status"] not in STATUSES:
+        raise ValueError(f"{path} must have a status of {', '.join(STATUSES)}, got {info['status']}")
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{folder / 'config.yaml'} cannot be read ({type(error).__name__})") from error
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{folder / 'config.yaml'} cannot be read (it must hold a mapping)")
     path = folder / "metrics.parquet"
     try:
         metrics = pd.read_parquet(path)[METRIC_COLUMNS] if path.exists() else pd.DataFrame(columns=METRIC_COLUMNS)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__})") from error
-    return Run(_flat(scrub(info) | {"config": scrub(config)}), metrics.reset_index(drop=True))
+    return Run(_flat(public(info, config)), thinned(metrics.reset_index(drop=True), str(info["role"])))
 
 
 def _flat(info: Mapping[str, Any]) -> dict[str, Any]:
     """Mappings and lists become JSON text with sorted keys; numbers and words stay."""
     return {
-        key: json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-        if isinstance(value, Mapping | list)
-        else value
+        key: json.dumps(value, sort_keys=True, ensure_ascii=False) if isinstance(value, Mapping | list) else value
         for key, value in info.items()
-        if key not in METRIC_COLUMNS
     }
 
 
-def find_records(root: Path) -> Iterator[Path]:
-    """The record folders below `root`, a results folder or a folder of runs. Folders put aside are passed
-    over.
+def thinned(metrics: pd.DataFrame, role: str) -> pd.DataFrame:
+    """A tuning trial's rows at no more than 20 steps of each curve, its last among them, without per-layer figures."""
+    if role != "tune":
+        return metrics
+    kept = metrics[~metrics["metric"].astype(str).str.contains("/", regex=False)]
+    parts = []
+    for _, curve in kept.groupby(["split", "metric"], sort=False):
+        count = len(curve)
+        places = sorted({round(i * (count - 1) / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)})
+        parts.append(curve if count <= CURVE_POINTS else curve.iloc[places])
+    return pd.concat(parts).sort_index().reset_index(drop=True) if parts else kept
 
-    A record's folder is named by its run id; anything else (a broken or a stale record moved aside) is no
-    record.
+
+def find_records(root: Path) -> Iterator[Path]:
+    """The record folders below `root`, a results folder or a folder of runs. Folders put aside are passed over.
+
+    A record's folder is named by its run id; anything else (a broken or a stale record moved aside) is no record.
     """
     base = root / "runs" if (root / "runs").is_dir() else root
     for path in sorted(base.rglob("run.json")):
@@ -111,31 +91,12 @@ def find_records(root: Path) -> Iterator[Path]:
             named = json.loads(path.read_text(encoding="utf-8")).get("run_id")
         except (OSError, ValueError, AttributeError):
             named = path.parent.name  # cannot be read: `read_record` says so
-        if named == path.parent.name:
+        if named == path.parent.name or not isinstance(named, str):
             yield path.parent
 
 
-def read_data(path: Path) -> list[Run]:
-    """The runs of a collected file."""
-    table = pd.read_parquet(path, dtype_backend="pyarrow")
-    columns = [c for c in table.columns if c not in METRIC_COLUMNS]
-    runs = []
-    for _, rows in table.groupby("run_id", sort=False):  # in the file's order
-        first = rows.iloc[0]
-        info = {str(c): (None if pd.isna(first[c]) else first[c]) for c in columns}
-        metrics = rows[METRIC_COLUMNS].dropna(subset=["metric"]).reset_index(drop=True)
-        runs.append(Run(info, metrics))
-    return runs
-
-
-def _equal(left: Any, right: Any) -> bool:
-    both_nan = left != left and right != right  # NaN is the one value that differs from itself
-    return bool(left == right or both_nan)
-
-
 def _differences(left: Run, right: Run) -> list[str]:
-    """What two records of one run id differ in: entries of run.json, and "metrics". Empty for copies of one
-    record."""
+    """What two records of one run id differ in: entries of run.json, and "metrics". Empty for copies of one record."""
     keys = dict.fromkeys([*left.info, *right.info])
     differing = [key for key in keys if not _equal(left.info.get(key), right.info.get(key))]
     rows = [[*zip(*(run.metrics[c].tolist() for c in METRIC_COLUMNS), strict=True)] for run in (left, right)]
@@ -145,31 +106,41 @@ def _differences(left: Run, right: Run) -> list[str]:
     return differing + ([] if same else ["metrics"])
 
 
-def _rank(run: Run) -> tuple[int, str]:
-    return FINISHED.get(run.info["status"], 0), str(run.info.get("finished") or run.info.get("started") or "")
+def _equal(left: Any, right: Any) -> bool:
+    """Equal, or both without a value: a file may give back NaN as null."""
+    return bool(left == right or (pd.isna(left) and pd.isna(right)))
+
+
+def _rank(run: Run) -> tuple[Any, ...]:
+    """What decides between two records of one run: ended before under way, then the attempt, then how far it came.
+
+    The digest at the end decides nothing that matters, and the same everywhere.
+    """
+    info = run.info
+    ended, done = info["status"] != "running", info["status"] in FINISHED
+    text = json.dumps({key: str(info[key]) for key in sorted(info) if info[key] is not None})
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return ended, int(info.get("attempt") or 0), done, int(info.get("steps_done") or 0), digest
 
 
 def merge(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
-    """One run per run id: identical copies count once; of two that differ the finished one, then the newer,
-    is kept.
+    """One run per run id: copies count once; of two that differ the one of higher `_rank` is kept.
 
-    Returns the runs in a fixed order and a line for each conflict between two FINISHED ones (that a run went
-    on since it was last collected is no conflict).
+    Returns the runs in a fixed order, and a line for each two of one attempt that both ended and differ.
     """
     kept: dict[str, Run] = {}
     conflicts = []
     for run in runs:
         name = str(run.info["run_id"])
         other = kept.setdefault(name, run)
-        differences = _differences(run, other)
-        if not differences:
+        if other is run or not (differences := _differences(run, other)):
             continue
-        kept[name], dropped = (run, other) if _rank(run) > _rank(other) else (other, run)
-        if min(_rank(run)[0], _rank(other)[0]) == 2:
+        kept[name] = max(run, other, key=_rank)
+        if _rank(run)[:3] == _rank(other)[:3] and run.info["status"] in FINISHED:
             label = f"{run.info['method']}, seed {run.info['seed']}"
             what = ", ".join(differences[:5]) + (", …" if len(differences) > 5 else "")
-            stamps = f"kept {_rank(kept[name])[1] or '?'}, not {_rank(dropped)[1] or '?'}"
-            conflicts.append(f"{run.info['experiment']}: two records of {name} ({label}) differ in {what}: {stamps}")
+            when = str(kept[name].info.get("finished"))
+            conflicts.append(f"{run.info['experiment']}: two records of {name} ({label}) differ in {what}: kept {when}")
     return sorted(kept.values(), key=_order), conflicts
 
 
@@ -178,46 +149,26 @@ def _order(run: Run) -> tuple[str, ...]:
     return (str(run.info["role"]), str(run.info["method"]), *numbers, str(run.info["run_id"]))
 
 
-def write_data(path: Path, runs: Sequence[Run]) -> None:
-    """Write the runs to `path`, aside first and then in its place."""
-    index = [i for i, run in enumerate(runs) for _ in range(max(len(run.metrics), 1))]
-    frames = [run.metrics if len(run.metrics) else pd.DataFrame([{}], columns=METRIC_COLUMNS) for run in runs]
-    columns: dict[str, pa.Array] = {}
-    for key in dict.fromkeys(key for run in runs for key in run.info):
-        columns[key] = _array([run.info.get(key) for run in runs]).take(pa.array(index))
-    types = {"step": pa.int64(), "samples": pa.int64(), "split": pa.string(), "metric": pa.string()}
-    for key in METRIC_COLUMNS:
-        values = [None if pd.isna(v) and key != "value" else v for frame in frames for v in frame[key]]
-        columns[key] = pa.array(values, type=types.get(key, pa.float64()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".parquet.part")
-    pq.write_table(pa.table(columns), aside, compression="zstd")
-    os.replace(aside, path)
-
-
-def _array(values: list[Any]) -> pa.Array:
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):  # one column, several types: as text
-        return pa.array([None if v is None else str(v) for v in values])
-
-
 def fingerprint_warning(experiment: str, runs: Sequence[Run]) -> list[str]:
-    """A line where the runs of an experiment come from several versions of the code."""
-    counts = Counter(str(run.info.get("fingerprint")) for run in runs)
-    if len(counts) < 2:
-        return []
-    parts = ", ".join(f"{count} by {name[:12]}" for name, count in counts.most_common())
-    return [f"{experiment}: runs of {len(counts)} versions of the code ({parts})"]
+    """A line for each method whose runs come from several versions of the code."""
+    by_method: dict[str, Counter[str]] = {}
+    for run in runs:
+        code = representative(str(run.info.get("fingerprint")))
+        names = ", ".join(str(run.info.get(key)) for key in ("method", "optimizer", "dataset", "model"))
+        by_method.setdefault(names, Counter())[code] += 1
+    return [
+        f"{experiment}: runs of one method ({method}) by {len(counts)} versions of the code "
+        f"({', '.join(f'{count} by {name[:12]}' for name, count in counts.most_common())})"
+        for method, counts in by_method.items()
+        if len(counts) > 1
+    ]
 
 
-def collect(
-    results: Path, roots: Sequence[Path] = (), experiments: Sequence[str] = (), fresh: bool = False
-) -> Collected:
-    """Write results/data/<experiment>.parquet from the records below `roots` (default: `results` itself).
+def collect(results: Path, roots: Sequence[Path] = (), experiments: Sequence[str] = ()) -> Collected:
+    """Add the records below `roots` (default: `results` itself) to results/data/<experiment>.parquet.
 
-    Runs that are in the file but not below `roots` stay (they came from another machine), unless `fresh`.
-    `experiments` limits what is written. Raises ValueError for a root or an experiment that is not there.
+    `experiments` limits what is written. Several collects at once wait for each other. Raises ValueError for a root or
+    an experiment that is not there, RecordError where nothing can be written.
     """
     found, warnings = _gather(roots or [results], required=bool(roots))
     unknown = [name for name in experiments if name not in found and not data_file(results, name).exists()]
@@ -228,13 +179,36 @@ def collect(
     for name in sorted(found):
         if experiments and name not in experiments:
             continue
-        path = data_file(results, name)
-        earlier = read_data(path) if path.exists() and not fresh else []
-        runs, conflicts = merge([*found[name], *earlier])
-        write_data(path, runs)
+        runs, conflicts = add(data_file(results, name), found[name])
         written[name] = len(runs)
         warnings += conflicts + fingerprint_warning(name, runs)
     return Collected(written, warnings)
+
+
+def add(path: Path, new: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Add runs to a collected file: (all that it holds then, lines on conflicts)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock(path.parent / f".{path.name}.lock"):
+        runs, conflicts = merge([*(read_data(path) if path.exists() else []), *new])
+        write_data(path, runs)
+    return runs, conflicts
+
+
+def merge_files(ours: Path, theirs: Path) -> list[str]:
+    """Git's merge of two versions of a collected file, into `ours`: the union by run id; lines on conflicts.
+
+    Raises ValueError where one of them is no collected file.
+    """
+    for path in (ours, theirs):
+        try:
+            fits = holds_runs(path)
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{path} cannot be read ({type(error).__name__})") from error
+        if not fits:
+            raise ValueError(f"a file to merge must hold collected runs, got {path.name}")
+    runs, conflicts = merge([*read_data(ours), *read_data(theirs)])
+    write_data(ours, runs)
+    return conflicts
 
 
 def _gather(roots: Sequence[Path], required: bool) -> tuple[dict[str, list[Run]], list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,14 +9,14 @@ from clipbench.analysis.groups import BASELINE, Panel, panels
 from clipbench.analysis.load import Experiment, experiments, load
 from clipbench.analysis.sensitivity import sensitivity, sensitivity_table
 from clipbench.analysis.tables import Table, panel_tables
+from clipbench.runs.archive import stem
+from clipbench.runs.files import atomic_text
 
 
 def write_text(path: Path, text: str) -> Path:
     """Write `text` aside, then put it in its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    atomic_text(path, text)
     return path
 
 
@@ -54,7 +53,7 @@ def write_tables(
             written.append(write_text(results / "tables" / f"{panel.slug}.md", text))
         trials = sensitivity(experiment)
         if trials is not None:
-            path = results / "tables" / f"{name.replace('/', '__')}__sensitivity.md"
+            path = results / "tables" / f"{stem(name)}__sensitivity.md"
             written.append(write_text(path, sensitivity_table(trials).markdown()))
     return written
 
@@ -76,15 +75,16 @@ def write_figures(
             written += plots.save(figure, results, panel.slug) if figure is not None else []
         trials = sensitivity(experiment)
         if trials is not None:
-            written += plots.save(plots.sensitivity(trials), results, f"{name.replace('/', '__')}__sensitivity")
+            written += plots.save(plots.sensitivity(trials), results, f"{stem(name)}__sensitivity")
     return written
 
 
 def summary(
-    results: Path, name: str, baseline: str = BASELINE, dataset: str | None = None, model: str | None = None
-) -> tuple[list[Table], list[Path]]:
+    results: Path, name: str, baseline: str = BASELINE, dataset: str | None = None, model: str | None = None,
+    out: Path | None = None,
+) -> tuple[list[Table], list[Path]]:  # fmt: skip
     """The tables for the terminal (one test metric, validation loss) and the figures, drawn anew, of one
-    experiment."""
+    experiment; the figures go to `out`/figures (default: those of the results)."""
     from clipbench.analysis import plots
 
     chosen = panels(load(results, name), dataset, model)
@@ -92,7 +92,7 @@ def summary(
     for panel in chosen:
         tables += panel_tables(panel, results, baseline, metrics=_short(panel))
         figure = plots.comparison(panel, results, baseline)
-        paths += plots.save(figure, results, panel.slug)[:1] if figure is not None else []
+        paths += plots.save(figure, out or results, panel.slug)[:1] if figure is not None else []
     return tables, paths
 
 
@@ -119,7 +119,7 @@ def write_report(results: Path) -> Path:
         parts += [f"## {name}", "", f"{provenance(experiment)}.", ""]
         slugs = [(panel.slug, panel.title) for panel in panels(experiment)]
         if sensitivity(experiment) is not None:
-            slugs.append((f"{name.replace('/', '__')}__sensitivity", f"{name}: learning-rate sensitivity"))
+            slugs.append((f"{stem(name)}__sensitivity", f"{name}: learning-rate sensitivity"))
         for slug, title in slugs:
             if (results / "figures" / f"{slug}.png").exists():
                 parts += [f"![{title}](figures/{slug}.png)", ""]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from clipbench.analysis.load import Experiment
+from clipbench.runs.archive import stem
 from clipbench.runs.identity import counted, effective
 
 BASELINE = "sgd"
@@ -86,10 +87,13 @@ def panels(experiment: Experiment, dataset: str | None = None, model: str | None
             continue
         chosen = runs[(runs["dataset"] == data) & (runs["model"] == net)]
         one = len(pairs) == 1 and experiment.name != "single"
-        base = experiment.name.replace("/", "__")
+        base = stem(experiment.name)
         slug = base if one else f"{base}__{data}__{net}"
         title = experiment.name if one else f"{experiment.name}: {net} on {data}"
-        result.append(Panel(title, slug, experiment, variants(chosen), notes))
+        shown = variants(chosen)
+        again = len(chosen) - sum(len(variant.runs) for variant in shown)
+        twice = [f"{again} runs that differ from another by eval_every alone are not counted."] if again else []
+        result.append(Panel(title, slug, experiment, shown, notes + twice))
     return result
 
 
@@ -111,8 +115,17 @@ def variants(runs: pd.DataFrame) -> list[Variant]:
         differing = differing_keys(settings[key] for key in members)
         for key in sorted(members, key=lambda k: _sort_key(settings[k], differing)):
             label = method + (f" with {optimizer}" if several else "") + _suffix(settings[key], differing)
-            result.append(Variant(label, method, optimizer, settings[key], runs.loc[members[key]].sort_values("seed")))
+            own = _once(runs.loc[members[key]])
+            result.append(Variant(label, method, optimizer, settings[key], own))
     return result
+
+
+def _once(runs: pd.DataFrame) -> pd.DataFrame:
+    """One run a seed, sorted by seed: of runs that differ by their evaluations alone, the one with most of them."""
+    every = [config.get("eval_every") for config in runs["config"]]
+    width = [value if isinstance(value, int) else float("inf") for value in every]
+    order = runs.assign(_every=width).sort_values(["seed", "_every"], kind="stable")
+    return order.drop_duplicates("seed").drop(columns="_every")
 
 
 def _sort_key(setting: Mapping[str, Any], keys: Iterable[str]) -> tuple[tuple[bool, float, str], ...]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow.parquet as pq
 
-from clipbench.analysis.collect import METRIC_COLUMNS, data_file
+from clipbench.runs.archive import MAPPINGS, METRIC_COLUMNS, data_file, holds_runs
 
 CALIBRATION_COLUMNS = [
     "experiment",
@@ -22,7 +22,6 @@ CALIBRATION_COLUMNS = [
     "ratio_low",
     "ratio_high",
 ]
-_JSON = ("final", "best", "seconds", "device", "versions", "data", "config")
 
 
 class Experiment(NamedTuple):
@@ -49,7 +48,7 @@ def experiments(results: Path) -> list[str]:
     over."""
     names = set()
     for path in sorted((results / "data").glob("*.parquet")):
-        if {"run_id", "experiment", "config", "metric"} <= set(pq.read_schema(path).names):
+        if holds_runs(path):
             names |= set(pq.read_table(path, columns=["experiment"]).column(0).unique().to_pylist())
     return sorted(names)
 
@@ -64,7 +63,7 @@ def load(results: Path, experiment: str) -> Experiment:
     metrics = table[["run_id", *METRIC_COLUMNS]].dropna(subset=["metric"]).reset_index(drop=True)
     metrics = metrics.astype({"step": int})
     runs = table.drop(columns=METRIC_COLUMNS).drop_duplicates("run_id").reset_index(drop=True)
-    for column in _JSON:
+    for column in MAPPINGS:
         texts = runs[column] if column in runs else pd.Series([None] * len(runs))
         runs[column] = pd.Series([json.loads(t) if isinstance(t, str) else {} for t in texts], dtype=object)
     runs["lr"] = [_number(config.get("optimizer"), "lr") for config in runs["config"]]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from clipbench.errors import ConfigError
+
+HOME = re.compile(r"^([\w.+]+=)(~[\w.-]*(?:/.*)?)$")
 
 
 def overrides(arguments: Sequence[str], node: str, words: Collection[str]) -> list[str]:
@@ -13,7 +17,7 @@ def overrides(arguments: Sequence[str], node: str, words: Collection[str]) -> li
     A list is written with commas: `methods=sgd,ps_clip`. Raises ConfigError for what is not `key=value`.
     """
     found = []
-    for word in arguments:
+    for word in at_home(arguments):
         key, equals, value = word.partition("=")
         if word.startswith("-") or not equals:
             raise ConfigError(f"{word} must be an option as key=value (--help lists them)")
@@ -23,6 +27,11 @@ def overrides(arguments: Sequence[str], node: str, words: Collection[str]) -> li
         else:
             found.append(word)
     return found
+
+
+def at_home(words: Sequence[str]) -> list[str]:
+    """The words, with `key=~/folder` as the folder in the user's home: a shell leaves that alone, Hydra refuses it."""
+    return [HOME.sub(lambda found: found[1] + str(Path(found[2]).expanduser()), word) for word in words]
 
 
 def words_of_list(value: str) -> str:

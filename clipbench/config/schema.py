@@ -22,6 +22,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from clipbench.errors import ConfigError
 
 GROUPS = ("model", "dataset", "method", "optimizer", "schedule", "noise", "study", "logger")
+# Options that say nothing to a study without a network.
+TRAINING = frozenset({
+    "steps", "epochs", "batch_size", "accumulation", "eval_every", "eval_batch_size", "checkpoint_every", "log_every",
+    "log_layers", "precision", "compile",
+})  # fmt: skip
 EMPTY = ("noise", "study", "logger")  # groups that may be none
 PATTERNS = {
     "device": "must be auto, cpu, cuda or cuda:N",
@@ -155,16 +160,28 @@ def is_study(config: Mapping[str, Any]) -> bool:
 
 
 def reached(config: Mapping[str, Any]) -> list[str]:
-    """The groups that the run of a config uses: a study has neither model nor method, a training no study."""
-    return ["study", "logger"] if is_study(config) else [group for group in GROUPS if group != "study"]
+    """The groups that the run of a config uses: a training no study, and a study a network where it takes a `setup`."""
+    if not is_study(config):
+        return [group for group in GROUPS if group != "study"]
+    return list(GROUPS) if accepts(str(config["study"]["_target_"]), "setup") else ["study", "logger"]
 
 
-def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
+def used(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without what its run cannot use: no part of its record or its identity."""
+    groups = reached(config)
+    unused = set(GROUPS) - set(groups)
+    if "model" not in groups:
+        unused |= TRAINING
+    return {key: value for key, value in config.items() if key not in unused}
+
+
+def canonical(config: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """The config with its numbers in their options' own types (lr=1 becomes 1.0), so that one run has one id.
 
     What does not fit its type is left as it is, for `check` to name.
     """
-    return {key: _canonical(value) if key in GROUPS else value for key, value in config.items()}
+    typed = options.model_dump()
+    return {key: _canonical(value) if key in GROUPS else typed[key] for key, value in config.items()}
 
 
 def _canonical(node: Any) -> Any:

@@ -13,7 +13,6 @@ from typing import Any
 from clipbench.errors import ConfigError
 from clipbench.runs import catalogue
 from clipbench.runs.files import atomic_text, atomic_write, set_aside
-from clipbench.runs.kinship import stored
 from clipbench.runs.recorder import Say
 from clipbench.runs.request import Request, request
 
@@ -39,7 +38,7 @@ class BatchFile:
         """Keep the list of members, before any of them has begun."""
         self.folder.mkdir(parents=True, exist_ok=True)
         members = [
-            {"run_id": one.run_id, "fingerprint": one.fingerprint, "config": stored(one)} for one in self.requests
+            {"run_id": one.run_id, "fingerprint": one.fingerprint, "config": one.recorded} for one in self.requests
         ]
         atomic_text(self.folder / "members.json", json.dumps(members, indent=1, default=str) + "\n")
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from clipbench.runs.identity import counted
+from pathlib import Path
+from typing import NamedTuple
+
+from clipbench.runs.archive import data_file, published
+from clipbench.runs.equal import same
 from clipbench.runs.record import FINISHED, Record, State
 from clipbench.runs.recorder import Outcome, Say
 from clipbench.runs.request import Request
@@ -14,18 +18,60 @@ def settled(state: State, request: Request) -> bool:
         return request.options.retry == "never"
     if state.status not in FINISHED:
         return False
-    return request.options.stale == "keep" or state.info.get("fingerprint") == request.fingerprint
+    return request.options.stale == "keep" or same(state.info.get("fingerprint"), request.fingerprint)
+
+
+def collected(request: Request) -> State:
+    """What results/data says of the run; unfinished runs are collected too, and count as absent."""
+    info = published(request.results, request.options.experiment, request.run_id)
+    if info is None or info["status"] not in FINISHED:
+        return State("absent", info or {})
+    return State(str(info["status"]), info)
+
+
+class Known(NamedTuple):
+    """What is known of a run: its `state`, and the `place` where it lies finished, None where it is to be run."""
+
+    state: State
+    place: Path | None
+
+    @property
+    def travelled(self) -> bool:
+        """Whether it was found in collected data."""
+        return self.place is not None and self.place.suffix == ".parquet"
+
+
+def look(request: Request, say: Say = print) -> Known:
+    """What the run's own record says of it, or else results/data. RecordError for what cannot be read."""
+    state = Record(request.folder, say).state()
+    if settled(state, request):
+        return Known(state, request.folder)
+    known = collected(request)
+    if settled(known, request) and _attempt(known) >= _attempt(state):
+        return Known(known, data_file(request.results, request.options.experiment))
+    return Known(state, None)
 
 
 def find(request: Request, say: Say = print) -> Outcome | None:
-    """The finished run of `request`, None where it is to be run. Raises RecordError for what cannot be read."""
-    record = Record(request.folder, say)
-    state = record.state()
-    if not settled(state, request):
+    """The finished run of `request`, None where it is to be run; a finished record is mended where it is damaged."""
+    state, place = known = look(request, say)
+    if place is None:
         return None
-    if state.info.get("fingerprint") != request.fingerprint:
-        say(f"made by other code and kept (stale=keep): {request.folder}")
-    if state.status in FINISHED:
-        record.heal(counted(request.config, "record"))
-        record.clean()
-    return Outcome(state.status, request.folder, state.info, True)
+    if not same(state.info.get("fingerprint"), request.fingerprint):
+        say(f"made by other code and kept (stale=keep): {place}")
+    if not known.travelled and state.status in FINISHED:
+        Record(request.folder, say).tidy(request.recorded)
+    return Outcome(state.status, place, state.info, True)
+
+
+def earlier(request: Request, say: Say = print) -> State:
+    """The state that a new attempt follows: the record's own, with the number of the latest attempt known."""
+    state, known = Record(request.folder, say).state(), collected(request)
+    if state.status == "absent" and known.status in FINISHED:
+        made_by = known.info.get("fingerprint")
+        say(f"stale: the collected run's code is {made_by}, this is {request.fingerprint}; running it anew")
+    return State(state.status, {**state.info, "attempt": max(_attempt(state), _attempt(known))})
+
+
+def _attempt(state: State) -> int:
+    return int(state.info.get("attempt") or 0)

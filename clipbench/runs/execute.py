@@ -34,27 +34,18 @@ def execute(config: Mapping[str, Any], say: Say = print, watch: Watch | None = N
     with record.locked():
         if found := catalogue.find(wanted, say):  # another process may have finished it while this one loaded its data
             return found
-        recorder = Recorder(wanted, record, record.state(), say)
+        recorder = Recorder(wanted, record, catalogue.earlier(wanted, say), say)
         return _record(job, recorder, _tracker(wanted), watch)
 
 
 def make_job(wanted: Request) -> Job:
     """The training or the study that `wanted` asks for. Raises ConfigError for what does not fit."""
-    if wanted.study:
-        return _study(wanted)
-    from clipbench.training.setup import build
+    from clipbench.training import setup
     from clipbench.training.trainer import Trainer
 
-    return Trainer(build(wanted.config, wanted.options))
-
-
-def _study(wanted: Request) -> Job:
-    from clipbench.training.setup import pick_device, set_numerics
-
-    options, device = wanted.options, pick_device(wanted.options.device)
-    set_numerics(options)
-    job: Job = schema.instantiate(wanted.config["study"], "study", options=options, seed=options.seed, device=device)
-    return job
+    if wanted.study:
+        return setup.build_study(wanted.config, wanted.options)
+    return Trainer(setup.build(wanted.config, wanted.options))
 
 
 def _record(job: Job, recorder: Recorder, tracker: Tracker, watch: Watch | None) -> Outcome:

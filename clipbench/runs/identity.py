@@ -23,6 +23,7 @@ TABLE: dict[str, frozenset[Use]] = {
     "paths": frozenset({"record"}),
     "data.root": frozenset({"record"}),
     "data.download": SHOWN,
+    "data.verify": SHOWN | {"identity"},  # where it is false, the id has the sum of the data
     "log_every": SHOWN,
     "log_layers": SHOWN,
     "checkpoint_every": SHOWN,

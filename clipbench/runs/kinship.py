@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clipbench.runs.identity import counted
 from clipbench.runs.request import Request
 
 # Below these, numbers may differ from member to member; texts, switches and everything elsewhere are the same for all.
@@ -55,8 +54,3 @@ def groups(requests: Sequence[Request], size: int) -> list[list[Request]]:
         even = -(-len(members) // count)  # 33 runs of at most 32 are 17 and 16, not 32 and 1
         found += [members[start : start + even] for start in range(0, len(members), even)]
     return [members for members in found if len(members) > 1]
-
-
-def stored(request: Request) -> dict[str, Any]:
-    """The part of a config that a batch keeps of its member: all that its run depends on."""
-    return counted(request.config, "record")

@@ -93,9 +93,11 @@ class Record:
         path = self.folder / name
         self._say(f"{path} {why}; moved to {set_aside(path, word).name}, the run starts without it")
 
-    def heal(self, config: Mapping[str, Any]) -> None:
-        """Write `config.yaml` anew where it is missing or damaged; the rest of a finished record tells of its run."""
+    def tidy(self, config: Mapping[str, Any]) -> None:
+        """Mend a finished record: `config.yaml` where it is missing or damaged, and what a kill at the end left."""
         import yaml
+
+        self.clean()
 
         if not isinstance(self._read("config.yaml", yaml.safe_load), Mapping):
             self.write_config(config)

@@ -9,13 +9,12 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from clipbench.errors import RecordError
-from clipbench.runs import provenance
-from clipbench.runs.identity import counted
+from clipbench.runs import checkpoint, provenance
+from clipbench.runs.equal import same
 from clipbench.runs.job import Report
 from clipbench.runs.record import Record, State
 from clipbench.runs.request import Request
 
-LAYOUT = 2  # of checkpoints: one of another layout is not continued
 Say = Callable[[str], None]
 
 
@@ -36,7 +35,7 @@ class Recorder:
 
     def __init__(self, request: Request, record: Record, earlier: State, say: Say = print) -> None:
         self.request, self.record, self.earlier, self.say = request, record, earlier, say
-        self.config = counted(request.config, "record")
+        self.config = request.recorded
         self.info: dict[str, Any] = {}
         self.started = now()
         self.attempt = int(earlier.info.get("attempt") or 0) + 1
@@ -46,15 +45,15 @@ class Recorder:
 
     def resume(self, job: Report) -> None:
         """Let `job` go on from the record's checkpoint, where there is one that belongs to this run and code."""
-        checkpoint = self.record.checkpoint() if self._may_continue() else None
-        if checkpoint is None or not self._belongs(checkpoint):
+        content = self.record.checkpoint() if self._may_continue() else None
+        if content is None or not self._belongs(content):
             self.record.clean()
             return
-        job.load_state_dict(checkpoint["state"])
-        self._wall_before, self.started = checkpoint["wall"], checkpoint["started"]
-        self.attempt = checkpoint["attempt"]
-        self.fingerprint, self.continued_by = checkpoint["fingerprint"], list(checkpoint["continued_by"])
-        if self.request.fingerprint not in (self.fingerprint, *self.continued_by):
+        job.load_state_dict(content["state"])
+        self._wall_before, self.started = content["wall"], content["started"]
+        self.attempt = content["attempt"]
+        self.fingerprint, self.continued_by = content["fingerprint"], list(content["continued_by"])
+        if not any(same(self.request.fingerprint, one) for one in (self.fingerprint, *self.continued_by)):
             self.continued_by.append(self.request.fingerprint)
         self.say(f"resuming at step {job.done} of {job.steps}")
 
@@ -62,20 +61,17 @@ class Recorder:
         if self.earlier.status == "absent":
             return False
         made_by, this = self.earlier.info.get("fingerprint"), self.request.fingerprint
-        if made_by != this and self.request.options.stale == "rerun":
+        if not same(made_by, this) and self.request.options.stale == "rerun":
             self.say(f"stale: the record's code is {made_by}, this is {this}; running it anew (stale=rerun)")
             return False
         return self.earlier.status in ("running", "failed")
 
-    def _belongs(self, checkpoint: dict[str, Any]) -> bool:
+    def _belongs(self, content: dict[str, Any]) -> bool:
         """Whether a checkpoint is this run's; any other is set aside, and that is said."""
-        wanted = {"layout": LAYOUT, "run_id": self.request.run_id}
-        found = {key: checkpoint.get(key) for key in wanted}
-        if found == wanted:
-            return True
-        differing = ", ".join(f"{key} {found[key]} for {wanted[key]}" for key in wanted if found[key] != wanted[key])
-        self.record.refuse("checkpoint.pt", f"is of another run or version ({differing})", "foreign")
-        return False
+        why = checkpoint.foreign(content, self.request.run_id)
+        if why is not None:
+            self.record.refuse("checkpoint.pt", f"is of another run or version ({why})", "foreign")
+        return why is None
 
     def begin(self, report: Report) -> None:
         """Write what is known at the start."""
@@ -85,11 +81,11 @@ class Recorder:
 
     def save(self, report: Report) -> None:
         """Write a checkpoint, and the rows so far."""
-        self.record.write_checkpoint({
-            "layout": LAYOUT, "run_id": self.request.run_id, "attempt": self.attempt,
-            "fingerprint": self.fingerprint, "continued_by": self.continued_by,
-            "started": self.started, "wall": self._wall(), "state": report.state_dict(),
-        })  # fmt: skip
+        content = checkpoint.pack(
+            self.request.run_id, report.state_dict(), attempt=self.attempt, fingerprint=self.fingerprint,
+            continued_by=self.continued_by, started=self.started, wall=self._wall(),
+        )  # fmt: skip
+        self.record.write_checkpoint(content)
         self.record.write_metrics(report.rows)
 
     def finish(self, report: Report) -> Outcome:

@@ -8,16 +8,21 @@ from typing import Any, NamedTuple
 
 from clipbench.config import schema
 from clipbench.runs.fingerprint import fingerprint
-from clipbench.runs.identity import run_id
+from clipbench.runs.identity import counted, run_id
 
 
 class Request(NamedTuple):
-    """What to run, under which id, and the fingerprint of the code that it can reach."""
+    """What to run, where, under which id, with the fingerprint of the code that it can reach.
+
+    `recorded` is what config.yaml keeps of the config.
+    """
 
     config: dict[str, Any]
     options: schema.Options
+    device: Any  # torch.device
     run_id: str
     fingerprint: str
+    recorded: dict[str, Any]
 
     @property
     def results(self) -> Path:
@@ -43,8 +48,10 @@ class Request(NamedTuple):
 def request(config: Mapping[str, Any]) -> Request:
     """The request for a resolved config (plain containers). Raises ConfigError for what cannot run."""
     from clipbench.training.setup import pick_device
+    from clipbench.training.sums import sum_of
 
-    unused = set(schema.GROUPS) - set(schema.reached(config))
-    plain = schema.canonical({key: value for key, value in config.items() if key not in unused})
-    options = schema.check(plain)
-    return Request(plain, options, run_id(plain, pick_device(options.device).type), fingerprint(plain))
+    options = schema.check(config)
+    plain = schema.canonical(schema.used(config), options)
+    device = pick_device(options.device)
+    identity, recorded = run_id(plain, device.type, sum_of(plain, options)), counted(plain, "record")
+    return Request(plain, options, device, identity, fingerprint(plain), recorded)

@@ -23,8 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from clipbench.cli.compose import CONFIG_PATH, compose_node, resolve
 from clipbench.errors import ConfigError, RecordError
-from clipbench.runs.catalogue import settled
-from clipbench.runs.record import Record, State
+from clipbench.runs.catalogue import Known, look
+from clipbench.runs.record import State
 from clipbench.runs.recorder import Outcome
 from clipbench.runs.request import Request, request
 from clipbench.runs.together import run_together
@@ -40,20 +40,23 @@ class Sweep:
             node = compose_node([word for word in words if not _is_swept(word)])
             self.launcher = node.hydra.launcher
             self.requests = requests(node, words)
-        self.done = sum(settled(state, one) for one, state in zip(self.requests, self.states(), strict=True))
+        self.done = sum(known.place is not None for known in self.known())
 
-    def states(self) -> list[State]:
-        """What the records say now, run by run."""
-        return [Record(one.folder).state() for one in self.requests]
+    def known(self) -> list[Known]:
+        """What records and collected data say now, run by run."""
+        return [look(one) for one in self.requests]
 
     def plan(self) -> str:
         """What is to do: runs in all, done, to resume, to do, and about how long that takes."""
-        states = self.states()
-        left = [one for one, state in zip(self.requests, states, strict=True) if not settled(state, one)]
+        known = self.known()
+        left = [one for one, found in zip(self.requests, known, strict=True) if found.place is None]
         resumable = sum((one.folder / "checkpoint.pt").exists() for one in left)
-        line = f"sweep: {len(self.requests)} runs, {len(self.requests) - len(left)} done, {len(left)} to do"
+        line = f"sweep: {len(known)} runs, {len(known) - len(left)} done, {len(left)} to do"
         line += f" ({resumable} of them begun)" if resumable else ""
-        line = f"{line}; {_estimate(left, self.requests, states)}" if left else line
+        line = f"{line}; {_estimate(left, self.requests, [found.state for found in known])}" if left else line
+        if travelled := sum(found.travelled for found in known):
+            places = {str(found.place.parent) for found in known if found.place is not None and found.travelled}
+            line += f"\nfound: {travelled} of {len(known)} in {', '.join(sorted(places))}"
         if "joblib" in self.launcher.get("_target_", ""):
             line += "\nnote: runs beside each other disturb each other's clocks; "
             line += "compare times by clipbench.calibrate only"
@@ -74,7 +77,7 @@ class Sweep:
 
     def report(self) -> None:
         """Print the number of runs by status, and where the records of the failed ones are."""
-        states = self.states()
+        states = [found.state for found in self.known()]
         counts = Counter(WORDS.get(state.status, state.status) for state in states)
         skipped = f" ({self.done} skipped, done before)" if self.done else ""
         print("sweep ended: " + ", ".join(f"{number} {word}" for word, number in sorted(counts.items())) + skipped)

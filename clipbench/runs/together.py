@@ -103,7 +103,7 @@ class _Batch:
                     kept.append(request)
                 continue
             self.recorders[len(kept) if self.file is None else place] = MemberRecorder(
-                request, record, record.state(), lambda _: None
+                request, record, catalogue.earlier(request, self.say), lambda _: None
             )
             kept.append(request)
         self.requests = kept

@@ -74,6 +74,15 @@ def set_numerics(options: schema.Options) -> None:
         torch.set_num_threads(options.threads)
 
 
+def build_study(config: Mapping[str, Any], options: schema.Options) -> Any:
+    """The study of a config; it gets of `setup` (a network's objects), `options`, `seed` and `device` what it names."""
+    given = {"options": options, "seed": options.seed, "device": pick_device(options.device)}
+    set_numerics(options)
+    if "model" in config:
+        given["setup"] = build(config, options)
+    return schema.instantiate(config["study"], "study", **given)
+
+
 def build(config: Mapping[str, Any], options: schema.Options, data: Data | None = None) -> Setup:
     """Load the data and build everything else; ConfigError for what does not fit, before anything is written.
 
@@ -81,8 +90,8 @@ def build(config: Mapping[str, Any], options: schema.Options, data: Data | None 
     """
     device = pick_device(options.device)
     set_numerics(options)
-    dataset = schema.instantiate(config["dataset"], "dataset")
     seed_global(options.seed, "initialisation")
+    dataset = schema.instantiate(config["dataset"], "dataset")  # which draws nothing until it is loaded
     model = schema.instantiate(config["model"], "model", spec=dataset.spec)
     if options.precision == "fp64":
         model.double()  # the float32 draws, widened

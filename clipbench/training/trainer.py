@@ -20,6 +20,7 @@ from clipbench.training.evaluation import at_least_single, evaluate
 from clipbench.training.figures import Figures
 from clipbench.training.seeding import derive, generator
 from clipbench.training.setup import Setup
+from clipbench.training.sums import data_sum
 
 
 class Trainer:
@@ -174,7 +175,7 @@ class Trainer:
         parameters = sum(p.numel() for _, p in self.named)
         return {
             "samples_per_step": self.setup.samples_per_step, "parameters": parameters,
-            "data": self.setup.dataset.provenance,
+            "data": {**self.setup.dataset.provenance, "sum": data_sum(self.setup.dataset, self.setup.data)},
         }  # fmt: skip
 
     def finals(self) -> dict[str, dict[str, float]]:

@@ -15,8 +15,7 @@ from omegaconf import DictConfig
 from clipbench.cli.compose import CONFIG_PATH, compose, compose_node, resolve
 from clipbench.config import schema
 from clipbench.errors import ConfigError
-from clipbench.runs.fingerprint import fingerprint
-from clipbench.runs.identity import run_id
+from clipbench.runs.request import request
 from clipbench.tuning.space import Space, space
 
 RESERVED = {
@@ -127,10 +126,8 @@ def _trials(config: Mapping[str, Any], method: str) -> int:
 
 def _key(config: Mapping[str, Any], found: Space) -> str:
     """Tells studies apart whose trials are not the same: by base config, space, sampler, selection and code."""
-    from clipbench.training.setup import pick_device
-
     tuning = config["tuning"]
     ways = [tuning[name] for name in ("metric", "sampler", "pruner", "seed")]
-    base = run_id(config, pick_device(config["device"]).type)
-    text = json.dumps([base, found, ways, fingerprint(config)])
+    wanted = request(config)
+    text = json.dumps([wanted.run_id, found, ways, wanted.fingerprint])
     return hashlib.sha256(text.encode()).hexdigest()[:8]

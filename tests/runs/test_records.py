@@ -86,7 +86,8 @@ def test_a_checkpoint_that_would_execute_code_is_refused(tmp_path: Path) -> None
 def test_one_process_per_run(tmp_path: Path) -> None:
     record = Record(tmp_path / "run")
     with record.locked():
-        code = "import sys; from pathlib import Path; from clipbench.runs.record import Record; from clipbench.errors import RunLocked\n"
+        code = "import sys; from pathlib import Path; from clipbench.errors import RunLocked\n"
+        code += "from clipbench.runs.record import Record\n"
         code += "try:\n with Record(Path(sys.argv[1])).locked(): print('got it')\nexcept RunLocked: print('locked')"
         command = [sys.executable, "-c", code, str(record.folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -102,7 +103,8 @@ def test_a_full_disk_leaves_the_earlier_record(tmp_path: Path) -> None:
     atomic_write(target, lambda path: path.write_text("earlier") and None)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     code = (
-        "import resource, signal, sys; from pathlib import Path; from clipbench.runs.record import *; from clipbench.errors import RecordError\n"
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from clipbench.errors import RecordError; from clipbench.runs.record import Record\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "folder = Path(sys.argv[1])\n"

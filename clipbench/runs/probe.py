@@ -1,0 +1,70 @@
+"""A short run's digest, in a process of its own: read by the interpreter from this text, with any code on its path.
+
+Old code may know nothing of this module, so it uses only what all versions have: composing, executing, a record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLUMNS = ("step", "epoch", "samples", "split", "metric", "value")  # of a row, what is no time
+STEPS, STOP = 6, 3  # of a short run, and where it is interrupted and resumed
+SHORT = [f"steps={STEPS}", "epochs=null", "eval_every=3", "checkpoint_every=2", "log_every=1", "seed=0", "tuned=none"]
+
+
+def probe(cases: Sequence[Sequence[str]]) -> list[Any]:
+    """For each list of overrides [fingerprint, status, rows, digest], or why that run cannot be made."""
+    found: list[Any] = []
+    for words in cases:
+        try:
+            found.append(short([*words, *SHORT]))
+        except Exception as error:  # the old code may not know the method: that is an answer
+            found.append(f"{type(error).__name__}: {error}".splitlines()[0])
+    return found
+
+
+def short(words: Sequence[str]) -> list[Any]:
+    """Run undisturbed and, beside it, interrupted and resumed. RuntimeError where these two differ."""
+    import pyarrow.parquet as pq
+
+    from clipbench.cli.compose import compose
+    from clipbench.errors import Stopped
+    from clipbench.runs.execute import execute
+
+    left = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("whole", "resumed"):
+            config = compose([*words, f"paths.results={folder}/{name}"])
+            if name == "resumed":
+                with contextlib.suppress(Stopped):
+                    execute(config, _nobody, lambda rows: bool(rows) and rows[-1]["step"] >= STOP)
+            outcome = execute(config, _nobody)
+            rows = pq.read_table(outcome.folder / "metrics.parquet").to_pylist()
+            left.append([outcome.info["fingerprint"], outcome.status, *digest(rows)])
+    if left[0] != left[1]:
+        raise RuntimeError(f"the resumed run differs from the undisturbed one: {left}")
+    return left[0]
+
+
+def _nobody(line: str) -> None:
+    """Nobody listens."""
+
+
+def digest(rows: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
+    """(number, digest) of the rows that are no time; floats to the last bit."""
+    kept = [
+        [float(row[name]).hex() if isinstance(row[name], float) else row[name] for name in COLUMNS]
+        for row in rows
+        if not row["metric"].endswith(("_seconds", "_per_second"))
+    ]
+    return len(kept), hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:24]
+
+
+if __name__ == "__main__":
+    print(json.dumps(probe(json.load(sys.stdin))))

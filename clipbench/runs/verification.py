@@ -1,0 +1,146 @@
+"""Whether code still gives the numbers that it gave: old code beside new, and a published run beside an own one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipbench.config import schema
+from clipbench.errors import ConfigError
+from clipbench.runs import probe
+from clipbench.runs.execute import execute
+
+PACKAGE = Path(__file__).parents[1]
+
+
+class Probed(NamedTuple):
+    """What a short run left: its code's fingerprint, its status, its number of rows and their digest."""
+
+    fingerprint: str
+    status: str
+    rows: int
+    digest: str
+
+
+class Comparison(NamedTuple):
+    """One method of an experiment under old and new code; None where the old code cannot run it."""
+
+    experiment: str
+    method: str
+    old: Probed | None
+    new: Probed
+
+    @property
+    def equal(self) -> bool:
+        """Whether both left the same rows, bit for bit."""
+        return self.old is not None and self.old[1:] == self.new[1:]
+
+
+def compare(commit: str, cases: Sequence[tuple[str, str]], say: Any = print) -> list[Comparison]:
+    """The short runs of (experiment, method) under the code of `commit` and under this one.
+
+    Raises ConfigError where `commit` is none of this checkout's.
+    """
+    with _checkout(commit) as old:
+        words = [[f"experiment={experiment}", f"method={method}"] for experiment, method in cases]
+        say(f"{len(cases)} short runs of {probe.STEPS} steps, undisturbed and resumed, under {commit} and this code")
+        before, after = _probed(old, words), _probed(PACKAGE.parent, words)
+    found = []
+    for (experiment, method), was, now in zip(cases, before, after, strict=True):
+        if isinstance(now, str):
+            raise ConfigError(f"experiment must be one that this code can run, got {experiment} with {method} ({now})")
+        found.append(Comparison(experiment, method, None if isinstance(was, str) else was, now))
+    return found
+
+
+@contextlib.contextmanager
+def _checkout(commit: str) -> Iterator[Path]:
+    """A worktree of `commit` in a folder that is removed afterwards."""
+    home = PACKAGE.parent
+    with tempfile.TemporaryDirectory() as folder:
+        place = str(Path(folder, "code"))
+        made = subprocess.run(
+            ["git", "worktree", "add", "--detach", place, commit], cwd=home, capture_output=True, text=True, check=False
+        )
+        if made.returncode != 0:
+            why = (made.stderr.strip().splitlines() or ["git is not there"])[-1]
+            raise ConfigError(f"--equal must be a commit of this checkout, got {commit} ({why})")
+        try:
+            yield Path(place)
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", place], cwd=home, capture_output=True, check=False)
+
+
+def _probed(tree: Path, cases: Sequence[Sequence[str]]) -> list[Probed | str]:
+    """The probes of one tree's code, in a process of its own; a text where one cannot be made."""
+    done = subprocess.run(
+        [sys.executable, "-c", Path(probe.__file__).read_text(encoding="utf-8")],
+        input=json.dumps([list(case) for case in cases]), cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise RuntimeError(f"the code in {tree} cannot be probed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    return [one if isinstance(one, str) else Probed(*one) for one in json.loads(done.stdout.splitlines()[-1])]
+
+
+def resolved(commit: str) -> str:
+    """The commit's full name."""
+    found = subprocess.run(
+        ["git", "rev-parse", "--verify", f"{commit}^{{commit}}"], cwd=PACKAGE, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    if found.returncode != 0:
+        raise ConfigError(f"--equal must be a commit of this checkout, got {commit}")
+    return found.stdout.strip()
+
+
+class Repeated(NamedTuple):
+    """A published run and an own repetition: info of both."""
+
+    published: dict[str, Any]
+    own: dict[str, Any]
+
+    def lines(self) -> list[str]:
+        """Every final metric that is no time, published and own, and whether they are equal."""
+        found = []
+        for name, value in self.published["final"].items():
+            if name.endswith(("_seconds", "_per_second")):
+                continue
+            own = self.own["final"].get(name, math.nan)
+            equal = "the same to the last bit" if own == value else f"differs by {abs(own - value):.2g}"
+            found.append(f"  {name.replace('_', ' ')}: published {value:.6g}, here {own:.6g} ({equal})")
+        return found
+
+
+def choose(runs: Sequence[dict[str, Any]], sample: int, method: str | None, seed: int | None) -> list[dict[str, Any]]:
+    """`sample` of the published ok runs, drawn at random among those of a method and a seed. ValueError for none."""
+    fits = [
+        run for run in runs
+        if run["status"] == "ok" and run["role"] != "tune" and method in (None, run["method"])
+        and seed in (None, run["seed"])
+    ]  # fmt: skip
+    if not fits:
+        wanted = ", ".join(f"{k} {v}" for k, v in (("method", method), ("seed", seed)) if v is not None) or "any"
+        raise ConfigError(f"experiment must have published runs that ended ok ({wanted}), got none")
+    return random.Random().sample(fits, min(sample, len(fits)))
+
+
+def repeat(published: Mapping[str, Any], base: Mapping[str, Any], results: Path) -> Repeated:
+    """Run a published run's config anew, with its record in `results`; `base` gives what was not published of it."""
+    recorded = published["config"]
+    config = {**base, **{key: value for key, value in recorded.items() if key in base}}
+    config["data"] = {**base["data"], **recorded.get("data", {})}
+    config["paths"] = {"results": str(results), "tuned": None}
+    for group in schema.GROUPS:
+        config.setdefault(group, base[group])
+    outcome = execute(config, lambda line: None)
+    return Repeated(dict(published), outcome.info)
