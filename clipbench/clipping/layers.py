@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, gradients, norms
+from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, clip_factor, parts, scale_, total
+from clipbench.clipping.parts import gathered, own, put_back
 from clipbench.clipping.rows import Column, NamedRows
-from clipbench.clipping.selection import SKIP, check_patterns, matches
+from clipbench.clipping.selection import SKIP, SKIP_TYPES, check_patterns, matches, skipped, tell
 from clipbench.clipping.thresholds import Threshold, as_threshold
-from clipbench.spectral import SpectralReport, as_matrix, clip_singular_values, matrix_shape
+from clipbench.spectral import SpectralReport, as_matrix, matrix_shape
 
 
 class Group(NamedTuple):
@@ -23,6 +23,7 @@ class Group(NamedTuple):
     places: list[int]
     rows: Tensor
     vectors: bool  # one side is 1: the norm is the only singular value
+    flat: bool  # one dimension or none: not a matrix at all
 
 
 class Plan(NamedTuple):
@@ -42,19 +43,29 @@ class Plan(NamedTuple):
 class LayerClip(Clipper):
     """Every layer's gradient on its own, as a matrix (shape[0], −1), against its own threshold.
 
-    threshold: a float, or a rule that adapts to each layer's past σ_max. skip: name patterns (shell style, against the
-    dotted name and its parts) of layers left alone; the default names embeddings, positions and the head; `skip=[]`
-    skips none. A layer whose gradient is not finite is left as it is, counted, and not shown to the threshold.
+    threshold: a float, or a rule that adapts to each layer's past σ_max (or includes the current one: then every layer
+    is measured before it is clipped, at twice the cost). skip: name patterns (shell style, against the dotted name and
+    its parts) of layers left alone; the default is the paper's list of embeddings and language-model heads, `skip=[]`
+    skips none; the first call logs which parameters it leaves alone. A layer whose gradient is not finite is left as it
+    is, counted, and not shown to the threshold. A sharded gradient (DTensor, FSDP2) is gathered, clipped as a whole on
+    every process, and each keeps its share. Raises ValueError for parameters without names, and for sparse and complex
+    gradients.
     """
 
-    def __init__(self, threshold: float | Threshold, skip: Sequence[str] = SKIP) -> None:
+    backends: tuple[str, ...] = ("auto",)
+
+    def __init__(self, threshold: float | Threshold, backend: str = "auto", skip: Sequence[str] = SKIP) -> None:
         self.threshold = as_threshold(threshold)
+        if backend not in self.backends:
+            raise ValueError(f"backend must be one of {', '.join(self.backends)}, got {backend}")
+        self.backend: Any = backend
         self.skip = check_patterns(skip)
-        self._untouched: dict[str, tuple[weakref.ref[Tensor], int]] = {}
+        self.measure = self.threshold.adaptive
+        self._told = False
         self._plans: dict[tuple[Any, ...], Plan] = {}
         self._rows = NamedRows(
-            sigma_max=Column(torch.float32, float("nan")),
-            threshold=Column(torch.float32, float("nan")),
+            sigma_max=Column(torch.float64, float("nan")),
+            threshold=Column(torch.float64, float("nan")),
             count_above=Column(torch.int64, 0),
             calls=Column(torch.int64, 0),
             clipped=Column(torch.int64, 0),
@@ -62,30 +73,47 @@ class LayerClip(Clipper):
             fallbacks=Column(torch.int64, 0),
         )
 
+    @classmethod
+    def for_model(
+        cls,
+        model: nn.Module,
+        threshold: float | Threshold,
+        backend: str = "auto",
+        skip: Sequence[str] = SKIP,
+        skip_types: Sequence[str] = SKIP_TYPES,
+    ) -> Self:
+        """The same clipper for `model`; also skips the parameters of modules of these classes, by name."""
+        return cls(threshold, backend, skipped(model, skip, skip_types))
+
+    def measure_layers(self) -> None:
+        self.measure = True
+
     def clip_matrices(self, names: list[str], matrices: list[Tensor], tau: Tensor, lengths: Tensor) -> SpectralReport:
         """Clip matrices of one shape in place; tau and lengths, their Frobenius norms, are (len(matrices),)."""
         raise TypeError(f"{type(self).__name__} must define clip_matrices")
 
-    def vector_factor(self, norm: Tensor, tau: Tensor) -> Tensor:
-        """What a vector of this norm is multiplied with, shape (vectors,); 1 where it is left."""
-        return torch.where(torch.isfinite(norm) & (norm > tau), tau / norm, 1.0)
+    def vector_factor(self, norm: Tensor, tau: Tensor, flat: bool) -> Tensor:
+        """What a vector of this norm is multiplied with, float64 (vectors,); 1 where it is left. flat: no matrix."""
+        return clip_factor(norm, tau)
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
-        names, grads = gradients(named_parameters)
-        lengths = norms(grads)
-        norm = torch.linalg.vector_norm(lengths)
-        plan = self._plan(names, grads)
+        found = parts(named_parameters, named=True, real=True, dense=True)
+        lengths = found.norms()
+        norm = total(lengths)
+        plan = self._plan(found.names, found.whole)
         if not plan.names:
             return ClipStats(norm, torch.zeros_like(norm))
-        tau = self.threshold.current(plan.names, norm.device)
-        chosen = [grads[place] for place in plan.selected]
-        report = self._clip(plan, chosen, lengths.index_select(0, plan.rows), tau)
-        self._untouched = {
-            name: (weakref.ref(grad), grad._version) for name, grad in zip(plan.names, chosen, strict=True)
-        }
-        self.threshold.update(plan.names, report.sigma_max)
+        chosen = [found.whole[place] for place in plan.selected]
+        length = lengths.index_select(0, plan.rows)
+        if self.threshold.include_current:
+            unclipped = self._clip(plan, chosen, length, torch.full_like(length, math.inf))
+            tau = self.threshold.at(plan.names, unclipped.sigma_max)
+        else:
+            tau = self.threshold.current(plan.names, norm.device).double()
+        report = self._clip(plan, chosen, length, tau)
+        self.threshold.record(plan.names, report.sigma_max, tau)
         self._record(plan.names, tau, report)
-        return ClipStats(norm, (report.count_above > 0).float().mean())
+        return ClipStats(norm, (report.count_above > 0).double().mean())
 
     def _plan(self, names: list[str], grads: list[Tensor]) -> Plan:
         key = tuple((name, grad.shape, grad.dtype, grad.device) for name, grad in zip(names, grads, strict=True))
@@ -94,18 +122,23 @@ class LayerClip(Clipper):
         return self._plans[key]
 
     def _make_plan(self, names: list[str], grads: list[Tensor]) -> Plan:
-        selected = [place for place, name in enumerate(names) if grads[place].numel() and not matches(name, self.skip)]
+        left = [name for name in names if matches(name, self.skip)]
+        if left and not self._told:
+            tell(type(self).__name__, left)
+        self._told = True
+        selected = [place for place, name in enumerate(names) if grads[place].numel() and name not in left]
         members: dict[tuple[Any, ...], list[int]] = {}
         for place, index in enumerate(selected):
             shape = matrix_shape(tuple(grads[index].shape))
-            group = ("vectors",) if min(shape) == 1 else (shape, grads[index].dtype)
+            vectors = min(shape) == 1
+            group = (vectors, vectors and grads[index].ndim < 2, *(() if vectors else (shape, grads[index].dtype)))
             members.setdefault(group, []).append(place)
         device = grads[0].device if grads else torch.device("cpu")
 
         def tensor(places: list[int]) -> Tensor:
             return torch.tensor(places, dtype=torch.int64, device=device)
 
-        groups = [Group(places, tensor(places), group == ("vectors",)) for group, places in members.items()]
+        groups = [Group(places, tensor(places), *group[:2]) for group, places in members.items()]
         listed = [place for group in groups for place in group.places]
         order = sorted(range(len(listed)), key=listed.__getitem__)
         return Plan(selected, tensor(selected), [names[index] for index in selected], groups, tensor(order))
@@ -117,26 +150,28 @@ class LayerClip(Clipper):
             members = [grads[place] for place in group.places]
             level, length = tau.index_select(0, group.rows), lengths.index_select(0, group.rows)
             if group.vectors:
-                reports.append(self._clip_vectors(members, length, level))
+                reports.append(self._clip_vectors(members, length, level, group.flat))
                 continue
             # reshape copies where the strides allow no view (channels_last convolutions): then write back.
-            matrices = [as_matrix(grad) for grad in members]
+            whole = [gathered(grad) for grad in members]
+            matrices = [as_matrix(grad) for grad in whole]
             names = [plan.names[place] for place in group.places]
             reports.append(self.clip_matrices(names, matrices, level, length))
-            for grad, matrix in zip(members, matrices, strict=True):
-                if not grad.is_contiguous():
+            for grad, full, matrix in zip(members, whole, matrices, strict=True):
+                if full is not grad:
+                    put_back(grad, matrix.reshape(grad.shape))
+                elif not grad.is_contiguous():
                     grad.copy_(matrix.reshape(grad.shape))
         if len(reports) == 1:
             return reports[0]
         columns = [torch.cat(column).index_select(0, plan.order) for column in zip(*reports, strict=True)]
         return SpectralReport(*columns)
 
-    def _clip_vectors(self, grads: list[Tensor], norm: Tensor, tau: Tensor) -> SpectralReport:
-        factor = self.vector_factor(norm, tau)
-        torch._foreach_mul_(grads, list(factor.unbind()))
+    def _clip_vectors(self, grads: list[Tensor], norm: Tensor, tau: Tensor, flat: bool) -> SpectralReport:
+        scale_([own(grad) for grad in grads], self.vector_factor(norm, tau, flat))
         finite = torch.isfinite(norm)
-        sigma = torch.where(finite, norm, float("nan")).float()
-        return SpectralReport(sigma, (sigma > tau).to(torch.int64), ~finite, torch.zeros_like(finite))
+        sigma = torch.where(finite, norm, float("nan"))
+        return SpectralReport(sigma, (finite & ~(norm <= tau)).to(torch.int64), ~finite, torch.zeros_like(finite))
 
     def _record(self, names: list[str], tau: Tensor, report: SpectralReport) -> None:
         rows = self._rows.select(names, tau.device)
@@ -150,24 +185,15 @@ class LayerClip(Clipper):
         """Per layer: of the last call sigma_max, threshold and count_above; over all calls clipped_share (a share),
         and non_finite and fallbacks (counts).
 
-        Where σ_max was not needed (a constant threshold that bounds the norm) it is computed here, from the gradient
-        as long as that has not changed; NaN after that.
+        σ_max is NaN where a constant threshold bounds the norm, so that nothing was measured; `measure_layers` has it
+        measured from the next call on.
         """
+        kept = ("sigma_max", "threshold", "count_above", "non_finite", "fallbacks")
         stats = {}
         for name, row in self._rows.state_dict().items():
             share = row["clipped"] / row["calls"].clamp_min(1)
-            kept = ("sigma_max", "threshold", "count_above", "non_finite", "fallbacks")
             stats[name] = {"clipped_share": share} | {key: row[key] for key in kept}
-            grad = self._unchanged(name)
-            if grad is not None and bool(torch.isnan(row["sigma_max"])):
-                stats[name]["sigma_max"] = clip_singular_values(as_matrix(grad), math.inf)[1]
         return stats
-
-    def _unchanged(self, name: str) -> Tensor | None:
-        """The gradient of the last call, if it is there and has not been written to since."""
-        reference, version = self._untouched.get(name, (None, 0))
-        grad = reference() if reference is not None else None
-        return grad if grad is not None and grad._version == version else None
 
     def state_dict(self) -> dict[str, Any]:
         return {"threshold": self.threshold.state_dict(), "layers": self._rows.state_dict()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from clipbench.clipping.base import Clipper, ClipStats, NamedParameters
+from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, pairs
 
 
 class NoClip(Clipper):
@@ -15,6 +15,6 @@ class NoClip(Clipper):
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
         if self._nothing is None:
-            first = next((parameter for _, parameter in named_parameters), None)
+            first = next((parameter for _, parameter in pairs(named_parameters)), None)
             self._nothing = torch.zeros((), device=None if first is None else first.device)
         return ClipStats(None, self._nothing)

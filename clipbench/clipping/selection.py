@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-# Embedding-like weights and the output head are left alone (arXiv 2605.11838); these are common names for them.
+logger = logging.getLogger(__name__)
+
+# Embedding-like weights are left alone, by these names (arXiv 2605.11838, its public code); an MLP's or a classifier's
+# output layer, a patch projection and norms beside an embedding are clipped.
 SKIP = (
-    "*embed*",
-    "tokens",
-    "positions",
-    "*pos_emb*",
     "wte",
     "wpe",
-    "head",
-    "*_head",
-    "classifier",
+    "embed_tokens",
+    "word_embeddings",
+    "position_embeddings",
+    "token_type_embeddings",
+    "lm_head",
 )
 SKIP_TYPES = ("Embedding", "EmbeddingBag")
+LISTED = 12  # names in the message; the number is always said
 
 
 def check_patterns(skip: Sequence[str]) -> tuple[str, ...]:
@@ -47,3 +50,14 @@ def parameters_of(model: nn.Module, types: Sequence[str]) -> list[str]:
         if any(base.__name__ in types for base in type(module).__mro__)
         for name, _ in module.named_parameters(recurse=False)
     ]
+
+
+def skipped(model: nn.Module, skip: Sequence[str], types: Sequence[str]) -> tuple[str, ...]:
+    """Both: the patterns, and the names of the parameters of these classes."""
+    return (*check_patterns(skip), *parameters_of(model, types))
+
+
+def tell(rule: str, names: Sequence[str]) -> None:
+    """Log which parameters a rule leaves alone, in one line."""
+    shown = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
+    logger.warning("%s leaves %d parameters alone: %s", rule, len(names), shown)

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from clipbench.clipping.layers import LayerClip
-from clipbench.clipping.selection import SKIP, SKIP_TYPES, check_patterns, parameters_of
+from clipbench.clipping.selection import SKIP, SKIP_TYPES, skipped
 from clipbench.clipping.thresholds import Threshold
-from clipbench.spectral import (
-    Backend,
-    SpectralReport,
-    check_backend,
-    check_setting,
-    clip_matrices_,
-    gather,
-    randomized_one_,
-)
+from clipbench.spectral import BACKENDS, SpectralReport, check_setting, clip_matrices_, gather, randomized_one_
 
 
 class SpectralClip(LayerClip):
@@ -29,22 +21,34 @@ class SpectralClip(LayerClip):
     backend: see clipbench.spectral.clip_singular_values; `auto` depends on shape, dtype, device type and on whether
     the threshold adapts, on no value. rank, oversample, iterations: of backend `randomized`; with a rank the paper's
     truncated SVD, cold at every step; without one the adaptive form, warm-started from the layer's last call (its
-    basis is part of the state). Convolutions are (out, in · kh · kw), vectors n × 1. For skip see LayerClip.
+    basis is part of the state). Convolutions are (out, in · kh · kw), vectors n × 1. For all else see LayerClip.
+    Under a GradScaler gradients are multiplied with its scale, and so are singular values: unscale first, or τ means
+    something else at every change of the scale, and an adaptive τ is of another scale than the gradient.
+
+    >>> model = torch.nn.Linear(4, 3)
+    >>> optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler("cpu")
+    >>> clip = SpectralClip.for_model(model, 0.5)
+    >>> scaler.scale(model(torch.ones(8, 4)).square().sum()).backward()
+    >>> scaler.unscale_(optimizer)  # from here on the gradient is the loss's own
+    >>> stats = clip(model.named_parameters())
+    >>> round(float(torch.linalg.matrix_norm(model.weight.grad, 2)), 4)
+    0.5
+    >>> _ = scaler.step(optimizer), scaler.update()
     """
+
+    backends = BACKENDS
 
     def __init__(
         self,
         threshold: float | Threshold,
-        backend: Backend = "auto",
+        backend: str = "auto",
         skip: Sequence[str] = SKIP,
         rank: int | None = None,
         oversample: int = 5,
         iterations: int = 1,
     ) -> None:
-        super().__init__(threshold, skip)
-        check_backend(backend)
+        super().__init__(threshold, backend, skip)
         check_setting(rank, oversample, iterations)
-        self.backend = backend
         self.rank, self.oversample, self.iterations = rank, oversample, iterations
         self.generator = torch.Generator().manual_seed(0)
         self._bases: dict[str, Tensor] = {}
@@ -54,16 +58,14 @@ class SpectralClip(LayerClip):
         cls,
         model: nn.Module,
         threshold: float | Threshold,
-        backend: Backend = "auto",
+        backend: str = "auto",
         skip: Sequence[str] = SKIP,
         skip_types: Sequence[str] = SKIP_TYPES,
         rank: int | None = None,
         oversample: int = 5,
         iterations: int = 1,
-    ) -> SpectralClip:
-        """The same for `model`; also skips the parameters of modules of these classes, by name."""
-        names = (*check_patterns(skip), *parameters_of(model, skip_types))
-        return cls(threshold, backend, names, rank, oversample, iterations)
+    ) -> Self:
+        return cls(threshold, backend, skipped(model, skip, skip_types), rank, oversample, iterations)
 
     def reseed(self, seed: int) -> None:
         """Start the draws of the randomized backend from `seed`."""
@@ -73,8 +75,8 @@ class SpectralClip(LayerClip):
         if self.backend == "randomized":
             return self._clip_randomized(names, matrices, tau)
         # Matrix products alone never read a value, on no device: that path is an accelerator's.
-        if self.threshold.adaptive or tau.device.type != "cpu" or self.backend == "newton_schulz":
-            return clip_matrices_(matrices, tau, self.backend, self.threshold.adaptive, lengths)
+        if self.measure or tau.device.type != "cpu" or self.backend == "newton_schulz":
+            return clip_matrices_(matrices, tau, self.backend, self.measure, lengths)
         # A constant threshold does not want σ_max, and where ‖G‖_F ≤ τ nothing is above it.
         active = [place for place, idle in enumerate((lengths <= tau).tolist()) if not idle]
         report = SpectralReport(

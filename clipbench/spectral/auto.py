@@ -17,9 +17,9 @@ def choose(shape: tuple[int, int], dtype: torch.dtype, device_type: str, adaptiv
     faster than a float32 SVD, with many of them at worst (128 × 128) 1.4 times slower. `randomized` with a basis from
     the step before can be faster where few values are above τ, but does not show what it misses.
     `newton_schulz` gains nothing there (`python -m clipbench.bench spectral`). On an accelerator `newton_schulz`:
-    factorisations wait for the device there, matrix products do not. In float64 on an accelerator the products are slow
-    and the caller wants digits: `exact`.
+    factorisations wait for the device there, matrix products do not. A float64 matrix on an accelerator means that the
+    caller wants digits, and an accelerator without float64 (mps) has no products for it: `exact`, on the host.
     """
-    if device_type == "cpu" or dtype == torch.float64:
+    if device_type in ("cpu", "mps") or dtype == torch.float64:
         return "exact"
     return "newton_schulz"

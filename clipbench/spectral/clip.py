@@ -59,12 +59,17 @@ def clip_singular_values(matrix: Tensor, tau: float | Tensor, backend: Backend =
 
     Returns (C_τ(G), σ_max): the shape and dtype of matrix, and (...) in float32, before clipping.
     matrix: (..., n, m), of a floating dtype, any rank, zero and huge entries too; never changed. tau: > 0 or ∞, a
-    float or a tensor that broadcasts to the leading dimensions (...). A matrix that is not finite comes back as it is
-    with σ_max = NaN. Not differentiable.
+    float or a tensor that broadcasts to the leading dimensions (...), which is not checked, so that nothing waits for a
+    device: its entries ≤ 0 clip to zero, and NaN gives NaN. Every backend keeps its bound whatever the size of the
+    entries and of σ_max/τ. A matrix that is not finite comes back as it is with σ_max = NaN. Not differentiable.
     backend: `svd` (float64 SVD, the reference), `exact` (relative error ≤ 1e-5, waits for the device), `randomized`
     (cold and adaptive; `randomized_clip` takes a rank, a basis and a generator), `newton_schulz` (products alone), or
     `auto` (`choose`). Raises ValueError for a matrix with fewer than two dimensions, a dtype that is not floating, a
     float tau ≤ 0 or an unknown backend.
+
+    >>> clipped, sigma_max = clip_singular_values(torch.diag(torch.tensor([3.0, 1.0])), 2.0)
+    >>> clipped.diagonal().tolist(), float(sigma_max)
+    ([2.0, 1.0], 3.0)
     """
     check_backend(backend)
     if matrix.ndim < 2:
@@ -77,7 +82,6 @@ def clip_singular_values(matrix: Tensor, tau: float | Tensor, backend: Backend =
     if matrix.numel() == 0:
         return matrix.detach().clone(), torch.zeros(batch, device=matrix.device)
     result = matrix.clone(memory_format=torch.contiguous_format).reshape(-1, *matrix.shape[-2:])
-    levels = torch.as_tensor(tau, dtype=torch.float64 if matrix.dtype == torch.float64 else torch.float32)
-    levels = levels.to(matrix.device).expand(batch).reshape(-1)
+    levels = torch.as_tensor(tau, dtype=torch.float64, device=matrix.device).expand(batch).reshape(-1)
     report = clip_matrices_(list(result.unbind()), levels, backend)
-    return result.reshape(matrix.shape), report.sigma_max.reshape(batch)
+    return result.reshape(matrix.shape), report.sigma_max.float().reshape(batch)

@@ -14,6 +14,7 @@ from clipbench.spectral.top_pair import Powers, TopPair, first_look, second_look
 
 CANCELLED = 8.0  # tolerances that rounding in the factors may cost their product, where its terms cancel
 SIGMA = 20.0  # tolerances allowed in σ_max²
+NEAR = 1e-9  # ‖GᵀG v − θ v‖/θ below which another look would find nothing new
 SQUARED = 4.0  # times eps tr K_A tr K_B: rounding in the squares of singular values
 
 
@@ -45,19 +46,18 @@ class Members:
             return None
         active, tau = active[rows], self.tau[rows]
         powers = Powers((self.grams[0][rows], self.grams[1][rows]), self.total[rows])
-        hopeless = active & powers.several(tau.square() / powers.total)
         top = first_look(powers)
-        unclear = (~hopeless & ~self._shown(top, powers.total, tau)).nonzero()[:, 0]
+        unclear = (~self._shown(top, tau) & (top.residual > NEAR * top.theta)).nonzero()[:, 0]
         if len(unclear):
             top = second_look(powers, top, unclear)
-        shown = ~hopeless & self._shown(top, powers.total, tau)
+        shown = self._shown(top, tau)
         self.sigma[rows] = top.theta.clamp_min(0).sqrt()
         above = active & ~(shown & (top.theta <= tau.square()))
         alone = (above & shown).nonzero()[:, 0]
         chosen = TopPair(*(column[alone] for column in top))
         return Sorted(rows[alone], chosen, rows[above & ~shown], rows[~above & ~shown])
 
-    def _shown(self, top: TopPair, total: Tensor, tau: Tensor) -> Tensor:
+    def _shown(self, top: TopPair, tau: Tensor) -> Tensor:
         """Whether the pair is all there is above τ, and near enough; where none is above, near enough for σ_max.
 
         With all else ≤ τ an error ρ = ‖GᵀG v − θ v‖ reaches C by √2 ρ/σ₁ at most (`ritz.py`). θ is off by ρ² over the
@@ -68,7 +68,7 @@ class Members:
         gap = (top.theta - top.rest).clamp_min(0)
         allowed = SIGMA * self.tolerance
         measured = (top.residual <= allowed * top.theta) | (top.residual.square() <= allowed * top.theta * gap)
-        return torch.where(top.theta > tau.square(), only & near, (only | (total <= tau.square())) & measured)
+        return torch.where(top.theta > tau.square(), only & near, only & measured)
 
     def without_top(self, rows: Tensor, top: TopPair) -> tuple[Tensor, Tensor]:
         """δ' with aᵀδ' = C for members with σ₁ alone above τ, and where the terms of that do not cancel too much.

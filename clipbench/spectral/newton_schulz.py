@@ -9,9 +9,9 @@ polar factor has not converged, at s ≪ σ_max, O has a factor c < 1 and C is s
 resolved, and values within l_K σ_max of τ keep an error of at most their distance to τ.
 
 Rounding leaves an error of some eps σ_max in C, so the dtype of the products and K decide how far below σ_max a τ is
-reached: REACH. By default products are in float64, which some GPUs have at a small part of float32's speed: float32 left
-an error of 1e-7 σ_max/τ, and nothing that is left in it can be told from the values sought. Beyond REACH, where a
-float32 matrix has no digits left, G is clipped at σ_max/REACH and the result multiplied with τ REACH/σ_max: nothing
+reached: REACH. By default products are in float64, which some GPUs have at a small part of float32's speed: float32
+leaves an error of 1e-7 σ_max/τ, which cannot be told from the values sought. Beyond REACH, where a float32 matrix has
+no digits left, G is clipped at σ_max/REACH and the result multiplied with τ REACH/σ_max: nothing
 exceeds τ (1 + l_K REACH), every value above σ_max/REACH is right, and those below come out too small by that factor.
 
 Error, ‖C − C*‖_F / ‖C*‖_F, of all values above σ_max/REACH: in float64 1e-7 up to σ_max/τ = 1e8, 1e-4 up to REACH; with
@@ -137,9 +137,9 @@ class Unit(NamedTuple):
         return self.finite & ~(self.spectrum.bound <= self.level)
 
     def sigma(self) -> Tensor:
-        """σ_max in float32, NaN where the matrix is not finite."""
+        """σ_max in float64, NaN where the matrix is not finite."""
         sigma = times_power(self.spectrum.sigma.double(), self.exponent)
-        return torch.where(self.finite, sigma, math.nan).float()
+        return torch.where(self.finite, sigma, math.nan)
 
     def reached(self, far: float) -> Tensor:
         """The τ that is clipped at, (B,): σ_max itself where nothing is above, and no less than σ_max / far."""

@@ -177,6 +177,10 @@ def randomized_one_(
         else:
             width = min(rank + oversample, scaled.shape[0])
             found = _fixed(scaled, level, min(rank, width), width, iterations, basis, generator)
+            if found.sigma_max > STEEP * level and scaled.dtype != torch.float64:
+                # Rounding in float32, some eps σ_max, would be left of what is taken off: once more, in float64.
+                scaled, drawn = scaled.double(), found.basis.double()
+                found = _fixed(scaled, level, min(rank, width), width, 1, drawn, generator)
     except LinAlgError:
         return LEFT, None
     if found.left.shape[0]:
@@ -185,7 +189,7 @@ def randomized_one_(
             take_off_(scaled, found.left, found.right, level, again=True)
         if scaled.data_ptr() != matrix.data_ptr():
             wide(matrix).copy_(scaled / root / root)
-    return Outcome(found.sigma_max / root / root, found.left.shape[0]), found.basis
+    return Outcome(found.sigma_max / root / root, found.left.shape[0]), found.basis.to(work.dtype)
 
 
 def check_setting(rank: int | None, oversample: int, iterations: int) -> None:

@@ -14,7 +14,8 @@ LinAlgError = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # what LAP
 class SpectralReport(NamedTuple):
     """One entry per matrix, each of shape (matrices,), on the matrices' device.
 
-    sigma_max: largest singular value BEFORE clipping; NaN where the matrix is not finite.
+    sigma_max: largest singular value BEFORE clipping, in float64, as that of a finite float32 matrix may not fit
+        float32; NaN where the matrix is not finite.
     count_above: number of singular values above τ (int64).
     left: the matrix is not finite, or every factorisation failed: it was left as it is.
     fell_back: the first method could not show that its answer is right, so a slower one gave it.
@@ -41,7 +42,7 @@ LEFT = Outcome(float("nan"), 0, True, False)
 def gather(outcomes: Sequence[Outcome], device: torch.device) -> SpectralReport:
     """A report of host-side outcomes."""
     return SpectralReport(
-        torch.tensor([outcome.sigma_max for outcome in outcomes], dtype=torch.float32, device=device),
+        torch.tensor([outcome.sigma_max for outcome in outcomes], dtype=torch.float64, device=device),
         torch.tensor([outcome.count_above for outcome in outcomes], dtype=torch.int64, device=device),
         torch.tensor([outcome.left for outcome in outcomes], dtype=torch.bool, device=device),
         torch.tensor([outcome.fell_back for outcome in outcomes], dtype=torch.bool, device=device),

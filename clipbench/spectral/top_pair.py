@@ -1,7 +1,8 @@
 """The top singular pair of G = leftᵀ right, which is never formed, and a bound on all others, from two Gram matrices.
 
-M = K_A K_B, (r, r), over ‖G‖_F²: its eigenvalues are σ² / ‖G‖_F², and Mᵖ has their powers. With θ ≤ σ₁² of a Ritz
-vector, σ₂²ᵖ ≤ tr(Mᵖ) − θᵖ for every p: p = 1 for steep spectra, which leaves the most digits, 2, 4 and 8 for flat ones.
+M = K_A K_B, (r, r), over ‖G‖_F²: its eigenvalues are σ² / ‖G‖_F². For a pair with K_B w = y and wᵀy = 1,
+M' = M − K_A y yᵀ is that of G less its part along v, and σ₂² ≤ tr(M'ᵖ)^{1/p} for every p: p = 1 is ‖G‖_F² − σ₁², and
+4 does for flat spectra.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 STEPS = 10  # power steps at each look
 SQUARINGS = 4  # of M⁴ for the second look, so that its steps are of M⁶⁴
-ROUNDING = 16  # in units of eps (tr K_A · tr K_B / ‖G‖_F²)², what products of such matrices may be off by
+ROUNDING = 16  # in units of eps (tr K_A · tr K_B / ‖G‖_F²)², what M' may be off by
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -29,31 +30,24 @@ class TopPair(NamedTuple):
 
 
 class Powers:
-    """M, M², M⁴ of a batch and the traces of M, M², M⁴, M⁸; grams (B, r, r) float64, total = ‖G‖_F² (B,)."""
+    """M and M⁴ of a batch; grams (B, r, r) float64, total = ‖G‖_F² (B,)."""
 
     def __init__(self, grams: tuple[Tensor, Tensor], total: Tensor) -> None:
         self.grams, self.total = grams, total.clamp_min(TINY)
-        power = grams[0] @ grams[1] / self.total[:, None, None]
-        self.traces = [torch.ones_like(total)]
-        for index in range(3):
-            if index:
-                power = power @ power
-            self.traces.append((power * power.mT).sum((1, 2)))
-        self.power = power  # M⁴
+        self.product = grams[0] @ grams[1] / self.total[:, None, None]
+        square = self.product @ self.product
+        self.power = square @ square
         sizes = [gram.diagonal(dim1=1, dim2=2).sum(1) for gram in grams]
         self.slack = ROUNDING * torch.finfo(torch.float64).eps * (sizes[0] * sizes[1] / self.total).square()
 
-    def rest(self, theta: Tensor) -> Tensor:
-        """Upper bound of σ₂² (B,), for a lower bound θ of σ₁²; in units of ‖G‖_F² both."""
-        bounds = [
-            (trace - theta**order + self.slack).clamp_min(0) ** (1 / order)
-            for trace, order in zip(self.traces, (1, 2, 4, 8), strict=True)
-        ]
-        return torch.stack(bounds).amin(0)
-
-    def several(self, level: Tensor) -> Tensor:
-        """Where no θ can bring `rest` to `level`, (B,), in units of ‖G‖_F²: σ₁² ≤ tr(M⁸)^{1/8}."""
-        return self.rest((self.traces[-1] + self.slack) ** (1 / 8)) > level + self.slack
+    def rest(self, rows: Tensor | slice, again: Tensor, image: Tensor, length: Tensor) -> Tensor:
+        """Upper bound of σ₂² (B,) once the pair with y = image, K_A y = again is taken off."""
+        total = self.total[rows]
+        left = torch.addcmul(self.product[rows], (again / (-length * total)[:, None])[..., None], image[:, None, :])
+        square = left @ left
+        bounds = left.diagonal(dim1=1, dim2=2).sum(1), (left * left.mT).sum((1, 2)), (square * square.mT).sum((1, 2))
+        roots = [bound.clamp_min(0) ** (1 / order) for bound, order in zip(bounds, (1, 2, 4), strict=True)]
+        return (torch.stack(roots).amin(0) + self.slack[rows]) * total
 
 
 def times(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -75,15 +69,14 @@ def _pair(powers: Powers, rows: Tensor | slice, vector: Tensor) -> TopPair:
     theta = (image * again).sum(1) / length
     change = again - theta[:, None] * vector
     residual = ((change * times(right, change)).sum(1) / length).clamp_min(0).sqrt()
-    return TopPair(vector, image, length, theta, residual, torch.zeros_like(theta))
+    return TopPair(vector, image, length, theta, residual, powers.rest(rows, again, image, length))
 
 
 def first_look(powers: Powers) -> TopPair:
     """From the column of M⁴ with the largest diagonal entry, by steps of M⁴."""
     column = powers.power.diagonal(dim1=1, dim2=2).argmax(1)
     start = powers.power.gather(2, column[:, None, None].expand(-1, powers.power.shape[1], 1))[..., 0]
-    found = _pair(powers, slice(None), _steps(powers.power, start))
-    return found._replace(rest=powers.rest(found.theta / powers.total) * powers.total)
+    return _pair(powers, slice(None), _steps(powers.power, start))
 
 
 def second_look(powers: Powers, found: TopPair, rows: Tensor) -> TopPair:
@@ -93,5 +86,4 @@ def second_look(powers: Powers, found: TopPair, rows: Tensor) -> TopPair:
         power = power @ power
         power = power / power.diagonal(dim1=1, dim2=2).sum(1).clamp_min(TINY)[:, None, None]
     better = _pair(powers, rows, _steps(power, found.vector[rows]))
-    both = TopPair(*(old.index_copy(0, rows, new) for old, new in zip(found, better, strict=True)))
-    return both._replace(rest=powers.rest(both.theta / powers.total) * powers.total)
+    return TopPair(*(old.index_copy(0, rows, new) for old, new in zip(found, better, strict=True)))

@@ -38,6 +38,8 @@ class Trainer:
         self.batches = Batches(setup.data, options.seed, options.batch_size, options.accumulation, setup.device)
         self.named = setup.parameters()
         self.rates = [group["lr"] for group in setup.optimizer.param_groups]
+        if options.log_layers:
+            setup.clipper.measure_layers()
         self.figures = Figures()
         self.done = 0
         self.rows: list[Row] = []

@@ -11,13 +11,13 @@ def model() -> nn.Sequential:
     """Convolution, norms, linear layers (two of one shape), an embedding and a head."""
     torch.manual_seed(0)
     layers: dict[str, nn.Module] = {
-        "tokens": nn.Embedding(11, 8),
+        "wte": nn.Embedding(11, 8),
         "conv": nn.Conv2d(3, 6, 5),
         "norm": nn.LayerNorm(8),
         "first": nn.Linear(8, 12),
         "second": nn.Linear(8, 12),
         "tall": nn.Linear(5, 80),
-        "head": nn.Linear(8, 4),
+        "lm_head": nn.Linear(8, 4),
     }
     sequential = nn.Sequential()
     for name, layer in layers.items():

@@ -34,7 +34,7 @@ def test_a_per_parameter_norm_is_caught(monkeypatch: pytest.MonkeyPatch) -> None
     module = model()
     before = fill(module, 1)
     expected = dict(zip(before, reference.norm_clip(list(before.values()), 0.5), strict=True))
-    monkeypatch.setattr("torch.linalg.vector_norm", lambda norms: norms.max())
+    monkeypatch.setattr("clipbench.clipping.norm.total", lambda norms: norms.max())
     NormClip(0.5)(module.named_parameters())
     assert largest_difference(now(module), expected) > 1e-2
 
@@ -118,15 +118,6 @@ def test_mixed_precisions_share_one_norm() -> None:
     assert float(norm) == pytest.approx(300 * math.sqrt(3 * 16), rel=1e-6)
     whole = math.sqrt(sum(float(p.grad.double().square().sum()) for p in module.parameters()))
     assert whole == pytest.approx(1.0, rel=1e-2)
-
-
-def test_sparse_gradients_are_refused() -> None:
-    embedding = nn.Embedding(5, 3, sparse=True)
-    embedding(torch.tensor([1])).sum().backward()
-    with pytest.raises(
-        ValueError, match=r"named_parameters must have dense gradients, got torch.sparse_coo for weight"
-    ):
-        NormClip(1.0)(embedding.named_parameters())
 
 
 def test_no_value_is_read_by_the_host() -> None:

@@ -19,7 +19,7 @@ from tests.reference import norm as norms
 from tests.reference import spectral as reference
 from tests.reference import thresholds
 
-CLIPPED = [name for name, _ in model().named_parameters() if not name.startswith(("tokens", "head"))]
+CLIPPED = [name for name, _ in model().named_parameters() if not name.startswith(("wte", "lm_head"))]
 
 
 def matrix(array: np.ndarray) -> np.ndarray:
@@ -111,8 +111,11 @@ def test_soft_clipping_against_the_twin() -> None:
     for backend in ("exact", "newton_schulz"):
         module = model()
         before = fill(module, 2)
-        expected = twin_step(before, dict.fromkeys(CLIPPED, 2.0), reference.soft_clip)
-        SoftSpectralClip.for_model(module, 2.0, backend=backend)(module.named_parameters())  # type: ignore[arg-type]
+        expected = twin_step(before, dict.fromkeys(CLIPPED, 5.0), reference.soft_clip)
+        # The paper's public code leaves a vector of norm ≤ c alone, and damps a longer one as a matrix.
+        expected |= {n: before[n] for n in CLIPPED if before[n].ndim == 1 and np.linalg.norm(before[n]) <= 5.0}
+        assert any(expected[n] is before[n] for n in CLIPPED)
+        SoftSpectralClip.for_model(module, 5.0, backend=backend)(module.named_parameters())  # type: ignore[arg-type]
         assert largest_difference(now(module), expected) <= 1e-5
 
 
@@ -132,11 +135,11 @@ def test_what_is_skipped_and_what_is_not() -> None:
     module = model()
     everything = [name for name, _ in module.named_parameters()]
     cases: list[tuple[LayerClip, list[str]]] = [
-        (SpectralClip(1.0), ["tokens.weight", "head.weight", "head.bias"]),
+        (SpectralClip(1.0), ["wte.weight", "lm_head.weight", "lm_head.bias"]),
         (SpectralClip(1.0, skip=[]), []),
         (SpectralClip(1.0, skip=["*"]), everything),
         (SpectralClip(1.0, skip=["first*", "conv.bias"]), ["conv.bias", "first.weight", "first.bias"]),
-        (SpectralClip.for_model(module, 1.0, skip=[]), ["tokens.weight"]),
+        (SpectralClip.for_model(module, 1.0, skip=[]), ["wte.weight"]),
         (SpectralClip.for_model(module, 1.0, skip=[], skip_types=["LayerNorm"]), ["norm.weight", "norm.bias"]),
         (SoftSpectralClip.for_model(module, 1.0, skip=[], skip_types=[]), []),
     ]
@@ -220,7 +223,7 @@ def test_layers_of_one_shape_share_one_call(monkeypatch: pytest.MonkeyPatch) -> 
     assert sizes == [["conv.weight"], ["first.weight", "second.weight"], ["tall.weight"]]
 
 
-def test_a_constant_threshold_above_the_norm_costs_nothing_and_sigma_max_is_there_on_demand(
+def test_a_constant_threshold_above_the_norm_costs_nothing_unless_layers_are_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     module, clip = model(), SpectralClip(1e6)
@@ -228,11 +231,33 @@ def test_a_constant_threshold_above_the_norm_costs_nothing_and_sigma_max_is_ther
     with monkeypatch.context() as patch:
         patch.setattr("clipbench.clipping.spectral.clip_matrices_", None)  # calling it would raise
         clip(module.named_parameters())
-    stats = clip.layer_stats()
-    for name in CLIPPED:
-        assert float(stats[name]["sigma_max"]) == pytest.approx(reference.sigma_max(matrix(before[name])), rel=1e-5)
-    module.first.weight.grad.add_(1.0)  # the gradient of that call is gone
     assert math.isnan(float(clip.layer_stats()["first.weight"]["sigma_max"]))
+    clip.measure_layers()
+    clip(module.named_parameters())
+    module.zero_grad(set_to_none=True)  # as the trainer does before it logs
+    for name in CLIPPED:
+        sigma = float(clip.layer_stats()[name]["sigma_max"])
+        assert sigma == pytest.approx(reference.sigma_max(matrix(before[name])), rel=1e-5)
+
+
+@pytest.mark.parametrize("rule", [EmaThreshold, QuantileThreshold])
+def test_a_threshold_that_includes_the_current_value_clips_by_it(rule: type) -> None:
+    """With one value in it, that value is the threshold: the first step is not clipped, the next is by both."""
+    module = model()
+    clip = SpectralClip(rule(0.5, include_current=True), skip=[])
+    for step in range(3):
+        before = fill(module, step, scale=10.0**step)
+        clip(module.named_parameters())
+        sigma = {name: reference.sigma_max(matrix(array)) for name, array in before.items()}
+        stats = clip.layer_stats()
+        if step == 0:
+            assert largest_difference(now(module), before) <= 1e-7
+        for name, array in before.items():
+            tau = float(stats[name]["threshold"])
+            assert (tau < sigma[name]) == (step > 0) or tau == pytest.approx(sigma[name], rel=1e-5)
+            expected = reference.clip(matrix(array), tau)
+            found = matrix(now(module)[name].double().numpy())
+            assert np.abs(found - expected).max() <= 1e-4 * np.abs(array).max()
 
 
 def test_randomized_draws_are_a_function_of_the_seed() -> None:

@@ -67,6 +67,53 @@ def test_equal_to_the_twin_for_200_steps(rule: str, resume_at: int | None) -> No
     assert compare(*RULES[rule], resume_at) <= 1e-6
 
 
+@pytest.mark.parametrize("rule", ["ema", "lower", "linear"])
+@pytest.mark.parametrize("include", [False, True])
+@pytest.mark.parametrize("feed", [False, True])
+def test_the_switches_against_the_twin_across_a_checkpoint(rule: str, include: bool, feed: bool) -> None:
+    def make() -> Threshold:
+        if rule == "ema":
+            return EmaThreshold(0.9, include_current=include, feed_clipped=feed)
+        return QuantileThreshold(0.7, 12, rule, include_current=include, feed_clipped=feed)  # type: ignore[arg-type]
+
+    threshold, clipped = make(), 0
+    twins = [reference.Ema(0.9) if rule == "ema" else reference.Quantile(0.7, 12, rule) for _ in NAMES]
+    for number, row in enumerate(stream()):
+        if number == 101:
+            state = through_a_file(threshold.state_dict())
+            threshold = make()
+            threshold.load_state_dict(state)
+        values = torch.from_numpy(row).double()
+        before = threshold.at(NAMES, values)
+        tau = threshold.at(NAMES, values)
+        assert torch.equal(before, tau), "asking records nothing"
+        threshold.record(NAMES, values, tau)
+        for value, twin, found in zip(row, twins, tau.tolist(), strict=True):
+            assert found == pytest.approx(reference.step(twin, float(value), include, feed), rel=1e-6)
+            clipped += bool(math.isfinite(value) and value > found)
+    assert 0 < clipped < 600
+
+
+def test_a_rule_with_nothing_but_current_and_update_gets_the_switches_too() -> None:
+    class Last(Threshold):
+        feed_clipped = True
+
+        def __init__(self) -> None:
+            self.value = torch.tensor([math.inf])
+
+        def current(self, names: object, device: torch.device) -> torch.Tensor:
+            return self.value
+
+        def update(self, names: object, values: torch.Tensor) -> None:
+            self.value = values
+
+    last = Last()
+    for value, expected in ((3.0, 3.0), (5.0, 3.0), (2.0, 2.0)):
+        values = torch.tensor([value])
+        last.record(["w"], values, last.at(["w"], values))
+        assert float(last.value) == expected
+
+
 def test_a_rule_that_sees_the_present_step_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken on purpose, so that the test above can fail."""
     monkeypatch.setattr("tests.reference.thresholds.Ema.current", lambda self: 1.0 + len(self.history))

@@ -5,6 +5,19 @@ from __future__ import annotations
 import math
 
 
+def step(rule: Ema | Quantile, value: float, include_current: bool, feed_clipped: bool) -> float:
+    """One step with the switches, naively: τ of the step; `rule` has recorded what is fed back afterwards."""
+    if include_current:
+        rule.update(value)
+        tau = rule.current()
+        if math.isfinite(value):
+            rule.history.pop()
+    else:
+        tau = rule.current()
+    rule.update(min(value, tau) if feed_clipped and math.isfinite(value) else value)
+    return tau
+
+
 class Ema:
     """τ_{t+1} = Σ_i (1 − c) c^{t−i} (v_i + ε) / (1 − cᵗ), the sum written out; no threshold before the first value."""
 
