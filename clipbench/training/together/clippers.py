@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from clipbench.clipping import Clipper, NoClip, NormClip, SoftSpectralClip, SpectralClip, ValueClip
+from clipbench.clipping.lengths import clip_factor
 from clipbench.clipping.norm import KEY
-from clipbench.training.together.gradients import Gradients, lengths
+from clipbench.training.together.gradients import Gradients, lengths, norm
 from clipbench.training.together.layers import SoftSpectral, Spectral
 from clipbench.training.together.members import Members
 from clipbench.training.together.numbers import over
@@ -68,14 +69,13 @@ class Norm(_Stateless):
         self.thresholds = stacked_thresholds([clipper.threshold for clipper in clippers])
 
     def __call__(self, gradients: Gradients) -> Clipped:
-        norm = torch.linalg.vector_norm(lengths(gradients), dim=1)
-        tau = self.thresholds.current([KEY], norm.device)[:, 0]
-        clipped = torch.isfinite(norm) & (norm > tau)
-        factor = torch.where(clipped, tau / norm, 1.0)
+        whole = norm(lengths(gradients))
+        tau = self.thresholds.at([KEY], whole[:, None])
+        factor = clip_factor(whole, tau[:, 0])
         for layer in gradients.values():
             layer.multiply(factor)
-        self.thresholds.update([KEY], norm[:, None])
-        return Clipped(norm, clipped.to(norm.dtype))
+        self.thresholds.record([KEY], whole[:, None], tau)
+        return Clipped(whole, (torch.isfinite(whole) & ~(whole <= tau[:, 0])).to(whole.dtype))
 
     def state_dict(self) -> dict[str, Any]:
         return self.thresholds.state_dict()
@@ -92,8 +92,8 @@ class Value(_Stateless):
         self._tau = torch.tensor(values, dtype=members.dtype, device=members.device)
 
     def __call__(self, gradients: Gradients) -> Clipped:
-        norm = torch.linalg.vector_norm(lengths(gradients), dim=1)
-        beyond = torch.zeros_like(norm, dtype=torch.int64)
+        whole = norm(lengths(gradients))
+        beyond = torch.zeros_like(whole, dtype=torch.int64)
         entries = 0
         for layer in gradients.values():
             formed = layer.formed
@@ -103,7 +103,7 @@ class Value(_Stateless):
             beyond += changed.flatten(1).sum(1)
             entries += formed[0].numel()
             layer.replace(torch.where(changed, clamped, formed))
-        return Clipped(norm, beyond.to(norm.dtype) / max(entries, 1))
+        return Clipped(whole, beyond.to(whole.dtype) / max(entries, 1))
 
 
 class Each:
@@ -123,8 +123,8 @@ class Each:
         for name, layer in gradients.items():
             layer.replace(formed[name])  # the members' own parts of it were changed in place
         norms = [each.norm for each in stats if each.norm is not None]
-        norm = torch.stack(norms) if len(norms) == len(stats) else None
-        return Clipped(norm, torch.stack([each.clipped_fraction for each in stats]))
+        whole = torch.stack(norms) if len(norms) == len(stats) else None
+        return Clipped(whole, torch.stack([each.clipped_fraction for each in stats]))
 
     def reseed(self, seeds: Sequence[int]) -> None:
         for clipper, seed in zip(self.clippers, seeds, strict=True):
@@ -156,5 +156,8 @@ def stacked_clippers(clippers: Sequence[Clipper], members: Members, say: Callabl
     if form is None or members.first.options.log_layers or unbatched:
         why = unbatched or ("log_layers" if form is not None else "it has no batched form")
         say(f"together: {kind.__name__} goes member by member ({why})")
+        if members.first.options.log_layers:
+            for clipper in clippers:
+                clipper.measure_layers()
         return Each(clippers, members)
     return form(clippers, members)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from clipbench.clipping.lengths import ONE_STEP, PLAIN, ROW, readable
 from clipbench.training.together.numbers import over
 
-ROW = 1024  # entries that are summed before the rows' norms are, as in clipbench.clipping.base
 
 
 class LayerGradient:
@@ -54,7 +54,48 @@ class LayerGradient:
             self._formed = formed.index_copy(0, members, torch.bmm(delta.mT, inputs))
 
     def multiply(self, factor: Tensor) -> None:
-        """Each member's gradient times its factor (R,)."""
+        """Each member's gradient times its factor (R,), float64; one too small for float32 acts in two steps."""
+        if bool(((factor < ONE_STEP) & (factor > 0)).any()):
+            first = factor.clamp(min=ONE_STEP)
+            self.multiply(first)
+            factor = factor / first
+        if self.rows is not None:
+            inputs, delta = self.rows
+            self.rows = inputs, delta * over(factor, delta)
+        if self._formed is not None:
+            self._formed = self._formed * over(factor, self._formed)
+
+    def length(self) -> Tensor:
+        """Each member's Frobenius norm, (R,), float64; also where squares leave the gradient's dtype."""
+        flat = self.formed.flatten(1)
+        if flat.shape[1] >= 64 * ROW:
+            even = flat.shape[1] - flat.shape[1] % ROW
+            parts = torch.linalg.vector_norm(flat[:, :even].unflatten(1, (-1, ROW)), dim=2)
+            found = torch.linalg.vector_norm(torch.cat([parts, flat[:, even:]], dim=1), dim=1).double()
+        else:
+            found = torch.linalg.vector_norm(flat, dim=1).double()
+        odd = ~((found > PLAIN[0]) & (found < PLAIN[1]))
+        if not readable(found) or bool(odd.any()):
+            unit = flat.abs().amax(1).double()
+            unit = torch.where((unit > 0) & torch.isfinite(unit), unit, 1.0)
+            exact = torch.linalg.vector_norm(flat.double() / unit[:, None], dim=1) * unit
+            found = torch.where(odd, exact, found)
+        return found
+
+    def put(self, members: Tensor, inputs: Tensor, delta: Tensor) -> None:
+        """Other rows for some members, a tensor of their numbers; what is formed already follows."""
+        assert self.rows is not None  # only where there are rows
+        formed = self._formed
+        self.rows = tuple(old.index_copy(0, members, new) for old, new in zip(self.rows, (inputs, delta), strict=True))
+        if formed is not None:
+            self._formed = formed.index_copy(0, members, torch.bmm(delta.mT, inputs))
+
+    def multiply(self, factor: Tensor) -> None:
+        """Each member's gradient times its factor (R,), float64; one too small for float32 acts in two steps."""
+        if bool(((factor < ONE_STEP) & (factor > 0)).any()):
+            first = factor.clamp(min=ONE_STEP)
+            self.multiply(first)
+            factor = factor / first
         if self.rows is not None:
             inputs, delta = self.rows
             self.rows = inputs, delta * over(factor, delta)
@@ -71,11 +112,18 @@ class LayerGradient:
         return torch.linalg.vector_norm(flat, dim=1)
 
 
+def norm(lengths: Tensor) -> Tensor:
+    """Norms of all layers together (R,) from those of each (R, layers), lest a square overflow."""
+    largest = lengths.amax(1, keepdim=True)
+    unit = torch.where((largest > 0) & torch.isfinite(largest), largest, 1.0)
+    return torch.linalg.vector_norm(lengths / unit, dim=1) * unit[:, 0]
+
+
 Gradients = dict[str, LayerGradient]
 
 
 def lengths(gradients: Gradients) -> Tensor:
-    """Frobenius norms (R, layers), in the order of the layers."""
+    """Frobenius norms (R, layers), float64, in the order of the layers."""
     return torch.stack([layer.length() for layer in gradients.values()], dim=1)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from clipbench.clipping import SoftSpectralClip, SpectralClip
 from clipbench.clipping.selection import matches
 from clipbench.spectral import SpectralReport, clip_factored, clip_matrices_, matrix_shape, soft_matrices_
-from clipbench.training.together.gradients import Gradients, LayerGradient, lengths
+from clipbench.training.together.gradients import Gradients, LayerGradient, lengths, norm
 from clipbench.training.together.members import Members
 from clipbench.training.together.thresholds import stacked_thresholds
 
@@ -34,7 +34,7 @@ class Layers:
     def __init__(self, clippers: Sequence[SpectralClip] | Sequence[SoftSpectralClip], members: Members) -> None:
         first = clippers[0]
         self.thresholds = stacked_thresholds([clipper.threshold for clipper in clippers])
-        self.backend = first.backend
+        self.backend, self._own = first.backend, first
         chosen = [name for name in members.names if members.weights[name][0].numel() and not matches(name, first.skip)]
         self._names = chosen
         shapes = {name: matrix_shape(tuple(members.weights[name].shape[1:])) for name in chosen}
@@ -46,13 +46,25 @@ class Layers:
 
     def __call__(self, gradients: Gradients) -> LayerClipped:
         every = lengths(gradients)
-        norm = torch.linalg.vector_norm(every, dim=1)
+        whole = norm(every)
         names = [name for name in self._names if name in gradients]
         if not names:
-            return LayerClipped(norm, torch.zeros_like(norm))
+            return LayerClipped(whole, torch.zeros_like(whole))
         places = {name: place for place, name in enumerate(gradients)}
         length = every[:, [places[name] for name in names]]
-        tau = self.thresholds.current(names, norm.device)
+        if self.thresholds.include_current:
+            infinite = torch.full_like(length, math.inf)
+            tau = self.thresholds.at(names, self._clip(gradients, names, length, infinite, measure=True))
+        else:
+            tau = self.thresholds.current(names, whole.device)
+        sigma = self._clip(gradients, names, length, tau, self.thresholds.adaptive)
+        self.thresholds.record(names, sigma, tau)
+        return LayerClipped(whole, (torch.isfinite(sigma) & ~(sigma <= tau)).double().mean(1))
+
+    def _clip(
+        self, gradients: Gradients, names: Sequence[str], length: Tensor, tau: Tensor, measure: bool
+    ) -> Tensor:
+        """Clip the layers `names`; σ_max (R, layers), NaN where it is not finite or, without `measure`, not needed."""
         sigma = torch.full_like(length, math.nan)
         column = {name: place for place, name in enumerate(names)}
         for name in self._vectors:
@@ -63,29 +75,28 @@ class Layers:
             if present:
                 rows = [column[name] for name in present]
                 layers = [gradients[name] for name in present]
-                sigma[:, rows] = self._clip_group(shape, layers, length[:, rows], tau[:, rows]).to(sigma.dtype)
-        self.thresholds.update(names, sigma.float())
-        return LayerClipped(norm, (sigma > tau).to(torch.float32).mean(1))
+                sigma[:, rows] = self._clip_group(shape, layers, length[:, rows], tau[:, rows], measure).to(sigma.dtype)
+        return sigma
 
     def _clip_vector(self, layer: LayerGradient, length: Tensor, tau: Tensor, sigma: Tensor, place: int) -> None:
-        norm, level = length[:, place], tau[:, place]
-        layer.multiply(self.vector_factor(norm, level))
-        sigma[:, place] = torch.where(torch.isfinite(norm), norm, math.nan)
+        norms, level = length[:, place], tau[:, place]
+        layer.multiply(self.vector_factor(norms, level, layer.formed.dim() < 3))
+        sigma[:, place] = torch.where(torch.isfinite(norms), norms, math.nan)
 
     def _clip_group(
-        self, shape: tuple[int, int], layers: Sequence[LayerGradient], length: Tensor, tau: Tensor
+        self, shape: tuple[int, int], layers: Sequence[LayerGradient], length: Tensor, tau: Tensor, measure: bool
     ) -> Tensor:
         """Clip layers of one shape; σ_max (R, layers), NaN where it is not finite or not needed."""
         rows = [layer.rows for layer in layers if layer.rows is not None]
         few = len(rows) == len(layers) and rows[0][0].shape[1] < min(shape)
         if few and self.by_factors():
-            return self._clip_factors(layers, length, tau)
-        return self._clip_formed(layers, length, tau)
+            return self._clip_factors(layers, length, tau, measure)
+        return self._clip_formed(layers, length, tau, measure)
 
-    def _clip_factors(self, layers: Sequence[LayerGradient], length: Tensor, tau: Tensor) -> Tensor:
+    def _clip_factors(self, layers: Sequence[LayerGradient], length: Tensor, tau: Tensor, measure: bool) -> Tensor:
         """Through the rows, those members and layers only that can have anything above τ (all, if σ_max is wanted)."""
         sigma = torch.full(length.shape, math.nan, dtype=length.dtype)
-        wanted = torch.isfinite(length) if self.measures() else torch.isfinite(length) & (length > tau)
+        wanted = torch.isfinite(length) if measure else torch.isfinite(length) & ~(length <= tau)
         where = [own.nonzero()[:, 0] for own in wanted.unbind(1)]
         if not sum(map(len, where)):
             return sigma
@@ -93,7 +104,7 @@ class Layers:
         inputs = torch.cat([pair[0][own] for pair, own in zip(pairs, where, strict=True)])
         delta = torch.cat([pair[1][own] for pair, own in zip(pairs, where, strict=True)])
         level = torch.cat([tau[own, place] for place, own in enumerate(where)])
-        inputs, delta, found = self.factored(inputs, delta, level)
+        inputs, delta, found = self.factored(inputs, delta, level, measure)
         start = 0
         for place, (layer, own) in enumerate(zip(layers, where, strict=True)):
             part = slice(start, start + len(own))
@@ -104,29 +115,25 @@ class Layers:
                 layer.put(own[changed], inputs[part][changed], delta[part][changed])
         return sigma
 
-    def _clip_formed(self, layers: Sequence[LayerGradient], length: Tensor, tau: Tensor) -> Tensor:
+    def _clip_formed(self, layers: Sequence[LayerGradient], length: Tensor, tau: Tensor, measure: bool) -> Tensor:
         """The products, matrix by matrix or by batched products, as the backend has it."""
         formed = [layer.formed.clone() for layer in layers]
         matrices = [member.reshape(member.shape[0], -1) for stacked in formed for member in stacked.unbind()]
-        report = self.kernel(matrices, tau.mT.reshape(-1), length.mT.reshape(-1))
+        report = self.kernel(matrices, tau.mT.reshape(-1), length.mT.reshape(-1), measure)
         members = len(tau)
         for layer, stacked, own in zip(layers, formed, _parts(matrices, members), strict=True):
             layer.replace(torch.stack(own).view(stacked.shape))
         return report.sigma_max.view(len(layers), members).mT
 
-    def vector_factor(self, norm: Tensor, tau: Tensor) -> Tensor:
-        """What a vector of this norm is multiplied with."""
-        raise TypeError(f"{type(self).__name__} must define vector_factor")
+    def vector_factor(self, norm: Tensor, tau: Tensor, flat: bool) -> Tensor:
+        """What a vector of this norm is multiplied with; the members' own rule. flat: the parameter has one dimension."""
+        return self._own.vector_factor(norm, tau, flat)
 
     def by_factors(self) -> bool:
         """Whether the backend may be replaced by the factored form, which is exact."""
         return self.backend in ("auto", "exact")
 
-    def measures(self) -> bool:
-        """Whether σ_max is wanted where nothing is clipped."""
-        return self.thresholds.adaptive
-
-    def factored(self, inputs: Tensor, delta: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def factored(self, inputs: Tensor, delta: Tensor, tau: Tensor, measure: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Both factors after clipping, and σ_max, of a batch of products."""
         raise TypeError(f"{type(self).__name__} must define factored")
 
@@ -134,7 +141,7 @@ class Layers:
         """Which products of σ_max and τ the rule changes."""
         return sigma > tau
 
-    def kernel(self, matrices: list[Tensor], tau: Tensor, length: Tensor) -> SpectralReport:
+    def kernel(self, matrices: list[Tensor], tau: Tensor, length: Tensor, measure: bool) -> SpectralReport:
         """Clips formed matrices of one shape in place."""
         raise TypeError(f"{type(self).__name__} must define kernel")
 
@@ -156,28 +163,21 @@ class Spectral(Layers):
         """Why the batched form cannot take this one; empty where it can."""
         return "backend randomized draws for itself" if clipper.backend == "randomized" else ""
 
-    def vector_factor(self, norm: Tensor, tau: Tensor) -> Tensor:
-        return torch.where(torch.isfinite(norm) & (norm > tau), tau / norm, 1.0)
+    def factored(self, inputs: Tensor, delta: Tensor, tau: Tensor, measure: bool) -> tuple[Tensor, Tensor, Tensor]:
+        return clip_factored(inputs, delta, tau, measure=measure)
 
-    def factored(self, inputs: Tensor, delta: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return clip_factored(inputs, delta, tau, measure=self.measures())
-
-    def kernel(self, matrices: list[Tensor], tau: Tensor, length: Tensor) -> SpectralReport:
-        return clip_matrices_(matrices, tau, self.backend, self.thresholds.adaptive, length.float())
+    def kernel(self, matrices: list[Tensor], tau: Tensor, length: Tensor, measure: bool) -> SpectralReport:
+        return clip_matrices_(matrices, tau, self.backend, measure, length)
 
 
 class SoftSpectral(Layers):
     """SoftSpectralClip."""
 
-    def vector_factor(self, norm: Tensor, tau: Tensor) -> Tensor:
-        damped = torch.rsqrt(1 + (norm / tau).square())
-        return torch.where(torch.isfinite(norm) & torch.isfinite(tau), damped, 1.0)
-
     def by_factors(self) -> bool:
         return False
 
-    def kernel(self, matrices: list[Tensor], tau: Tensor, length: Tensor) -> SpectralReport:
-        return soft_matrices_(matrices, tau, self.backend, self.thresholds.adaptive)
+    def kernel(self, matrices: list[Tensor], tau: Tensor, length: Tensor, measure: bool) -> SpectralReport:
+        return soft_matrices_(matrices, tau, self.backend, measure)
 
 
 def _parts(matrices: list[Tensor], size: int) -> list[list[Tensor]]:
