@@ -89,7 +89,7 @@ class _Batch:
     def _lock(self, locks: ExitStack) -> None:
         """Take the members' records. Of a new batch, what another process runs is left out; a stored one keeps it."""
         kept = []
-        for place, request in enumerate(self.requests):
+        for request in self.requests:
             record = Record(request.folder, self.say)
             try:
                 locks.enter_context(record.locked())
@@ -102,7 +102,7 @@ class _Batch:
                 if self.file is not None:
                     kept.append(request)
                 continue
-            self.recorders[len(kept) if self.file is None else place] = MemberRecorder(
+            self.recorders[len(kept)] = MemberRecorder(
                 request, record, catalogue.earlier(request, self.say), lambda _: None
             )
             kept.append(request)

@@ -8,6 +8,7 @@ from clipbench.spectral.randomized import check_setting, randomized_clip, random
 from clipbench.spectral.report import SpectralReport, gather
 from clipbench.spectral.shapes import as_matrix, matrix_shape
 from clipbench.spectral.soft import soft_matrices_
+from clipbench.spectral.soft_factored import soft_factored
 
 __all__ = [
     "BACKENDS",
@@ -25,5 +26,6 @@ __all__ = [
     "newton_schulz",
     "randomized_clip",
     "randomized_one_",
+    "soft_factored",
     "soft_matrices_",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clipbench.clipping import SoftSpectralClip, SpectralClip
 from clipbench.clipping.selection import matches
-from clipbench.spectral import SpectralReport, clip_factored, clip_matrices_, matrix_shape, soft_matrices_
+from clipbench.spectral import SpectralReport, clip_factored, clip_matrices_, matrix_shape, soft_factored, soft_matrices_
 from clipbench.training.together.gradients import Gradients, LayerGradient, lengths, norm
 from clipbench.training.together.members import Members
 from clipbench.training.together.thresholds import stacked_thresholds
@@ -96,7 +96,7 @@ class Layers:
     def _clip_factors(self, layers: Sequence[LayerGradient], length: Tensor, tau: Tensor, measure: bool) -> Tensor:
         """Through the rows, those members and layers only that can have anything above τ (all, if σ_max is wanted)."""
         sigma = torch.full(length.shape, math.nan, dtype=length.dtype)
-        wanted = torch.isfinite(length) if measure else torch.isfinite(length) & ~(length <= tau)
+        wanted = torch.isfinite(length) if measure else self.needs(length, tau)
         where = [own.nonzero()[:, 0] for own in wanted.unbind(1)]
         if not sum(map(len, where)):
             return sigma
@@ -137,6 +137,10 @@ class Layers:
         """Both factors after clipping, and σ_max, of a batch of products."""
         raise TypeError(f"{type(self).__name__} must define factored")
 
+    def needs(self, length: Tensor, tau: Tensor) -> Tensor:
+        """Where the rule may change something, judged by the norms."""
+        return torch.isfinite(length) & ~(length <= tau)
+
     def changes(self, sigma: Tensor, tau: Tensor) -> Tensor:
         """Which products of σ_max and τ the rule changes."""
         return sigma > tau
@@ -173,8 +177,14 @@ class Spectral(Layers):
 class SoftSpectral(Layers):
     """SoftSpectralClip."""
 
-    def by_factors(self) -> bool:
-        return False
+    def factored(self, inputs: Tensor, delta: Tensor, tau: Tensor, measure: bool) -> tuple[Tensor, Tensor, Tensor]:
+        return inputs, *soft_factored(inputs, delta, tau)
+
+    def needs(self, length: Tensor, tau: Tensor) -> Tensor:
+        return torch.isfinite(length) & torch.isfinite(tau)
+
+    def changes(self, sigma: Tensor, tau: Tensor) -> Tensor:
+        return torch.isfinite(tau)
 
     def kernel(self, matrices: list[Tensor], tau: Tensor, length: Tensor, measure: bool) -> SpectralReport:
         return soft_matrices_(matrices, tau, self.backend, measure)
