@@ -19,9 +19,19 @@ install: .venv/.installed  ## create .venv with the pinned dependencies and the 
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-run: install  ## the embedded default: sgd, norm_clip and ps_clip × 3 seeds, with a table and a figure (under 3 minutes)
+# FRESH=1 trains all runs anew, in a folder of its own; else what is published is found, and one run repeated.
+FRESH ?=
+OWN = results/own
+run: install  ## the published comparison of sgd, norm_clip and ps_clip, one of its runs trained again, table and figure
+ifeq ($(FRESH),)
 	$(PY) -m clipbench.run -m experiment=heavy_tailed_mlp/cpu
-	$(PY) -m clipbench.report summary heavy_tailed_mlp/cpu
+	$(PY) -m clipbench.verify heavy_tailed_mlp/cpu --method ps_clip --seed 0
+	$(PY) -m clipbench.report summary heavy_tailed_mlp/cpu --into $(OWN)
+else
+	rm -rf $(OWN)
+	$(PY) -m clipbench.run -m experiment=heavy_tailed_mlp/cpu paths.results=$(OWN)
+	$(PY) -m clipbench.report summary heavy_tailed_mlp/cpu --results $(OWN)
+endif
 
 sweep: install  ## all methods × seeds of EXPERIMENT=<name>/<size>; may be interrupted and repeated
 	$(PY) -m clipbench.run -m experiment=$(EXPERIMENT)
@@ -56,7 +66,7 @@ TRIALS ?= 16
 tune: install  ## tune all methods of EXPERIMENT with TRIALS trials each, then the winners on fresh seeds
 	$(PY) -m clipbench.tune experiment=$(EXPERIMENT) trials=$(TRIALS)
 
-collect: install  ## all records of results/runs into results/data, one file per experiment
+collect: install  ## add the records of results/runs to results/data, one file per experiment
 	$(PY) -m clipbench.report collect
 
 figures: install  ## figures from results/data

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from clipbench.cli.arguments import overrides
-from clipbench.cli.command import command
+from clipbench.cli.command import WAITING, command
 from clipbench.cli.compose import CONFIG_PATH
 from clipbench.errors import ConfigError
 
@@ -87,6 +88,9 @@ def main(arguments: Sequence[str]) -> None:
         frame = rows(session, footprints, tuned, codes)
     text = markdown(frame, BASELINE)
     print(text, end="", flush=True)
+    chosen = {name: os.environ[name] for name in WAITING if name in os.environ}
+    if chosen:
+        warn(f"threads wait as {chosen} says, which changes step times with more than one thread")
     for line in [*session.notes, *disturbed(frame)]:
         warn(line)
     store(results / "data" / "calibration.parquet", frame, warn)
@@ -108,4 +112,4 @@ def disturbed(frame: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    command(lambda: main(sys.argv[1:]))
+    command(lambda: main(sys.argv[1:]), passive=False)

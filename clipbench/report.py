@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from clipbench.analysis import collect, experiments
-from clipbench.analysis.collect import merge_files
+from clipbench.analysis.collect import add, merge_files
 from clipbench.analysis.document import summary, write_figures, write_report, write_tables
 from clipbench.analysis.embed import embed
 from clipbench.analysis.groups import BASELINE
 from clipbench.errors import RecordError
+from clipbench.runs.archive import data_file, read_data
 
 DESCRIPTION = """\
 Turn the records of runs into tables and figures.
@@ -56,8 +58,10 @@ def _options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("experiment", help='the name of one experiment, or "single" for runs outside of any')
         command.add_argument("--dataset", help="only this dataset")
         command.add_argument("--model", help="only this model")
-        command.add_argument("--published", action="store_true", help="show what is collected; collect nothing")
-        command.add_argument("--out", type=_folder, metavar="DIR", help="where the figure goes (default: as --results)")
+        command.add_argument(
+            "--into", type=_folder, metavar="DIR",
+            help="collect into this folder and draw there, leaving the results folder's data and figures as they are",
+        )  # fmt: skip
     else:
         command.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="default: all there are")
     if name in ("collect", "all", "summary"):
@@ -106,10 +110,26 @@ def _collect(args: argparse.Namespace, names: Sequence[str]) -> None:
         print(f"collected {name}: {count} runs")
 
 
-def _summary(args: argparse.Namespace) -> None:
-    if not args.published:
+def _collected(args: argparse.Namespace) -> Path:
+    """The results folder that holds all runs of the experiment: its own, or `--into` with what is published too."""
+    if args.into is None:
         _collect(args, [args.experiment])
-    tables, figures = summary(args.results, args.experiment, args.baseline, args.dataset, args.model, args.out)
+        return Path(args.results)
+    (args.into / "data").mkdir(parents=True, exist_ok=True)
+    published = data_file(args.results, args.experiment)
+    if published.exists():
+        add(data_file(args.into, args.experiment), read_data(published))
+    for warning in collect(args.into, args.roots or [args.results], [args.experiment]).warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    calibration = args.results / "data" / "calibration.parquet"
+    if calibration.exists():
+        shutil.copy(calibration, args.into / "data")
+    return Path(args.into)
+
+
+def _summary(args: argparse.Namespace) -> None:
+    results = _collected(args)
+    tables, figures = summary(results, args.experiment, args.baseline, args.dataset, args.model)
     if not tables:
         raise ValueError(f"experiment must have finished runs of that dataset and model, got {args.experiment}")
     for table in tables:

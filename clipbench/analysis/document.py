@@ -80,11 +80,10 @@ def write_figures(
 
 
 def summary(
-    results: Path, name: str, baseline: str = BASELINE, dataset: str | None = None, model: str | None = None,
-    out: Path | None = None,
-) -> tuple[list[Table], list[Path]]:  # fmt: skip
+    results: Path, name: str, baseline: str = BASELINE, dataset: str | None = None, model: str | None = None
+) -> tuple[list[Table], list[Path]]:
     """The tables for the terminal (one test metric, validation loss) and the figures, drawn anew, of one
-    experiment; the figures go to `out`/figures (default: those of the results)."""
+    experiment."""
     from clipbench.analysis import plots
 
     chosen = panels(load(results, name), dataset, model)
@@ -92,7 +91,7 @@ def summary(
     for panel in chosen:
         tables += panel_tables(panel, results, baseline, metrics=_short(panel))
         figure = plots.comparison(panel, results, baseline)
-        paths += plots.save(figure, out or results, panel.slug)[:1] if figure is not None else []
+        paths += plots.save(figure, results, panel.slug)[:1] if figure is not None else []
     return tables, paths
 
 

@@ -7,7 +7,6 @@ no path and no address. Any other text is shown as "…".
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +44,7 @@ def public(info: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]
 def clean(value: Any) -> Any:
     """`value` with every text that is not of a listed form hidden; entries with such names are left out."""
     if isinstance(value, Mapping):
-        return {_base(str(key)): clean(one) for key, one in value.items() if _plain(_base(str(key)))}
+        return {str(key): clean(one) for key, one in value.items() if _plain(str(key))}
     if isinstance(value, list | tuple):
         return [clean(one) for one in value]
     if value is None or isinstance(value, bool | int | float):
@@ -53,14 +52,5 @@ def clean(value: Any) -> Any:
     return str(value) if _plain(str(value)) else HIDDEN
 
 
-def _base(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
 def _plain(text: str) -> bool:
     return WORDS.fullmatch(CLOCK.sub(" ", text)) is not None
-
-
-def finite(value: Any) -> bool:
-    """Whether a number is there and finite."""
-    return isinstance(value, int | float) and math.isfinite(value)

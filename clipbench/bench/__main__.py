@@ -36,4 +36,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command(lambda: main(sys.argv[1:]))
+    command(lambda: main(sys.argv[1:]), passive=False)

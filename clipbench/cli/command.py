@@ -15,13 +15,25 @@ from omegaconf.errors import OmegaConfBaseException
 
 from clipbench.errors import ConfigError, Interrupted, JobError
 
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # any of these is the user's own choice
 
-def command(main: Callable[[], Any]) -> None:
+
+def wait_passively() -> None:
+    """Let threads that wait for each other sleep, not spin: on a shared machine spinning takes others' time and one's
+    own. OpenMP reads this once, when torch loads it, so this comes before. An own value of the user wins.
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+def command(main: Callable[[], Any], passive: bool = True) -> None:
     """Call `main` and leave with the exit status that belongs to how it ended.
 
     0 done; 2 bad input, one line on stderr; 1 any other error; 130 and 143 after SIGINT and SIGTERM.
-    `HYDRA_FULL_ERROR=1` shows whole tracebacks.
+    `HYDRA_FULL_ERROR=1` shows whole tracebacks. `passive`: threads wait asleep; not where time is measured.
     """
+    if passive:
+        wait_passively()
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises then, and leaves the printing to us
     try:

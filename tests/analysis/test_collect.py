@@ -6,12 +6,16 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 
 from clipbench.analysis import collect, load
-from clipbench.analysis.collect import data_file, find_records, read_data, read_record, scrub
+from clipbench.analysis.collect import CURVE_POINTS, add, find_records, merge_files, read_record
+from clipbench.analysis.fields import clean, public
+from clipbench.runs.archive import data_file, read_data, stem
 from tests.analysis.synthetic import write_comparison, write_run
 
 
@@ -26,7 +30,7 @@ def test_collect_puts_all_runs_of_an_experiment_into_one_file(tmp_path):
     done = collect(tmp_path)
     assert done.runs == {"single": 1, "toy/cpu": 6}
     assert done.warnings == []
-    assert sorted(p.name for p in (tmp_path / "data").iterdir()) == ["single.parquet", "toy__cpu.parquet"]
+    assert sorted(p.name for p in (tmp_path / "data").glob("[!.]*")) == ["single.parquet", "toy__cpu.parquet"]
 
 
 def test_every_metric_row_and_run_entry_survives(tmp_path):
@@ -55,14 +59,44 @@ def test_nothing_tells_of_the_owner(tmp_path):
     assert "alice" in (folder / "run.json").read_text()
     assert "alice" not in text
     assert "/home" not in text
-    assert table["error"].iloc[0] == "FileNotFoundError: …/cifar.tar.gz is gone"
+    assert table["error"].iloc[0] == "FileNotFoundError: …"
 
 
-def test_scrub_leaves_addresses_and_fractions_alone():
-    for text in ("https://example.org/data/file.gz", "train/loss", "1/2 and 3/4", "a / b", "~/x/y"):
-        assert scrub(text) == text
-    assert scrub({"a": ["/home/al ice/x.txt"], "root": "/r"}) == {"a": ["…/x.txt"]}
-    assert scrub(r"C:\Users\alice\x.txt") == "…/x.txt"
+FORMS = [
+    "/home/bob", "file:///home/bob", "//host/home/bob", "bob@node:/x", "~bob/x", "../../home/bob/x", "/home/o'neil",
+    r"C:\\Users\\bob", "https://bob:secret@host/x", "bob@example.org", "~bob", "smb://bob", "$HOME/bob",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FORMS)
+def test_no_form_of_path_or_address_is_published(text):
+    """Wherever it stands: as a value, in a list, as a key, in a message, and under any name."""
+    info = {
+        "run_id": "a", "experiment": "toy/cpu", "method": text, "error": f"OSError: {text} is gone", "host": "bob",
+        "data": {"files": {text: "sha256:0"}, "note": [text]}, "versions": {"torch": text}, "new_entry": "bob",
+    }  # fmt: skip
+    config = {
+        "experiment": text,
+        "model": {"file": text, text: 1},
+        "data": {"root": "bob"},
+        "paths": {"results": "bob"},
+    }
+    shown = json.dumps(public(info, config), ensure_ascii=False)
+    assert not [name for name in ("bob", "neil", "home", "HOME") if name in shown]
+    assert text not in shown
+
+
+def test_what_is_no_path_is_kept_as_it_is():
+    for text in (
+        "Intel(R) Xeon(R) Processor @ 2.10GHz",
+        "2.14.0+cpu",
+        "sha256:ab12",
+        "clipbench.clipping.NoClip",
+        "30s",
+    ):
+        assert clean(text) == text
+    assert clean({"a": [1, None, True, 0.5]}) == {"a": [1, None, True, 0.5]}
+    assert public({"experiment": "toy/cpu"}, {"experiment": "toy/cpu"})["config"]["experiment"] == "toy/cpu"
 
 
 def test_a_failed_run_without_metrics_is_counted(tmp_path):
@@ -83,7 +117,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     assert data_file(tmp_path, "toy/cpu").read_bytes() == first
     other = tmp_path / "other"
     shutil.copytree(tmp_path / "runs", other / "runs")
-    collect(other, fresh=True)
+    collect(other)
     assert data_file(other, "toy/cpu").read_bytes() == first
     assert not list(tmp_path.rglob("*.part"))
 
@@ -99,17 +133,41 @@ def test_several_machines_are_merged(tmp_path):
     assert done.warnings == []
 
 
-def test_conflicts_are_reported_and_the_newer_is_kept(tmp_path):
+def test_the_later_attempt_is_kept_whatever_the_clocks_said(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    write_run(one, seed=0, train_step_seconds=1.0, finished="2026-01-01T00:00:00+00:00")
-    write_run(two, seed=0, train_step_seconds=2.0, finished="2026-02-01T00:00:00+00:00")
+    write_run(one, seed=0, attempt=2, train_step_seconds=1.0, finished="2026-01-01T00:00:00+00:00")
+    write_run(two, seed=0, attempt=1, train_step_seconds=2.0, finished="2026-02-01T00:00:00+00:00")
     for roots in ([one, two], [two, one]):
         result = tmp_path / roots[0].name / "result"
-        done = collect(result, roots)
-        assert len(done.warnings) == 1
-        assert "train_step_seconds" in done.warnings[0]
-        assert "kept 2026-02-01" in done.warnings[0]
-        assert load(result, "toy/cpu").runs["train_step_seconds"].tolist() == [2.0]
+        assert collect(result, roots).warnings == []
+        assert load(result, "toy/cpu").runs["train_step_seconds"].tolist() == [1.0]
+
+
+def test_two_of_one_attempt_are_a_conflict_with_one_winner(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    write_run(one, seed=0, attempt=1, train_step_seconds=1.0)
+    write_run(two, seed=0, attempt=1, train_step_seconds=2.0)
+    kept = []
+    for roots in ([one, two], [two, one]):
+        result = tmp_path / roots[0].name / "result"
+        (warning,) = collect(result, roots).warnings
+        assert "train_step_seconds" in warning
+        kept.append(data_file(result, "toy/cpu").read_bytes())
+    assert kept[0] == kept[1]
+
+
+def test_a_failure_newer_than_a_success_is_shown(tmp_path):
+    folder = write_run(tmp_path, status="ok", attempt=1)
+    collect(tmp_path)
+    edit(folder, status="failed", attempt=2, error="RuntimeError: device lost")
+    assert collect(tmp_path).warnings == []
+    assert load(tmp_path, "toy/cpu").runs["status"].tolist() == ["failed"]
+    edit(folder, status="running", attempt=3)
+    collect(tmp_path)
+    assert load(tmp_path, "toy/cpu").runs["status"].tolist() == ["failed"], "nothing came of the third yet"
+    edit(folder, status="ok", attempt=3)
+    collect(tmp_path)
+    assert load(tmp_path, "toy/cpu").runs["status"].tolist() == ["ok"]
 
 
 def test_different_metrics_of_one_run_id_are_a_conflict(tmp_path):
@@ -133,13 +191,104 @@ def test_a_finished_record_wins_over_an_unfinished_one_without_a_word(tmp_path, 
     assert load(tmp_path, "toy/cpu").runs["status"].tolist() == ["ok"]
 
 
-def test_runs_collected_elsewhere_stay_unless_fresh(tmp_path):
+def test_runs_that_cannot_be_seen_stay(tmp_path):
     first = write_run(tmp_path, seed=0)
     collect(tmp_path)
     shutil.rmtree(first)
     write_run(tmp_path, seed=1)
     assert collect(tmp_path).runs == {"toy/cpu": 2}
-    assert collect(tmp_path, fresh=True).runs == {"toy/cpu": 1}
+
+
+def test_a_run_of_one_step_is_no_conflict_with_itself(tmp_path):
+    """Its step time is NaN, which a file gives back as nothing."""
+    write_run(tmp_path, train_step_seconds=float("nan"))
+    for _ in range(3):
+        assert collect(tmp_path).warnings == []
+
+
+def test_two_experiments_never_share_a_file(tmp_path):
+    names = ["a/b", "a__b", "a_/b", "a/_b", "a%5F%5Fb", "a%b", "a_b", "a___b", "a/b/c", "a__b/c"]
+    assert len({stem(name) for name in names}) == len(names)
+    assert stem("heavy_tailed_mlp/cpu") == "heavy_tailed_mlp__cpu"
+    for seed, name in enumerate(("a/b", "a__b")):
+        write_run(tmp_path, seed=seed, experiment=name)
+    collect(tmp_path)
+    assert [load(tmp_path, name).runs["seed"].tolist() for name in ("a/b", "a__b")] == [[0], [1]]
+
+
+def test_many_collects_at_once_lose_nothing(tmp_path):
+    roots = [tmp_path / str(number) for number in range(6)]
+    for seed, root in enumerate(roots):
+        write_run(root, seed=seed)
+    code = "import sys; from pathlib import Path; from clipbench.analysis import collect\n"
+    code += "collect(Path(sys.argv[1]), [Path(sys.argv[2])])"
+    commands = [[sys.executable, "-c", code, str(tmp_path / "result"), str(root)] for root in roots]
+    processes = [subprocess.Popen(command) for command in commands]
+    assert [process.wait(120) for process in processes] == [0] * len(roots)
+    assert sorted(load(tmp_path / "result", "toy/cpu").runs["seed"]) == list(range(6))
+
+
+def test_trials_keep_final_metrics_and_twenty_points(tmp_path):
+    write_run(tmp_path, seed=0, role="tune", trial=0, steps=1000)
+    write_run(tmp_path, seed=1, steps=1000)
+    collect(tmp_path)
+    first = data_file(tmp_path, "toy/cpu").read_bytes()
+    experiment = load(tmp_path, "toy/cpu")
+    for run in experiment.runs.to_dict("records"):
+        curve = experiment.curve(run["run_id"], "validation", "loss")
+        whole = pd.read_parquet(next(tmp_path.glob(f"runs/**/{run['run_id']}/metrics.parquet")))
+        whole = whole[(whole["split"] == "validation") & (whole["metric"] == "loss")]
+        assert len(curve) == (min(CURVE_POINTS, len(whole)) if run["role"] == "tune" else len(whole))
+        assert curve["step"].iloc[-1] == whole["step"].iloc[-1]
+        assert run["final"]
+    collect(tmp_path)
+    assert data_file(tmp_path, "toy/cpu").read_bytes() == first
+
+
+def test_git_merges_two_branches_by_run_id(tmp_path):
+    """Two branches that collected different runs of one experiment merge to the union, by the documented driver."""
+
+    def git(*words):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+
+    def committed(seed):
+        add(data_file(tmp_path, "toy/cpu"), [read_record(write_run(tmp_path / f"s{seed}", seed=seed))])
+        git("add", "data", ".gitattributes")
+        git("commit", "-m", f"seed {seed}")
+
+    git("init", "-b", "one")
+    git("config", "user.name", "somebody")
+    git("config", "user.email", "somebody@example.org")
+    git("config", "merge.clipbench.driver", f"{sys.executable} -m clipbench.report merge %O %A %B")
+    (tmp_path / ".gitattributes").write_text("data/*.parquet merge=clipbench\n")
+    committed(0)
+    git("switch", "-c", "two")
+    committed(1)
+    git("switch", "one")
+    committed(2)
+    git("merge", "two", "-m", "both")
+    assert sorted(load(tmp_path, "toy/cpu").runs["seed"]) == [0, 1, 2]
+
+
+def test_a_table_that_holds_no_runs_is_left_to_its_owner(tmp_path):
+    path = tmp_path / "calibration.parquet"
+    pd.DataFrame({"method": ["sgd"]}).to_parquet(path)
+    with pytest.raises(ValueError, match="must hold collected runs"):
+        merge_files(path, path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "said"),
+    [("seed", "three", "seed must be a whole number"), ("final", [1], "final must be a mapping"),
+     ("status", "unheard", "must have a status of"), ("attempt", "2", "attempt must be a whole number")],
+)  # fmt: skip
+def test_odd_entries_are_one_line(tmp_path, entry, value, said):
+    write_run(tmp_path, seed=0)
+    edit(write_run(tmp_path, seed=1), **{entry: value})
+    done = collect(tmp_path)
+    assert done.runs == {"toy/cpu": 1}
+    assert len(done.warnings) == 1
+    assert said in done.warnings[0]
 
 
 def test_read_data_gives_back_what_read_record_gave(tmp_path):
@@ -155,7 +304,8 @@ def test_read_data_gives_back_what_read_record_gave(tmp_path):
 def test_mixed_code_versions_are_warned_of(tmp_path):
     for seed in range(3):
         write_run(tmp_path, seed=seed, fingerprint="aaaa" if seed else "bbbb")
-    assert collect(tmp_path).warnings == ["toy/cpu: runs of 2 versions of the code (2 by aaaa, 1 by bbbb)"]
+    expected = "toy/cpu: runs of one method (sgd, sgd, toy, mlp) by 2 versions of the code (2 by aaaa, 1 by bbbb)"
+    assert collect(tmp_path).warnings == [expected]
 
 
 @pytest.mark.parametrize(
