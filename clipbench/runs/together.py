@@ -112,13 +112,18 @@ class _Batch:
 
     def _train(self) -> None:
         from clipbench.training.together.building import build_all
+        from clipbench.training.together.members import Unbatchable
         from clipbench.training.together.trainer import TogetherTrainer
 
         names = {request.method for request in self.requests}
         self.say(f"together: {len(self.requests)} runs of {', '.join(sorted(names))} as one program")
+        try:
+            trainer = TogetherTrainer(build_all(self.requests), self.say)
+        except Unbatchable as why:
+            self.say(f"together: these runs go alone: {why}")
+            return
         file = self.file or BatchFile.of(self.requests)
         file.write_members()
-        trainer = TogetherTrainer(build_all(self.requests), self.say)
         try:
             began, before = time.monotonic(), 0.0
             if checkpoint := file.checkpoint(self.say):

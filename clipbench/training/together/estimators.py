@@ -11,6 +11,8 @@ from torch import Tensor
 
 from clipbench.data.base import Batch as Samples
 from clipbench.estimators import Batch, Estimator, MicroBatch, PerSample
+from clipbench.per_sample import PowerThreshold
+from clipbench.per_sample.thresholds import clip_weight
 from clipbench.training.together.batches import MemberBatches, flat
 from clipbench.training.together.clippers import Clippers, stacked_clippers
 from clipbench.training.together.gradients import Gradients, mean
@@ -141,11 +143,14 @@ class MicroBatchRule:
         self.clippers.load_state_dict(state["clipper"])
 
 
-class PerSampleRule(_Stateless):
-    """PerSample: sample k's gradient times min(1, τ_k/‖g_k‖), the norm over all layers; what is not finite is dropped."""
+class PerSampleRule:
+    """PerSample: sample k's gradient times its weight, min(1, τ_k/‖g_k‖) as a rule, the norm over all layers.
+
+    What is not finite is dropped. Each member's own threshold and weight are called, on its own norms.
+    """
 
     def __init__(self, estimators: Sequence[PerSample]) -> None:
-        self.thresholds = [estimator.clipper.threshold for estimator in estimators]
+        self.estimators = list(estimators)
 
     def __call__(
         self, engine: StackEngine, run: Pass, losses: Tensor, delta: Tensor, draws: Sequence[int]
@@ -155,7 +160,7 @@ class PerSampleRule(_Stateless):
         norms = torch.stack([layer.norms() for layer in rows]).square().sum(0).sqrt()
         tau = self._tau(norms)
         keep = norms < torch.inf  # false for NaN too
-        weight = torch.where(keep, (tau / norms).clamp_max(1.0), 0.0) / total
+        weight = torch.where(keep, self._weight(norms, tau), 0.0) / total
         if norms.device.type != "cpu" or not math.isfinite(norms.sum().item()):
             rows = [layer.without(~keep) for layer in rows]
         gradients = engine.gradients([layer.times(weight) for layer in rows])
@@ -169,11 +174,25 @@ class PerSampleRule(_Stateless):
     def _tau(self, norms: Tensor) -> Tensor:
         """(R, n), from each member's own rule."""
         k = torch.arange(1, norms.shape[1] + 1, device=norms.device, dtype=norms.dtype)
-        values = [
-            threshold(k, own) if callable(threshold) else torch.full_like(own, float(threshold))
-            for threshold, own in zip(self.thresholds, norms.unbind(), strict=True)
-        ]
+        values = []
+        for estimator, own in zip(self.estimators, norms.unbind(), strict=True):
+            threshold = estimator.clipper.threshold
+            values.append(threshold(k, own) if callable(threshold) else torch.full_like(own, float(threshold)))
         return torch.stack(values)
+
+    def _weight(self, norms: Tensor, tau: Tensor) -> Tensor:
+        """(R, n), from each member's own rule."""
+        rules = [estimator.clipper.weight for estimator in self.estimators]
+        if all(rule is clip_weight for rule in rules):
+            return clip_weight(norms, tau)
+        return torch.stack([rule(*own) for rule, own in zip(rules, zip(norms, tau, strict=True), strict=True)])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"members": [estimator.state_dict() for estimator in self.estimators]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for estimator, own in zip(self.estimators, state["members"], strict=True):
+            estimator.load_state_dict(own)
 
 
 def _finite_mean(values: Tensor) -> Tensor:
@@ -193,6 +212,9 @@ def stack_rule(members: Members, say: Callable[[str], None]) -> Rule | None:
         return MicroBatchRule(stacked_clippers(inner, members, say), members.first.options.batch_size)
     if kind is PerSample:
         own = [estimator for estimator in estimators if isinstance(estimator, PerSample)]
-        if all(each.clipper.nonfinite == "drop" for each in own):
+        # A threshold that follows past norms is told those of each micro-batch, not of the whole step.
+        follows = any(callable(each.clipper.threshold) and type(each.clipper.threshold) is not PowerThreshold for each in own)
+        parts = members.first.options.accumulation
+        if all(each.clipper.nonfinite == "drop" for each in own) and (parts == 1 or not follows):
             return PerSampleRule(own)
     return None

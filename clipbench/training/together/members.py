@@ -10,6 +10,10 @@ from torch import Tensor
 from clipbench.training.setup import Setup
 
 
+class Unbatchable(Exception):
+    """What a batch cannot do for its members, in words that end "runs go alone: …"."""
+
+
 class Members:
     """R setups that differ in numbers only; `weights` are {name: (R, *shape)}, contiguous.
 
@@ -21,6 +25,7 @@ class Members:
         self.setups = list(setups)
         self.first = self.setups[0]
         self.device = self.first.device
+        _check(self.first)
         own = [dict(setup.parameters()) for setup in self.setups]
         self.names = list(own[0])
         self.weights: dict[str, Tensor] = {}
@@ -55,3 +60,13 @@ class Members:
         """Put zeros in the slot of a member that has left: what it goes on to compute is of no use, and costs little."""
         for stacked in self.weights.values():
             stacked[member].zero_()
+
+
+def _check(setup: Setup) -> None:
+    """Raise Unbatchable for what has no place in the batch's loop."""
+    if getattr(setup, "update", None) is not None:
+        raise Unbatchable("a rule on the optimizer's update belongs to one optimizer")
+    if any(group.get("span", 1.0) != 1.0 for group in setup.optimizer.param_groups):
+        raise Unbatchable("the optimizer's parts end their schedules apart")
+    if len({parameter.dtype for _, parameter in setup.parameters()}) > 1:
+        raise Unbatchable("the model's parameters have several dtypes")
