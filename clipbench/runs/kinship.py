@@ -48,9 +48,10 @@ def groups(requests: Sequence[Request], size: int) -> list[list[Request]]:
     for request in requests:
         if not alone(request):
             by_kin.setdefault(kin(request), []).append(request)
-    found = []
+    rounds: dict[int, list[list[Request]]] = {}  # the first batches of all kinds come before the second ones
     for members in by_kin.values():
         count = -(-len(members) // size)
         even = -(-len(members) // count)  # 33 runs of at most 32 are 17 and 16, not 32 and 1
-        found += [members[start : start + even] for start in range(0, len(members), even)]
-    return [members for members in found if len(members) > 1]
+        for place in range(count):
+            rounds.setdefault(place, []).append(members[place * even : (place + 1) * even])
+    return [members for place in sorted(rounds) for members in rounds[place] if len(members) > 1]

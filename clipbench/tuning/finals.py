@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
@@ -33,7 +35,7 @@ class Finals:
                 return None
             trial = self.slots.trials()[slot].number
             seed = self.seeds[slot]
-            config = self.plan.config(self.method, self.choice.settings, role="final", trial=None, seed=seed)
+            config = self.config(seed)
             try:
                 outcome = execute(config, say)
             except (ConfigError, RecordError):
@@ -47,6 +49,10 @@ class Finals:
             self.slots.set(identity, "final", outcome.info.get("final", {}))
             self.study.tell(trial, 0.0)  # the bookkeeping's own value: selection is over
             return outcome
+
+    def config(self, seed: int) -> dict[str, Any]:
+        """The config of a final run."""
+        return self.plan.config(self.method, self.choice.settings, role="final", trial=None, seed=seed)
 
     def results(self) -> list[dict[str, float]]:
         """The final metrics of every seed whose run ended well."""

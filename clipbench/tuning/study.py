@@ -15,7 +15,7 @@ from clipbench.errors import ConfigError, RecordError, Stopped
 from clipbench.runs.execute import Outcome, Say, execute
 from clipbench.runs.job import Row
 from clipbench.tuning.plan import Plan
-from clipbench.tuning.sampler import sampler, suggest
+from clipbench.tuning.sampler import of_slot, sampler, suggest
 from clipbench.tuning.slots import Slots
 
 PRUNE_AFTER = 0.25  # share of a trial's steps that is never pruned; our choice
@@ -82,6 +82,11 @@ class Study:
             else:
                 self.study.tell(trial, self.value(outcome))
             return outcome
+
+    def config(self, slot: int) -> dict[str, Any]:
+        """The config of the slot's trial, which the sequence names before any trial has ended."""
+        settings = self.plan.settings(self.method, of_slot(self.space, slot))
+        return self.plan.config(self.method, settings, role="tune", trial=slot, seed=self.tuning.seed)
 
     def _watch(self, trial: optuna.Trial, config: dict[str, Any]) -> Any:
         if self.tuning.pruner == "none":

@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage
 
 from clipbench.errors import RunLocked
 from clipbench.runs.execute import Outcome, Say
-from clipbench.tuning import files
+from clipbench.tuning import files, together
 from clipbench.tuning.finals import Finals
 from clipbench.tuning.plan import Plan
 from clipbench.tuning.storage import open_storage
@@ -52,12 +52,14 @@ class Worker:
         for study in self.studies:
             study.slots.prepare(retry)
         self._say_plan()
+        together.trials(self.studies, self.plan, self._say)
         drain(self.studies, self._trial)
         chosen = [(study, study.best()) for study in self.studies]
         written = {study.method: files.write(self.plan, study.method, c) for study, c in chosen if c is not None}
         finals = {s.method: Finals(self.plan, s.method, c, self.storage) for s, c in chosen if c is not None}
         for each in finals.values():
             each.slots.prepare(retry)
+        together.finals(list(finals.values()), self.plan, self._say)
         drain(list(finals.values()), self._final)
         return [
             Result(s.method, s.counts(), c, written.get(s.method), finals[s.method].results() if c else [])
