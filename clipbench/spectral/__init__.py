@@ -7,8 +7,8 @@ from clipbench.spectral.newton_schulz import newton_schulz
 from clipbench.spectral.randomized import check_setting, randomized_clip, randomized_one_
 from clipbench.spectral.report import SpectralReport, gather
 from clipbench.spectral.shapes import as_matrix, matrix_shape
+from clipbench.spectral.shrink import hard_factored, soft_factored
 from clipbench.spectral.soft import soft_matrices_
-from clipbench.spectral.soft_factored import soft_factored
 
 __all__ = [
     "BACKENDS",
@@ -22,6 +22,7 @@ __all__ = [
     "clip_matrices_",
     "clip_singular_values",
     "gather",
+    "hard_factored",
     "matrix_shape",
     "newton_schulz",
     "randomized_clip",

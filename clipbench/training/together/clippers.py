@@ -93,17 +93,19 @@ class Value(_Stateless):
 
     def __call__(self, gradients: Gradients) -> Clipped:
         whole = norm(lengths(gradients))
-        beyond = torch.zeros_like(whole, dtype=torch.int64)
-        entries = 0
+        beyond = torch.zeros_like(whole)
+        entries, finite = 0, bool(torch.isfinite(whole).all())
         for layer in gradients.values():
             formed = layer.formed
             tau = over(self._tau, formed)
             clamped = formed.clamp(-tau, tau)
-            changed = (clamped != formed) & torch.isfinite(formed)
-            beyond += changed.flatten(1).sum(1)
             entries += formed[0].numel()
-            layer.replace(torch.where(changed, clamped, formed))
-        return Clipped(whole, beyond.to(whole.dtype) / max(entries, 1))
+            if not finite:  # an entry that is not finite is left as it is
+                clamped = torch.where(torch.isfinite(formed), clamped, formed)
+            changed = torch.ne(clamped, formed, out=torch.empty_like(formed))  # as numbers, which add up faster
+            beyond += changed.flatten(1).nan_to_num().sum(1)
+            layer.replace(clamped)
+        return Clipped(whole, beyond / max(entries, 1))
 
 
 class Each:

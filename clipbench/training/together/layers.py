@@ -15,10 +15,14 @@ from torch import Tensor
 
 from clipbench.clipping import SoftSpectralClip, SpectralClip
 from clipbench.clipping.selection import matches
-from clipbench.spectral import SpectralReport, clip_factored, clip_matrices_, matrix_shape, soft_factored, soft_matrices_
+from clipbench.spectral import SpectralReport, clip_factored, clip_matrices_, hard_factored, matrix_shape, soft_factored, soft_matrices_
 from clipbench.training.together.gradients import Gradients, LayerGradient, lengths, norm
 from clipbench.training.together.members import Members
 from clipbench.training.together.thresholds import stacked_thresholds
+
+
+FAR = 3.0  # ‖G‖_F/τ beyond which several singular values are likely above τ
+FARTHEST = 1e4  # up to which `hard_factored` keeps float64's digits but for four
 
 
 class LayerClipped(NamedTuple):
@@ -26,6 +30,14 @@ class LayerClipped(NamedTuple):
 
     norm: Tensor
     clipped_fraction: Tensor
+
+
+class Sizes(NamedTuple):
+    """Of a batch of products: thresholds, Frobenius norms, and whether σ_max is wanted of all."""
+
+    tau: Tensor
+    length: Tensor
+    measure: bool
 
 
 class Layers:
@@ -104,7 +116,8 @@ class Layers:
         inputs = torch.cat([pair[0][own] for pair, own in zip(pairs, where, strict=True)])
         delta = torch.cat([pair[1][own] for pair, own in zip(pairs, where, strict=True)])
         level = torch.cat([tau[own, place] for place, own in enumerate(where)])
-        inputs, delta, found = self.factored(inputs, delta, level, measure)
+        sizes = torch.cat([length[own, place] for place, own in enumerate(where)])
+        inputs, delta, found = self.factored(inputs, delta, Sizes(level, sizes, measure))
         start = 0
         for place, (layer, own) in enumerate(zip(layers, where, strict=True)):
             part = slice(start, start + len(own))
@@ -133,7 +146,7 @@ class Layers:
         """Whether the backend may be replaced by the factored form, which is exact."""
         return self.backend in ("auto", "exact")
 
-    def factored(self, inputs: Tensor, delta: Tensor, tau: Tensor, measure: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def factored(self, inputs: Tensor, delta: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
         """Both factors after clipping, and σ_max, of a batch of products."""
         raise TypeError(f"{type(self).__name__} must define factored")
 
@@ -167,8 +180,11 @@ class Spectral(Layers):
         """Why the batched form cannot take this one; empty where it can."""
         return "backend randomized draws for itself" if clipper.backend == "randomized" else ""
 
-    def factored(self, inputs: Tensor, delta: Tensor, tau: Tensor, measure: bool) -> tuple[Tensor, Tensor, Tensor]:
-        return clip_factored(inputs, delta, tau, measure=measure)
+    def factored(self, inputs: Tensor, delta: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
+        ratio = sizes.length / sizes.tau
+        if not sizes.measure and bool(((ratio > FAR).double().mean() > 0.5) & (ratio.amax() < FARTHEST)):
+            return inputs, *hard_factored(inputs, delta, sizes.tau)
+        return clip_factored(inputs, delta, sizes.tau, measure=sizes.measure)
 
     def kernel(self, matrices: list[Tensor], tau: Tensor, length: Tensor, measure: bool) -> SpectralReport:
         return clip_matrices_(matrices, tau, self.backend, measure, length)
@@ -177,8 +193,8 @@ class Spectral(Layers):
 class SoftSpectral(Layers):
     """SoftSpectralClip."""
 
-    def factored(self, inputs: Tensor, delta: Tensor, tau: Tensor, measure: bool) -> tuple[Tensor, Tensor, Tensor]:
-        return inputs, *soft_factored(inputs, delta, tau)
+    def factored(self, inputs: Tensor, delta: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
+        return inputs, *soft_factored(inputs, delta, sizes.tau)
 
     def needs(self, length: Tensor, tau: Tensor) -> Tensor:
         return torch.isfinite(length) & torch.isfinite(tau)
