@@ -29,6 +29,7 @@ cannot be compared; figures over time use steps × these step times.
   methods=a,b        default: the methods of the experiment's sweep; sgd is always among them
   train_steps=200    plain training before; default: half a run, at most 200
   settle_steps=20    steps of each method after that, for thresholds that follow the gradients
+  --config-dir DIR   a folder of methods and experiments of your own
 
 Everything else is an option of the runs, as on the command line of clipbench.run. The rows go to
 <results>/data/calibration.parquet, one set for each experiment, device and number of threads.
@@ -40,7 +41,7 @@ example:
 
 def configs(words: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, bool]]:
     """Method → resolved config, and whether tuned settings are in it. Raises ConfigError for bad input."""
-    from clipbench.cli.compose import compose_node, resolve
+    from clipbench.cli.compose import compose, compose_node, resolve
     from clipbench.config.schema import check
     from clipbench.tuning.plan import swept_methods
 
@@ -50,11 +51,9 @@ def configs(words: Sequence[str]) -> tuple[dict[str, dict[str, Any]], dict[str, 
     methods = check(resolve(node, node.hydra.runtime.choices)).calibration.methods or swept_methods(node)
     found, tuned = {}, {}
     for method in dict.fromkeys([BASELINE, *methods]):
-        own = compose_node([*words, f"method={method}"])
-        found[method] = resolve(own, own.hydra.runtime.choices)
+        found[method] = compose([*words, f"method={method}"])
         check(found[method])
-        chosen = own.hydra.runtime.choices.get("tuned") or "none"
-        tuned[method] = chosen != "none" and Path(CONFIG_PATH, "tuned", f"{chosen}.yaml").exists()
+        tuned[method] = found[method]["tuned"] != "none"
     return found, tuned
 
 

@@ -24,7 +24,7 @@ def job(config: DictConfig) -> str:
 
     many = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
-        outcome = execute(resolve(config))
+        outcome = execute(resolve(config, say=print))
     except RunLocked as locked:
         if not many:
             raise JobError(locked) from locked

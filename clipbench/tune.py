@@ -15,9 +15,11 @@ HELP = """\
 usage: python -m clipbench.tune experiment=<name>/<size> [trials=N] [methods=a,b] [key=value …]
 
 Tune every method with the same number of trials of the same length, select on the validation split, write the
-selected settings to conf/tuned, and run them on fresh seeds (role final), where the test split is used once.
-Trial k of every method has the same learning rate. Killed at any time, the same command goes on where it was;
-started several times, it shares the work.
+selected settings to conf/tuned (outside a checkout: <results>/tuned), and run them on fresh seeds (role final).
+Trial k of every method has the same learning rate. The first quarter of a clipped method's trials are its baseline's
+(threshold infinity; they are found, not run again), the thresholds of the rest clip 2 to 98 % at first, as a short
+reference run measures. A winner that clips under 1 % IS its baseline. Killed at any time, the same command goes on
+where it was; started several times, it shares the work.
 
   trials=16                 trials per method
   methods=sgd,ps_clip       default: the methods of the experiment's sweep
@@ -26,6 +28,7 @@ started several times, it shares the work.
   sampler=sobol             sobol: a fixed low-discrepancy sequence; tpe: Optuna's TPE after ten trials of it
   pruner=none               none; median: stop what is worse than the median (favours fast starters)
   final_seeds=0,1,2,3,4     seeds of the winners' runs
+  --config-dir DIR          a folder of methods and experiments of your own
   storage=URL               an Optuna database for workers on several machines; default: SQLite in <results>/tune
 
 Everything else is an option of the runs, as on the command line of clipbench.run (steps=500, data.root=/data);

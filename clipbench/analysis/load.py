@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from clipbench.runs.archive import MAPPINGS, METRIC_COLUMNS, data_file, holds_runs
+from clipbench.timing.match import matching
 
 CALIBRATION_COLUMNS = [
     "experiment",
@@ -82,28 +83,23 @@ def final(runs: pd.DataFrame, name: str) -> pd.Series:
 
 
 def load_calibration(results: Path, experiment: str, runs: pd.DataFrame) -> pd.DataFrame:
-    """The calibrated step times of `experiment`, one row per method (index), of ONE device and thread count.
+    """The calibrated step times that hold for `runs` of `experiment`, one row per method (index), of ONE machine.
 
-    Several machines may have calibrated: the rows of the device and the threads most runs were made with are
-    taken; where none fits, those of the last calibration in the file. Empty where there is none.
+    A row holds where device, threads, precision, samples per step, code and tuning are those of the method's runs (see
+    clipbench.timing.match); empty where none does. `attrs["note"]` says what was left out and why.
     """
     path = results / "data" / "calibration.parquet"
+    nothing = pd.DataFrame(columns=CALIBRATION_COLUMNS).set_index("method")
     if not path.exists():
-        return pd.DataFrame(columns=CALIBRATION_COLUMNS).set_index("method")
+        return nothing
     table = pd.read_parquet(path)
     missing = [c for c in CALIBRATION_COLUMNS if c not in table]
     if missing:
         raise ValueError(f"{path} must have the column {missing[0]}, it has {', '.join(table.columns)}")
     table = table[table["experiment"] == experiment]
     if table.empty:
-        return table.set_index("method")
-    machines = [(d.get("name"), d.get("type"), d.get("threads")) for d in runs["device"]]
-    usual = max(set(machines), key=machines.count) if machines else (None, None, None)
-    fits = [
-        (row.device in usual[:2]) + (row.device in usual[:2] and row.threads == usual[2]) for row in table.itertuples()
-    ]
-    best = [i for i, fit in enumerate(fits) if fit == max(fits)][-1]
-    chosen = table.iloc[best]
-    table = table[(table["device"] == chosen["device"]) & (table["threads"] == chosen["threads"])]
-    result: pd.DataFrame = table.drop_duplicates("method", keep="last").set_index("method")
+        return nothing
+    rows, note = matching(table, runs)
+    result: pd.DataFrame = rows.drop_duplicates("method", keep="last").set_index("method")
+    result.attrs["note"] = note
     return result

@@ -43,6 +43,7 @@ def step_times(panel: Panel, results: Path, baseline: str = BASELINE) -> StepTim
     optimizers = {v.optimizer for v in panel.variants}
     if table.empty or missing or len(optimizers) > 1:
         why = f" No calibration of {', '.join(missing)}." if missing and not table.empty else ""
+        why += f" {said}" if (said := table.attrs.get("note")) else ""
         return _raw(panel, baseline, why)
     seconds = {v.label: _cell(table, v.method, "step_seconds") for v in panel.variants}
     ratios = _ratios(panel, seconds, baseline)
@@ -59,7 +60,8 @@ def step_times(panel: Panel, results: Path, baseline: str = BASELINE) -> StepTim
         f"Step time: calibrated on {row['device']}, {int(row['threads'])} threads{rounds}; "
         f"ratio to {baseline} [95 % interval]. Raw medians of the runs themselves: {beside or 'none'}."
     )
-    return StepTimes("calibrated", seconds, ratios, [note])
+    said = table.attrs.get("note")
+    return StepTimes("calibrated", seconds, ratios, [f"{note} {said}" if said else note])
 
 
 def _cell(table: pd.DataFrame, method: str, column: str) -> float:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from clipbench.cli.compose import compose
 from clipbench.config import schema
-from clipbench.data.images import ImageData, Images
+from clipbench.data.images import Augmentation, ImageData, Images
 from clipbench.runs.files import atomic_write
 from clipbench.runs.provenance import device_info, versions
 from clipbench.timing.interleaved import Ratio, interleave, ratio
@@ -31,7 +31,7 @@ def random_images(device: torch.device, samples: int = 4096) -> ImageData:
     pixels = torch.randint(256, (samples, 3, 32, 32), generator=draws, dtype=torch.uint8)
     images = Images(pixels, torch.randint(100, (samples,), generator=draws)).to(device)
     middle = [0.5, 0.5, 0.5]
-    return ImageData({"train": images, "validation": images, "test": images}, middle, middle, True, 4)
+    return ImageData({"train": images, "validation": images, "test": images}, middle, middle, Augmentation(padding=4))
 
 
 def prepared(overrides: list[str]) -> Setup:

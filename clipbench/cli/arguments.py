@@ -14,10 +14,17 @@ HOME = re.compile(r"^([\w.+]+=)(~[\w.-]*(?:/.*)?)$")
 def overrides(arguments: Sequence[str], node: str, words: Collection[str]) -> list[str]:
     """Hydra overrides: `trials=8` becomes `tuning.trials=8` for node "tuning"; other words stay as they are.
 
-    A list is written with commas: `methods=sgd,ps_clip`. Raises ConfigError for what is not `key=value`.
+    A list is written with commas: `methods=sgd,ps_clip`. `--config-dir FOLDER` adds a folder of configs of one's own,
+    as for clipbench.run. Raises ConfigError for what is neither.
     """
     found = []
-    for word in at_home(arguments):
+    left = at_home(arguments)
+    while left:
+        word = left.pop(0)
+        flag, _, folder = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            found.append(_search(folder or (left.pop(0) if left else ""), flag))
+            continue
         key, equals, value = word.partition("=")
         if word.startswith("-") or not equals:
             raise ConfigError(f"{word} must be an option as key=value (--help lists them)")
@@ -27,6 +34,14 @@ def overrides(arguments: Sequence[str], node: str, words: Collection[str]) -> li
         else:
             found.append(word)
     return found
+
+
+def _search(folder: str, flag: str) -> str:
+    """Hydra's override that looks for configs in `folder` too."""
+    path = Path(folder).expanduser().absolute()
+    if not folder or not path.is_dir():
+        raise ConfigError(f"{flag} must be followed by a folder that is there, got {folder or 'nothing'}")
+    return f"hydra.searchpath=[file://{path}]"
 
 
 def at_home(words: Sequence[str]) -> list[str]:

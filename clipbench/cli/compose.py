@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from clipbench.config import tuned
+
 _PACKAGE = Path(__file__).parents[1]
 _BESIDE = _PACKAGE.parent / "conf"
 # In a checkout conf/ lies beside the package; in an installed wheel, inside it.
-CONFIG_PATH = str(_BESIDE if (_BESIDE / "config.yaml").exists() else _PACKAGE / "conf")
+IN_CHECKOUT = (_BESIDE / "config.yaml").exists()
+CONFIG_PATH = str(_BESIDE if IN_CHECKOUT else _PACKAGE / "conf")
 
 
 PLACES = ("paths.results", "paths.tuned", "data.root", "logger.directory")  # options that name a folder
@@ -29,11 +32,23 @@ def expanded(value: str) -> str:
 OmegaConf.register_new_resolver("expanded", expanded, replace=True)
 
 
-def resolve(config: DictConfig, choices: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The config with all interpolations resolved, as plain containers, `experiment` filled in.
+def silent(line: str) -> None:
+    """Say nothing."""
 
-    `choices` are Hydra's runtime choices; without them, those of the Hydra job under way.
+
+def resolve(
+    config: DictConfig,
+    choices: dict[str, Any] | None = None,
+    given: Sequence[str] = (),
+    say: Callable[[str], None] = silent,
+) -> dict[str, Any]:
+    """The config with all interpolations resolved, as plain containers, `experiment` and tuned settings filled in.
+
+    `choices` are Hydra's runtime choices, `given` the words of the command line; without choices, those of the Hydra
+    job under way. What is said of tuned settings goes to `say`.
     """
+    if choices is None:
+        given = list(HydraConfig.get().overrides.task)
     chosen = choices if choices is not None else HydraConfig.get().runtime.choices
     plain = OmegaConf.to_container(
         OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=True
@@ -44,7 +59,8 @@ def resolve(config: DictConfig, choices: dict[str, Any] | None = None) -> dict[s
         node = plain.get(group)
         if isinstance(node, dict) and isinstance(node.get(name), str):
             node[name] = expanded(node[name])
-    return {"experiment": chosen.get("experiment") or "single", **{str(k): v for k, v in plain.items()}}
+    whole = {"experiment": chosen.get("experiment") or "single", **{str(k): v for k, v in plain.items()}}
+    return tuned.apply(whole, given, tuned.folders(whole, Path(CONFIG_PATH), IN_CHECKOUT), say)
 
 
 def compose_node(overrides: Sequence[str]) -> DictConfig:
@@ -58,4 +74,4 @@ def compose_node(overrides: Sequence[str]) -> DictConfig:
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
     """The resolved config that `python -m clipbench.run <overrides>` would run. Raises Hydra's errors."""
     config = compose_node(overrides)
-    return resolve(config, config.hydra.runtime.choices)
+    return resolve(config, config.hydra.runtime.choices, overrides)

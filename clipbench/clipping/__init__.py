@@ -3,6 +3,7 @@
 from clipbench.clipping.base import Clipper, ClipStats
 from clipbench.clipping.none import NoClip
 from clipbench.clipping.norm import NormClip
+from clipbench.clipping.per_tensor_norm import PerTensorNorm
 from clipbench.clipping.soft_spectral import SoftSpectralClip
 from clipbench.clipping.spectral import SpectralClip
 from clipbench.clipping.thresholds import ConstantThreshold, EmaThreshold, QuantileThreshold, Threshold
@@ -15,6 +16,7 @@ __all__ = [
     "EmaThreshold",
     "NoClip",
     "NormClip",
+    "PerTensorNorm",
     "QuantileThreshold",
     "SoftSpectralClip",
     "SpectralClip",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from clipbench.clipping.lengths import norms
+from clipbench.clipping.selection import matches
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]] | Iterable[nn.Parameter]
 CLASS = "torch.distributed.tensor"  # imported only where somebody else has done so: it takes half a second
@@ -23,12 +24,12 @@ def pairs(parameters: NamedParameters, named: bool = False) -> Iterator[tuple[st
         elif named:
             raise ValueError("named_parameters must be named, as model.named_parameters() gives them, got a parameter")
         else:
-            yield f"parameter {place}", item
+            yield f"parameter {place}", cast(nn.Parameter, item)
 
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether it is a DTensor, as FSDP2 and tensor parallelism have them."""
-    return type(tensor).__module__.startswith(CLASS)
+    return type(tensor) is not Tensor and type(tensor).__module__.startswith(CLASS)
 
 
 class Parts(NamedTuple):
@@ -37,6 +38,11 @@ class Parts(NamedTuple):
     names: list[str]
     whole: list[Tensor]
     local: list[Tensor]
+
+    def without(self, skip: Sequence[str]) -> Parts:
+        """The parts whose names no pattern of `skip` matches."""
+        keep = [place for place, name in enumerate(self.names) if not matches(name, skip)] if skip else None
+        return self if keep is None else Parts(*([column[place] for place in keep] for column in self))
 
     def norms(self) -> Tensor:
         """Norm of each WHOLE gradient, float64 (len(names),): of a sharded one over all processes."""
@@ -67,6 +73,8 @@ def parts(parameters: NamedParameters, named: bool = False, real: bool = False, 
 
 def _local(name: str, grad: Tensor, real: bool) -> Tensor:
     part = grad
+    if type(grad) is Tensor and grad.layout == torch.strided and not grad.is_complex():
+        return grad
     if is_sharded(grad):
         if any(placement.is_partial() for placement in grad.placements):  # type: ignore[attr-defined]
             raise ValueError(f"named_parameters must have gradients that are summed, got {grad.placements} for {name}")  # type: ignore[attr-defined]

@@ -30,7 +30,8 @@ TRAINING = frozenset({
 EMPTY = ("noise", "study", "logger")  # groups that may be none
 PATTERNS = {
     "device": "must be auto, cpu, cuda or cuda:N",
-    "tuning.metric": "must be a metric of the validation split, as validation_loss",
+    "tuning.metric": "must be a metric of the validation split, as validation_loss, or train_loss",
+    "tuned": "must be auto or none",
 }
 Count = Annotated[int, Field(ge=1)]
 
@@ -57,7 +58,7 @@ class DataOptions(_Strict):
     """Where the data lie and how they are split."""
 
     root: str
-    split_seed: Annotated[int, Field(ge=0)]
+    split_seed: Annotated[int, Field(ge=0)] | None
     verify: bool
     download: bool
 
@@ -67,6 +68,13 @@ class PathOptions(_Strict):
 
     results: Annotated[str, Field(min_length=1)]
     tuned: str | None
+
+
+class SkipOptions(_Strict):
+    """Name patterns of the parameters that clippers leave alone: those by layer, and those by the whole norm."""
+
+    layers: list[str]
+    whole: list[str]
 
 
 class SpaceOptions(_Strict):
@@ -87,7 +95,7 @@ class TuningOptions(_Strict):
 
     trials: Count
     methods: list[str] | None
-    metric: Annotated[str, Field(pattern=r"^validation_\w+$")]
+    metric: Annotated[str, Field(pattern=r"^(validation_\w+|train_loss)$")]
     protocol: Literal["ours", "paper"]
     sampler: Literal["sobol", "tpe"]
     pruner: Literal["none", "median"]
@@ -96,6 +104,7 @@ class TuningOptions(_Strict):
     storage: str | None
     ours: SpaceOptions
     paper: PaperOptions | None
+    like: dict[str, str]
 
 
 class CalibrationOptions(_Strict):
@@ -129,12 +138,19 @@ class Options(_Strict):
     together: Count
     role: Literal["single", "tune", "final"]
     trial: Annotated[int, Field(ge=0)] | None
+    tuned: Annotated[str, Field(pattern=r"^(auto|none|trial \d+ of .*)$")]
     stale: Literal["rerun", "keep"]
     retry: Literal["failed", "never"]
+    skip: SkipOptions
     data: DataOptions
     paths: PathOptions
     tuning: TuningOptions
     calibration: CalibrationOptions
+
+    @property
+    def data_seed(self) -> int:
+        """What the data are drawn and split from: `data.split_seed`, or the run's seed where that is null."""
+        return self.seed if self.data.split_seed is None else self.data.split_seed
 
 
 def check(config: Mapping[str, Any]) -> Options:

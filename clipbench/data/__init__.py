@@ -2,6 +2,7 @@
 
 from clipbench.data.base import Batch, Data, Dataset, DataUnavailable, Spec, Task
 from clipbench.data.cifar import Cifar10, Cifar100
+from clipbench.data.fineweb import FineWeb
 from clipbench.data.heavy_tailed import HeavyTailed
 from clipbench.data.tasks import Classification, NextToken, Regression
 from clipbench.data.text import ShakespeareChar
@@ -14,6 +15,7 @@ __all__ = [
     "Data",
     "DataUnavailable",
     "Dataset",
+    "FineWeb",
     "HeavyTailed",
     "NextToken",
     "Regression",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -71,12 +71,28 @@ class Data(Protocol):
         ...
 
 
+@runtime_checkable
+class ByEpoch(Protocol):
+    """Data that change from epoch to epoch."""
+
+    def begin_epoch(self, epoch: int, generator: torch.Generator) -> None:
+        """Called before the first batch of each epoch, and again where a run goes on within one.
+
+        `generator` is on the CPU and depends on the run's seed alone.
+        """
+        ...
+
+
 class Dataset(Protocol):
     """A dataset as the configuration describes it. Constructing it reads nothing and draws nothing."""
 
     spec: Spec
     task: Task
-    provenance: dict[str, Any]  # filled by load: which files, their checksums, and whether these were verified
+
+    # Filled by load: which files, their checksums, whether these were verified; under "trivial", the metrics of the
+    # best constant prediction, as far as they are known.
+    @property
+    def provenance(self) -> dict[str, Any]: ...
 
     def load(
         self, device: torch.device, root: Path, split_seed: int, verify: bool = True, download: bool = True

@@ -6,6 +6,7 @@ torchvision.
 
 from __future__ import annotations
 
+import math
 import pickle
 import tarfile
 from pathlib import Path
@@ -18,7 +19,7 @@ from clipbench.config.checks import at_least, require
 from clipbench.data import unpickle
 from clipbench.data.base import DataUnavailable, Spec
 from clipbench.data.download import digest, fetch
-from clipbench.data.images import ImageData, Images
+from clipbench.data.images import Augmentation, Border, Flip, ImageData, Images
 from clipbench.data.tasks import Classification
 from clipbench.training import seeding
 
@@ -33,14 +34,15 @@ MIRRORS = (
 )
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 TRAIN_SIZE = 50_000
-PADDING = 4  # pixels; He et al. 2016 (arXiv 1512.03385), section 4.2, as is the flip
+PADDING = 4  # pixels; He et al. 2016 (arXiv 1512.03385), section 4.2, as is the random flip
 
 
 class _Cifar:
     """What the two share; see clipbench.data.base.Dataset.
 
     validation: images carved from the training files by the split seed.  label_smoothing: in [0, 1).
-    subset: training images kept (None: all that are left).  augment: crop and flip of the training images.
+    subset: training images kept (None: all that are left).  augment: crop and flip of the training images, with
+    padding, border and flip as in clipbench.data.images.Augmentation.
     Raises ValueError where validation or subset leaves nothing to train on.
     """
 
@@ -56,6 +58,9 @@ class _Cifar:
         label_smoothing: float = 0.0,
         subset: int | None = None,
         augment: bool = True,
+        padding: int = PADDING,
+        border: Border = "black",
+        flip: Flip = "random",
     ) -> None:
         at_least("validation", validation, 1)
         require(validation < TRAIN_SIZE, "validation", f"< {TRAIN_SIZE}", validation)
@@ -67,7 +72,9 @@ class _Cifar:
         self.provenance: dict[str, Any] = {}
         self.validation = validation
         self.subset = subset
-        self.augment = augment
+        augmentation = Augmentation(padding, border, flip)
+        augmentation.check()
+        self.augmentation = augmentation if augment else None
 
     def load(
         self, device: torch.device, root: Path, split_seed: int, verify: bool = True, download: bool = True
@@ -86,7 +93,8 @@ class _Cifar:
             "validation": images.take(order[: self.validation]).to(device),
             "test": held_out.to(device),
         }
-        return ImageData(splits, self.mean, self.std, self.augment, PADDING)
+        self.provenance["trivial"] = {"accuracy": 1 / self.classes, "loss": math.log(self.classes)}
+        return ImageData(splits, self.mean, self.std, self.augmentation)
 
     def _read(self, root: Path, verify: bool, download: bool) -> tuple[Any, Any]:
         """torchvision's datasets of the training and the test files; fills `provenance`."""

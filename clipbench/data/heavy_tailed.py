@@ -1,8 +1,8 @@
 """Synthetic regression or classification with heavy-tailed noise on inputs, labels or gradients.
 
-Inputs are N(0, I), targets come from a fixed teacher. All of it is drawn from the split seed, on the CPU, so
-every run and every device sees the same data. Only the training samples are noisy: with infinite variance the
-mean loss over noisy validation samples would not converge to anything.
+Inputs are N(0, I), targets come from a teacher. All of it is drawn from one seed, on the CPU: data.split_seed, so
+that every run and every device sees the same data, or the run's own seed where that is null. Only the training
+samples are noisy: with infinite variance the mean loss over noisy validation samples would not converge to anything.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class HeavyTailed:
         _check_problem(problem, teacher, features, outputs, label_smoothing)
         self.spec = Spec("vector", (features,), outputs, "heavy_tailed")
         self.task = Classification(label_smoothing) if problem == "classification" else Regression()
-        self.provenance: dict[str, Any] = {}
+        self._loaded: tuple[int, Tensor, Tensor] | None = None
         self.problem, self.teacher, self.noise_on = problem, teacher, noise_on
         self.noise, self.index, self.scale = noise, index, scale
         self.samples, self.validation, self.test, self.subset = samples, validation, test, subset
@@ -97,9 +97,25 @@ class HeavyTailed:
             "test": slice(ends[1], ends[2]),
         }
         splits = {name: Vectors(inputs[part].clone(), targets[part].clone()).to(device) for name, part in rows.items()}
-        self.provenance = {"generated": True, "split_seed": split_seed}
+        self._loaded = (split_seed, splits["train"].targets, splits["validation"].targets)
         fresh = self.noise != "none" and self.noise_on == "gradients"
         return VectorData(splits, functools.partial(self._draw, self.spec.outputs) if fresh else None)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the data were made; empty before `load`. Reads values, which `load` does not."""
+        if self._loaded is None:
+            return {}
+        split_seed, train, held_out = self._loaded
+        return {"generated": True, "split_seed": split_seed, "trivial": self._trivial(train, held_out)}
+
+    def _trivial(self, train: Tensor, held_out: Tensor) -> dict[str, float]:
+        """Validation metrics of the best constant: the most frequent class at its frequencies, or the mean target."""
+        if self.problem == "classification":
+            shares = torch.bincount(train, minlength=self.spec.outputs).double() / len(train)
+            loss = -shares.clamp_min(1 / (2 * len(train))).log()[held_out].mean()
+            return {"accuracy": float((held_out == shares.argmax()).double().mean()), "loss": float(loss)}
+        return {"loss": float((held_out.double() - held_out.double().mean(0)).square().mean())}
 
     def _teach(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """Clean outputs, (n, outputs)."""

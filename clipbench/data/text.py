@@ -64,6 +64,13 @@ def _shifted(windows: Tensor) -> Batch:
     return Batch(tokens[:, :-1], tokens[:, 1:])
 
 
+def trivial(train: Tensor, held_out: Tensor, vocabulary: int) -> dict[str, float]:
+    """Loss (nats) and accuracy on `held_out` of predicting every token by its frequency in `train`, plus one each."""
+    counts = torch.bincount(train.long(), minlength=vocabulary).double() + 1
+    loss = -(counts / counts.sum()).log()[held_out.long()].mean()
+    return {"loss": float(loss), "accuracy": float((held_out.long() == counts.argmax()).double().mean())}
+
+
 class ShakespeareChar:
     """See clipbench.data.base.Dataset.
 
@@ -104,6 +111,7 @@ class ShakespeareChar:
         require(context < shortest, "context", f"< {shortest}, the length of the shortest split", context)
         windows = cut - context
         require(self.subset is None or self.subset <= windows, "subset", f"null or <= {windows}", self.subset)
+        self.provenance["trivial"] = trivial(splits["train"], splits["validation"], VOCABULARY)
         return TextData(splits, context, self.subset)
 
     def _read(self, path: Path, verify: bool, download: bool) -> bytes:

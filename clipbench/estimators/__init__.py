@@ -4,5 +4,6 @@ from clipbench.estimators.base import Estimate, Estimator
 from clipbench.estimators.batch import Batch
 from clipbench.estimators.micro_batch import MicroBatch
 from clipbench.estimators.per_sample import PerSample
+from clipbench.estimators.sample_thresholds import SampleEma, SampleQuantile
 
-__all__ = ["Batch", "Estimate", "Estimator", "MicroBatch", "PerSample"]
+__all__ = ["Batch", "Estimate", "Estimator", "MicroBatch", "PerSample", "SampleEma", "SampleQuantile"]

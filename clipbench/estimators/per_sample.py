@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clipbench.estimators.base import Estimate
+from clipbench.estimators.sample_thresholds import SampleEma, SampleQuantile
 from clipbench.per_sample import PerSampleClipper, PowerThreshold
 
 
@@ -16,7 +17,8 @@ class PerSample:
     """PS-Clip-SGD (Nobile & Grohs 2026): ĝ = (1/n) Σ_k min(1, τ_k/‖g_k‖₂) g_k, k = 1 … n.
 
     The norm is over all parameters together. τ_k is `threshold`: a number, or α k^{1/β} as `PowerThreshold`;
-    k keeps counting over the micro-batches of one optimizer step and starts at 1 in the next.
+    k keeps counting over the micro-batches of one optimizer step and starts at 1 in the next. `SampleEma` and
+    `SampleQuantile` follow the norms of past samples.
     """
 
     eager = True
@@ -24,9 +26,10 @@ class PerSample:
     def __init__(
         self,
         model: nn.Module,
-        threshold: float | PowerThreshold,
+        threshold: float | PowerThreshold | SampleEma | SampleQuantile,
         nonfinite: Literal["drop", "raise"] = "drop",
     ) -> None:
+        self.rule = threshold if isinstance(threshold, SampleEma | SampleQuantile) else None
         self.clipper = PerSampleClipper(model, threshold, nonfinite=nonfinite)
 
     def __call__(self, losses: Iterable[Tensor], total: int) -> Estimate:
@@ -53,10 +56,11 @@ class PerSample:
         """Nothing is drawn here."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {} if self.rule is None else {"threshold": self.rule.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """There is no state."""
+        if self.rule is not None:
+            self.rule.load_state_dict(state["threshold"])
 
 
 def _finite_mean(values: Tensor) -> Tensor:

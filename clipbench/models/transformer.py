@@ -19,20 +19,24 @@ STD = 0.02
 
 
 class Attention(nn.Module):
-    """Causal self-attention. `qkv` holds queries, keys and values as one matrix (3·width, width)."""
+    """Causal self-attention; queries, keys and values have a matrix (width, width) each, so each is a layer of its own
+    to whatever treats layers apart."""
 
     def __init__(self, width: int, heads: int, dropout: float, bias: bool) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.queries = nn.Linear(width, width, bias=bias)
+        self.keys = nn.Linear(width, width, bias=bias)
+        self.values = nn.Linear(width, width, bias=bias)
         self.projection = nn.Linear(width, width, bias=bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(n, context, width) → the same."""
         n, context, width = hidden.shape
-        split = self.qkv(hidden).view(n, context, 3, self.heads, width // self.heads)
-        queries, keys, values = split.permute(2, 0, 3, 1, 4)  # each (n, heads, context, width/heads)
+        apart = (n, context, self.heads, width // self.heads)
+        parts = (self.queries(hidden), self.keys(hidden), self.values(hidden))
+        queries, keys, values = (part.view(apart).transpose(1, 2) for part in parts)  # (n, heads, context, width/heads)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, is_causal=True)
         return self.projection(mixed.transpose(1, 2).reshape(n, context, width))  # type: ignore[no-any-return]
@@ -62,7 +66,8 @@ class Transformer(nn.Module):
 
     layers, heads, width: heads must divide width.  dropout: on embeddings, attention weights and both
     branches.
-    tied_head: the output layer uses the token embedding's matrix.  bias: of linear layers and norms.
+    tied_head: the output layer uses the token embedding's matrix.  bias: of linear layers and norms. Both are paper
+    2's (arXiv 2605.11838, small GPT), as are the other defaults.
     Raises ValueError unless the dataset has tokens, or where a number is out of range.
     """
 
@@ -73,8 +78,8 @@ class Transformer(nn.Module):
         heads: int = 6,
         width: int = 384,
         dropout: float = 0.2,
-        tied_head: bool = False,
-        bias: bool = False,
+        tied_head: bool = True,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         require_kind("transformer", spec, "tokens")

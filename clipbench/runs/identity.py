@@ -31,6 +31,7 @@ TABLE: dict[str, frozenset[Use]] = {
     "retry": SHOWN,
     "threads": SHOWN,
     "together": SHOWN,
+    "tuned": SHOWN,
     "tuning": frozenset(),
     "calibration": frozenset(),
     "method.tuning": frozenset(),

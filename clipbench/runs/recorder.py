@@ -115,6 +115,7 @@ class Recorder:
         return {
             "run_id": self.request.run_id, "experiment": options.experiment, "attempt": self.attempt,
             "method": self.request.method, **groups, "seed": options.seed, "role": options.role, "trial": options.trial,
+            "tuned": options.tuned if options.tuned.startswith("trial") else None,
             "status": "running", "error": None, "started": self.started, "finished": None,
             "versions": provenance.versions(), "commit": head, "dirty": dirty,
             "fingerprint": self.fingerprint, "continued_by": self.continued_by,

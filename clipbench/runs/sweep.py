@@ -96,7 +96,7 @@ def shown(outcome: Outcome) -> str:
     metrics = [
         f"{name.replace('_', ' ')} {value:.4g}"
         for name, value in info.get("final", {}).items()
-        if name.startswith(("validation_", "test_")) or name == "train_loss"
+        if name.startswith(("validation_", "test_", "study_")) or name == "train_loss"
     ]
     seconds = info.get("seconds", {}).get("train", 0.0)
     status = f"{outcome.status}{' (already done)' * outcome.found}"
@@ -144,7 +144,7 @@ def _compose(overrides: Sequence[str], groups: set[str], bases: dict[tuple[str, 
         if OmegaConf.select(config, override.key_or_group, default=config) is config:
             raise ConfigError(f"{override.key_or_group} is not an option")
         OmegaConf.update(config, override.key_or_group, override.value())
-    return resolve(config, config.hydra.runtime.choices)
+    return resolve(config, config.hydra.runtime.choices, overrides)
 
 
 def _estimate(left: Sequence[Request], known: Sequence[Request], states: Sequence[State]) -> str:

@@ -55,10 +55,11 @@ def clip_factored(
     exact = backend == "exact" or (backend == "auto" and a.device.type == "cpu")
     dtype = torch.promote_types(a.dtype, torch.float32)
     level = torch.as_tensor(tau, dtype=torch.float64, device=a.device).expand(batch).reshape(-1)
-    rows = [factor.reshape(-1, *factor.shape[-2:]).to(dtype) for factor in (a, delta)]
+    rows = tuple(factor.reshape(-1, *factor.shape[-2:]).to(dtype) for factor in (a, delta))
     if a.numel() == 0 or delta.numel() == 0:
         return a, delta, torch.zeros(batch, dtype=dtype, device=a.device)
-    left, right, sigma = _exact(*rows, level, measure) if exact else _products(*rows, level)
+    way = _exact if exact else _products
+    left, right, sigma = way(rows[0], rows[1], level, measure)
     sigma = sigma.to(dtype).reshape(batch)
     if left is rows[0] and right is rows[1]:
         return a, delta, sigma
@@ -79,8 +80,8 @@ def _check(a: Tensor, delta: Tensor, tau: float | Tensor, backend: str) -> torch
     return a.shape[:-2]
 
 
-def _products(a: Tensor, delta: Tensor, tau: Tensor) -> Core:
-    """All members by matrix products."""
+def _products(a: Tensor, delta: Tensor, tau: Tensor, measure: bool) -> Core:
+    """All members by matrix products, which measure σ_max anyway."""
     pair = balanced(a, delta)
     level = _scaled(tau, pair.exponent)
     left, right = (

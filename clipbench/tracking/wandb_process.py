@@ -126,7 +126,7 @@ def _calibrated(results: str, info: Mapping[str, Any]) -> float | None:
 
     from clipbench.analysis.load import load_calibration
 
-    table = load_calibration(Path(results), info["experiment"], pd.DataFrame({"device": [info.get("device") or {}]}))
+    table = load_calibration(Path(results), info["experiment"], pd.DataFrame([dict(info)]))
     return float(table.loc[info["method"], "step_seconds"]) if info["method"] in table.index else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from clipbench.data.base import Batch, Data
+from clipbench.data.base import Batch, ByEpoch, Data
 from clipbench.training.seeding import generator, seed_global
 
 
@@ -30,6 +30,8 @@ class Batches:
         if epoch != self._epoch:
             order = torch.randperm(self.data.sizes["train"], generator=generator(self.seed, "order", epoch))
             self._epoch, self._order = epoch, order.to(self.device)
+            if isinstance(self.data, ByEpoch):
+                self.data.begin_epoch(epoch, generator(self.seed, "augmentation"))
         width = self.batch_size * self.accumulation
         return self._order[position * width : (position + 1) * width]
 

@@ -54,8 +54,8 @@ class RankOne(_Sometimes):
     """Paper 2, MLP experiment: with probability 0.1 a step gets s·u·vᵀ added to EVERY gradient.
 
     One draw decides for the whole step; u, v (uniform unit vectors) and s (two-sided Pareto, scale 5, tail
-    index 1.1) are drawn for each gradient anew (our choice: the paper does not say). Gradients are matrices
-    (shape[0], −1), vectors n × 1, where v is ±1.
+    index 1.1) are drawn for each gradient anew. Gradients are matrices (shape[0], −1), vectors n × 1, where
+    v is ±1.
     """
 
     def __init__(

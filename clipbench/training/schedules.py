@@ -58,6 +58,17 @@ class Cosine:
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * share)) / 2
 
 
+class Linear:
+    """From the full rate at the first step straight to zero after the last, after `warmup` steps of linear growth."""
+
+    def __init__(self, warmup: int = 0) -> None:
+        at_least("warmup", warmup, 0)
+        self.warmup = warmup
+
+    def factor(self, step: int, steps: int) -> float:
+        return _warm(step, self.warmup) * max(0.0, 1.0 - step / steps)
+
+
 class Step:
     """The rate is multiplied by `gamma` at each of `milestones`, given as shares of the whole run.
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -25,6 +25,13 @@ class Schedule(Protocol):
     """The factor on every learning rate at a step, counted from 0, of a run of `steps` steps."""
 
     def factor(self, step: int, steps: int) -> float: ...
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """A model part of which is set from the data before training (whitening filters)."""
+
+    def prepare(self, data: Data) -> None: ...
 
 
 @dataclass
@@ -113,7 +120,7 @@ def build(config: Mapping[str, Any], options: schema.Options, data: Data | None 
     if data is None:
         where = options.data
         root = Path(where.root).expanduser()
-        data = dataset.load(device, root, where.split_seed, where.verify, where.download)
+        data = dataset.load(device, root, options.data_seed, where.verify, where.download)
     if options.precision == "fp64" and not isinstance(data, DoubleData):
         data = DoubleData(data)
     samples = options.batch_size * options.accumulation
@@ -122,5 +129,7 @@ def build(config: Mapping[str, Any], options: schema.Options, data: Data | None 
             f"batch_size must be <= {data.sizes['train'] // options.accumulation} (batch_size × accumulation within "
             f"the {data.sizes['train']} training samples of {dataset.spec.name}), got {options.batch_size}"
         )
+    if isinstance(model, Prepared):
+        model.prepare(data)
     steps = options.steps or max(1, math.ceil((options.epochs or 0) * (data.sizes["train"] // samples)))
     return Setup(options, device, dataset, data, model, estimator, clipper, optimizer, schedule, noise, steps)

@@ -69,9 +69,10 @@ class Trainer:
     def step(self, step: int) -> dict[str, Tensor]:
         """One optimizer step, counted from 0; the step's figures as 0-dim tensors on the device."""
         setup, seed = self.setup, self.setup.options.seed
-        factor = setup.schedule.factor(step, setup.steps)
         for group, rate in zip(setup.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
+            # A group may reach its schedule's end before the run's: "span" is the share of the run it takes.
+            length = max(1, round(setup.steps * group.get("span", 1.0)))
+            group["lr"] = rate * setup.schedule.factor(min(step, length), length)
         draws = derive(seed, "clipper", step)
         setup.clipper.reseed(draws)
         setup.estimator.reseed(draws + 1)

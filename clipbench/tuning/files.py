@@ -1,58 +1,121 @@
-"""Generated settings: conf/tuned/<experiment>/<method>.yaml, which Hydra composes over the experiment."""
+"""What a tuning leaves for others: settings that runs take (see clipbench.config.tuned), its plan and its outcome."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from clipbench.config.tuned import base, nested
 from clipbench.errors import RecordError
 from clipbench.runs.files import atomic_text
-from clipbench.tuning.plan import Plan
+from clipbench.tuning.plan import BASELINE, Plan
+from clipbench.tuning.reference import Measurement
+from clipbench.tuning.sequence import point
 from clipbench.tuning.study import Choice
 
 
 def write(plan: Plan, method: str, choice: Choice) -> Path:
     """Write the settings of the selected trial; nothing is written where the file says the same already."""
-    path = plan.tuned / f"{method}.yaml"
-    text = render(plan, method, choice)
+    return _write(plan.tuned / f"{method}.yaml", render(plan, method, choice), "paths.tuned")
+
+
+def _write(path: Path, text: str, option: str) -> Path:
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecordError(f"paths.tuned must be a writable folder, got {plan.tuned} ({error.strerror})") from error
+        raise RecordError(f"{option} must be a writable folder, got {path.parent} ({error.strerror})") from error
     atomic_text(path, text)
     return path
 
 
+def mark(plan: Plan, choice: Choice) -> str:
+    """What a record's `tuned` says: which trial of how many, by which protocol and metric."""
+    tuning = plan.options.tuning
+    return f"trial {choice.slot} of {sum(choice.counts.values())} ({tuning.protocol}, {tuning.metric})"
+
+
+def is_baseline(method: str, choice: Choice) -> bool:
+    """Whether the method's winner is its baseline."""
+    return method != BASELINE and choice.method == BASELINE
+
+
 def render(plan: Plan, method: str, choice: Choice) -> str:
-    """The file's text: where the values come from, and the values."""
-    tuning, counts = plan.options.tuning, choice.counts
+    """The file's text: where the values come from, the values, and the config that they were tuned with."""
+    tuning, counts, settings = plan.options.tuning, choice.counts, choice.settings
     bad = ", ".join(f"{counts[kind]} {kind}" for kind in ("diverged", "failed", "pruned") if counts[kind])
     length = f"{plan.options.steps} steps" if plan.options.steps else f"{plan.options.epochs:g} epochs"
+    share = "unknown" if choice.share is None else f"{100 * choice.share:.3g} %"
     lines = [
-        "# @package _global_",
         f"# Written by clipbench.tune for experiment={plan.experiment} method={method}; tuned=none switches it off.",
         f"# Trial {choice.slot} of {sum(counts.values())} ({bad or 'none diverged'}), {length} each; "
-        f"its {tuning.metric} is {choice.value:.6g}.",
+        f"its {tuning.metric} is {choice.value:.6g}, its share clipped {share}.",
         f"# Protocol {tuning.protocol}, sampler {tuning.sampler}, pruner {tuning.pruner}, seed {tuning.seed}; "
         f"{choice.ended}.",
     ]
-    shared = [word for word in plan.overrides if not word.startswith(("experiment=", "tuning.", "paths."))]
-    lines += [f"# With {' '.join(shared)}."] if shared else []
-    return "\n".join(lines) + "\n\n" + yaml.safe_dump(nested(choice.settings), sort_keys=False)
+    if is_baseline(method, choice):
+        lines.append(
+            f"# It is its baseline, {BASELINE}: these are that one's settings, and no run takes them from here."
+        )
+    config = plan.config(choice.method if method not in plan.like else method, settings)
+    content = {
+        "mark": mark(plan, choice), "is_baseline": is_baseline(method, choice),
+        "settings": nested(settings), "base": base(config, list(settings)),
+    }  # fmt: skip
+    return "\n".join(lines) + "\n\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a.b": 1}` as `{"a": {"b": 1}}`."""
-    found: dict[str, Any] = {}
-    for path, value in settings.items():
-        *above, last = path.split(".")
-        node = found
-        for key in above:
-            node = node.setdefault(key, {})
-        node[last] = value
-    return found
+def write_plan(plan: Plan, measured: Mapping[str, Measurement]) -> Path:
+    """<results>/tune/<experiment>/plan.yaml: trials, rates, spaces, and how the thresholds' ranges were found."""
+    tuning = plan.options.tuning
+    methods: dict[str, Any] = {}
+    for method in plan.methods:
+        found = measured.get(method)
+        methods[method] = {
+            "trials": plan.trials[method], "of_them_the_baselines": plan.baseline_trials(method),
+            "space": {
+                r.path: {"low": r.low, "high": r.high, "log": r.log} for r in plan.spaces[method].ranges
+            } | {f.path: f.value for f in plan.spaces[method].fixed},
+        }  # fmt: skip
+        if found is not None:
+            methods[method]["measured"] = {
+                "clips": "98 … 2 %", "values": dict(found.values),
+                "steps": found.steps, "settings": dict(found.settings),
+            }  # fmt: skip
+    most = max(plan.trials.values())
+    content = {
+        "experiment": plan.experiment, "protocol": tuning.protocol, "metric": tuning.metric, "sampler": tuning.sampler,
+        "seed": tuning.seed, "final_seeds": list(tuning.final_seeds),
+        "positions": [round(point(slot, 1)[0], 6) for slot in range(most)] if tuning.sampler == "sobol" else None,
+        "methods": methods,
+    }  # fmt: skip
+    text = "# The plan of clipbench.tune; positions are the trials' places in the first range of every method.\n"
+    return _write(
+        plan.folder / plan.experiment / "plan.yaml",
+        text + yaml.safe_dump(content, sort_keys=False, allow_unicode=True),
+        "paths.results",
+    )
+
+
+def write_outcome(plan: Plan, choices: Mapping[str, Choice], runs: Mapping[str, Sequence[str]]) -> Path:
+    """results/data/<experiment>__tuning.json: what was selected for every method, and the ids of its final runs.
+
+    Methods of an earlier tuning of the experiment that this one leaves out stay.
+    """
+    path = plan.results / "data" / f"{plan.experiment.replace('/', '__')}__tuning.json"
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    now = {
+        method: {
+            "trials": sum(choice.counts.values()), "counts": choice.counts, "protocol": plan.options.tuning.protocol,
+            "metric": plan.options.tuning.metric, "trial": choice.slot, "value": choice.value,
+            "share_clipped": choice.share, "is_baseline": is_baseline(method, choice), "settings": choice.settings,
+            "final_runs": sorted(runs.get(method, ())),
+        }
+        for method, choice in choices.items()
+    }  # fmt: skip
+    return _write(path, json.dumps(dict(sorted((earlier | now).items())), indent=1) + "\n", "paths.results")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 from optuna.storages import BaseStorage
@@ -9,7 +11,8 @@ from optuna.trial import TrialState
 
 from clipbench.errors import ConfigError, RecordError
 from clipbench.runs.execute import Outcome, Say, execute
-from clipbench.tuning.plan import Plan
+from clipbench.tuning.files import mark
+from clipbench.tuning.plan import BASELINE, Plan
 from clipbench.tuning.slots import Slots
 from clipbench.tuning.study import Choice, open_study
 
@@ -21,7 +24,10 @@ class Finals:
         self.plan, self.method, self.choice = plan, method, choice
         self.seeds = plan.options.tuning.final_seeds
         seeds = "-".join(str(seed) for seed in self.seeds)
-        name = f"{plan.experiment}/{method}/{plan.keys[method]}/final-of-{choice.slot}-seeds-{seeds}"
+        # Settings are told apart by their digest: those of a method that is its baseline change with the baseline's.
+        digest = hashlib.sha256(json.dumps([choice.method, choice.settings]).encode()).hexdigest()[:8]
+        key = plan.key(plan.like.get(method, method))
+        name = f"{plan.experiment}/{method}/{key}/final-of-{choice.slot}-{digest}-seeds-{seeds}"
         self.study = open_study(storage, name, minimise=True)
         self.slots = Slots(self.study, storage, plan.folder / name, len(self.seeds))
 
@@ -46,15 +52,22 @@ class Finals:
                 return None
             self.slots.set(identity, "seed", seed)
             self.slots.set(identity, "status", outcome.status)
+            self.slots.set(identity, "run_id", outcome.info["run_id"])
             self.slots.set(identity, "final", outcome.info.get("final", {}))
             self.study.tell(trial, 0.0)  # the bookkeeping's own value: selection is over
             return outcome
 
     def config(self, seed: int) -> dict[str, Any]:
-        """The config of a final run."""
-        return self.plan.config(self.method, self.choice.settings, role="final", trial=None, seed=seed)
+        """The config of a final run; one of a method that is its baseline is the baseline's own, and found."""
+        method = self.method if self.choice.method != BASELINE else BASELINE
+        config = self.plan.config(method, self.choice.settings, role="final", trial=None, seed=seed)
+        return config | {"tuned": mark(self.plan, self.choice)}
 
     def results(self) -> list[dict[str, float]]:
         """The final metrics of every seed whose run ended well."""
         trials = self.slots.trials().values()
         return [t.user_attrs["final"] for t in trials if t.user_attrs.get("status") == "ok"]
+
+    def run_ids(self) -> list[str]:
+        """The ids of the final runs."""
+        return [str(t.user_attrs["run_id"]) for t in self.slots.trials().values() if "run_id" in t.user_attrs]

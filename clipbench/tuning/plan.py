@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from clipbench.cli.compose import CONFIG_PATH, compose, compose_node, resolve
+from clipbench.cli.compose import CONFIG_PATH, IN_CHECKOUT, compose, compose_node, resolve
 from clipbench.config import schema
+from clipbench.config.tuned import folders
 from clipbench.errors import ConfigError
 from clipbench.runs.request import request
 from clipbench.tuning.space import Space, space
+
+BASELINE = "sgd"  # the method that clips nothing, under whatever optimizer
 
 RESERVED = {
     "method": "methods=… says which are tuned",
@@ -29,19 +32,24 @@ RESERVED = {
 
 @dataclass(frozen=True)
 class Plan:
-    """The parts of a tuning; `overrides` are the Hydra overrides that all of its runs share."""
+    """The parts of a tuning; `overrides` are the Hydra overrides that all of its runs share.
+
+    `spaces`, `trials` and `bases` (the config that a method's trials start from) are by method, the baseline's among
+    the spaces and the bases whether it is tuned or not; `like` are the methods that take another's settings.
+    """
 
     experiment: str
     options: schema.Options
     overrides: tuple[str, ...]
     spaces: dict[str, Space]
     trials: dict[str, int]
-    keys: dict[str, str]
+    bases: dict[str, dict[str, Any]]
+    like: dict[str, str]
 
     @property
     def methods(self) -> list[str]:
-        """The methods, in the order of the command line or of the experiment."""
-        return list(self.spaces)
+        """The methods that have trials, in the order of the command line or of the experiment."""
+        return list(self.trials)
 
     @property
     def results(self) -> Path:
@@ -55,7 +63,30 @@ class Plan:
     @property
     def tuned(self) -> Path:
         """The folder of generated settings of this experiment."""
-        return Path(self.options.paths.tuned or f"{CONFIG_PATH}/tuned") / self.experiment
+        return folders(self.bases[BASELINE], Path(CONFIG_PATH), IN_CHECKOUT)[0] / self.experiment
+
+    def baseline_trials(self, method: str) -> int:
+        """How many of a method's trials are its baseline's first ones: a quarter, and none by a paper's protocol.
+
+        They are the method with an infinite threshold, which is the baseline bit for bit; their runs are found.
+        """
+        ours = self.options.tuning.protocol == "ours" and method != BASELINE
+        return self.trials[method] // 4 if ours else 0
+
+    def key(self, method: str) -> str:
+        """Tells studies apart whose trials are not the same: by base config, space, sampler, selection and code."""
+        tuning, wanted = self.options.tuning, request(self.bases[method])
+        ways = [tuning.metric, tuning.sampler, tuning.pruner, tuning.seed, tuning.protocol]
+        text = json.dumps([wanted.run_id, self.spaces[method], self.spaces[BASELINE], ways, wanted.fingerprint])
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def with_measured(self, ranges: Mapping[str, Mapping[str, tuple[float, float]]]) -> Plan:
+        """The plan with the thresholds' ranges (method → path → low, high) in its spaces."""
+        spaces = {
+            method: space.with_measured(ranges[method]) if space.measured else space
+            for method, space in self.spaces.items()
+        }
+        return replace(self, spaces=spaces)
 
     def settings(self, method: str, params: Mapping[str, float]) -> dict[str, Any]:
         """Every option that a trial sets: the fixed ones and those in `params`."""
@@ -64,11 +95,18 @@ class Plan:
 
     def config(self, method: str, settings: Mapping[str, Any], **marks: Any) -> dict[str, Any]:
         """The config of one run; `marks` are role, trial and seed."""
-        words = [f"{key}={'null' if value is None else value}" for key, value in marks.items()]
-        values = [
-            f"{path}={value!r}" if isinstance(value, float) else f"{path}={value}" for path, value in settings.items()
-        ]
-        return compose([*self.overrides, f"method={method}", "tuned=none", *words, *values])
+        return compose([*self.overrides, f"method={method}", "tuned=none", *words(marks), *words(settings)])
+
+
+def words(options: Mapping[str, Any]) -> list[str]:
+    """Hydra overrides that set `options`."""
+
+    def text(value: Any) -> str:
+        if value is None:
+            return "null"
+        return repr(value) if isinstance(value, float) else str(value)
+
+    return [f"{path}={text(value)}" for path, value in options.items()]
 
 
 def plan(overrides: Sequence[str]) -> Plan:
@@ -88,17 +126,28 @@ def plan(overrides: Sequence[str]) -> Plan:
     if len(set(tuning.final_seeds)) < len(tuning.final_seeds):
         raise ConfigError(f"tuning.final_seeds must differ from each other, got {tuning.final_seeds}")
     explicit = any(override.key_or_group == "tuning.trials" for override in parsed)
-    spaces, trials, keys = {}, {}, {}
-    for method in tuning.methods or swept_methods(node):
+    wanted = tuning.methods or swept_methods(node)
+    like = {method: tuning.like[method] for method in wanted if method in tuning.like}
+    spaces, trials, bases = {}, {}, {}
+    for method in dict.fromkeys([BASELINE, *wanted]):
+        if method in like:
+            continue
         own = compose([*overrides, f"method={method}", "tuned=none", "role=tune", f"seed={tuning.seed}"])
         schema.check(own)
+        bases[method] = own
+        if method not in wanted and tuning.protocol == "paper":
+            continue  # the baseline has no part in the others' trials there
         spaces[method] = space(own, tuning.protocol)
-        trials[method] = tuning.trials if explicit else _trials(own, method)
-        keys[method] = _key(own, spaces[method])
+        if method in wanted:
+            trials[method] = tuning.trials if explicit else _trials(own, method)
         for override in parsed:
             if override.key_or_group in spaces[method].paths():
                 raise ConfigError(f"{override.key_or_group} is tuned for {method}, got a value for it too")
-    return Plan(options.experiment, options, tuple(overrides), spaces, trials, keys)
+    spaces.setdefault(BASELINE, Space((), ()))
+    for method, other in like.items():
+        if other not in trials:
+            raise ConfigError(f"tuning.like of {method} must be among the methods tuned, got {other}")
+    return Plan(options.experiment, options, tuple(overrides), spaces, trials, bases, like)
 
 
 def swept_methods(node: DictConfig) -> list[str]:
@@ -122,12 +171,3 @@ def _trials(config: Mapping[str, Any], method: str) -> int:
             f"tuning.paper.trials must state those of {method} (methods it states: {stated}; or give trials=N)"
         )
     return int(tuning["paper"]["trials"][method])
-
-
-def _key(config: Mapping[str, Any], found: Space) -> str:
-    """Tells studies apart whose trials are not the same: by base config, space, sampler, selection and code."""
-    tuning = config["tuning"]
-    ways = [tuning[name] for name in ("metric", "sampler", "pruner", "seed")]
-    wanted = request(config)
-    text = json.dumps([wanted.run_id, found, ways, wanted.fingerprint])
-    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -9,6 +9,8 @@ that is fixed for the trials:
         methods: {norm_clip: {method: {clipper: {threshold: {low: 0.1, high: 10, log: true}}}}}
 
 A method's own YAML may hold ranges for its own options (`tuning:` beside `clipper:`); the experiment's come over them.
+A threshold's leaf `{measured: true}` is a range that a short reference run finds (see `reference.py`): the values that
+clip 98 to 2 % of what the method compares with it.
 """
 
 from __future__ import annotations
@@ -39,6 +41,12 @@ class Range(NamedTuple):
         return min(max(float(f"{value:.4g}"), self.low), self.high)
 
 
+class Measured(NamedTuple):
+    """A threshold whose range the reference run has yet to find."""
+
+    path: str
+
+
 class Fixed(NamedTuple):
     """An option and its value in every trial."""
 
@@ -47,19 +55,30 @@ class Fixed(NamedTuple):
 
 
 class Space(NamedTuple):
-    """The ranges of one method, those shared by all methods first, and its fixed values."""
+    """The ranges of one method, those shared by all methods first, its fixed values, and what is to be measured."""
 
     ranges: tuple[Range, ...]
     fixed: tuple[Fixed, ...]
+    measured: tuple[Measured, ...] = ()
 
     def paths(self) -> set[str]:
         """The options that a trial sets."""
-        return {r.path for r in self.ranges} | {f.path for f in self.fixed}
+        return {r.path for r in self.ranges} | {f.path for f in self.fixed} | {m.path for m in self.measured}
+
+    def with_measured(self, found: Mapping[str, tuple[float, float]]) -> Space:
+        """The space with the ranges (path → low, high) that the reference run has found, after the others."""
+        ranges = (Range(path, *found[path], log=True) for (path,) in self.measured)
+        return Space((*self.ranges, *ranges), self.fixed)
+
+    def middle(self) -> dict[str, Any]:
+        """Every range at its middle, and the fixed values."""
+        return {r.path: r.at(0.5) for r in self.ranges} | {f.path: f.value for f in self.fixed}
 
     def describe(self) -> str:
         """One line: every option with its interval or value."""
         shown = [f"{r.path} {r.low:g} … {r.high:g}{' (log)' * r.log}" for r in self.ranges]
-        return ", ".join([*shown, *(f"{f.path} = {f.value}" for f in self.fixed)])
+        to_come = [f"{m.path} measured" for m in self.measured]
+        return ", ".join([*shown, *to_come, *(f"{f.path} = {f.value}" for f in self.fixed)])
 
 
 def space(config: Mapping[str, Any], protocol: str) -> Space:
@@ -78,9 +97,10 @@ def space(config: Mapping[str, Any], protocol: str) -> Space:
     merged = _merge(_merge(node["shared"], own), node["methods"].get(name) or {})
     leaves = list(_leaves(merged, "", f"tuning.{protocol}"))
     ranges = tuple(leaf for leaf in leaves if isinstance(leaf, Range))
+    measured = tuple(leaf for leaf in leaves if isinstance(leaf, Measured))
     if not ranges:
         raise ConfigError(f"tuning.{protocol} must hold at least one range for {name}, got none")
-    return Space(ranges, tuple(leaf for leaf in leaves if isinstance(leaf, Fixed)))
+    return Space(ranges, tuple(leaf for leaf in leaves if isinstance(leaf, Fixed)), measured)
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,10 +116,10 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_range(node: Any) -> bool:
-    return isinstance(node, Mapping) and bool({"low", "high"} & set(node))
+    return isinstance(node, Mapping) and bool({"low", "high", "measured"} & set(node))
 
 
-def _leaves(node: Any, path: str, where: str) -> Iterator[Range | Fixed]:
+def _leaves(node: Any, path: str, where: str) -> Iterator[Range | Fixed | Measured]:
     if node is None:
         return
     if not path or (isinstance(node, Mapping) and not _is_range(node)):
@@ -108,9 +128,19 @@ def _leaves(node: Any, path: str, where: str) -> Iterator[Range | Fixed]:
                 raise ConfigError(f"{where}: {key} cannot be tuned (only what lies below {', '.join(TUNED)})")
             yield from _leaves(value, f"{path}.{key}".lstrip("."), where)
     elif _is_range(node):
-        yield _range(node, path, f"{where}: {path}")
+        yield (
+            _measured(node, path, f"{where}: {path}") if "measured" in node else _range(node, path, f"{where}: {path}")
+        )
     else:
         yield Fixed(path, node)
+
+
+def _measured(node: Mapping[str, Any], path: str, where: str) -> Measured:
+    if node != {"measured": True}:
+        raise ConfigError(f"{where}.measured must be true and stand alone, got {dict(node)}")
+    if "threshold" not in path.split("."):
+        raise ConfigError(f"{where} cannot be measured (only a threshold, or what lies below one)")
+    return Measured(path)
 
 
 def _range(node: Mapping[str, Any], path: str, where: str) -> Range:

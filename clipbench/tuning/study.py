@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import optuna
@@ -14,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from clipbench.errors import ConfigError, RecordError, Stopped
 from clipbench.runs.execute import Outcome, Say, execute
 from clipbench.runs.job import Row
-from clipbench.tuning.plan import Plan
+from clipbench.tuning.plan import BASELINE, Plan
 from clipbench.tuning.sampler import of_slot, sampler, suggest
 from clipbench.tuning.slots import Slots
 
@@ -22,14 +23,23 @@ PRUNE_AFTER = 0.25  # share of a trial's steps that is never pruned; our choice
 PRUNE_TRIALS = 5  # trials that are never pruned, as Optuna's default
 
 
+IDLE = 0.01  # a winner that clips less than this share IS its baseline
+
+
 class Choice(NamedTuple):
-    """A selected trial: its number, its value and settings, how many trials there were, and when the last ended."""
+    """A selected trial: its number, its value and settings, how many trials there were, and when the last ended.
+
+    method: whose settings they are: the method's own or, where it is its baseline (one of the baseline's trials is the
+    best, or the best one clips under 1 %), the baseline's.  share: that the best trial clipped; None where unknown.
+    """
 
     slot: int
     value: float
     settings: dict[str, Any]
     counts: dict[str, int]
     ended: str
+    method: str
+    share: float | None
 
 
 class Study:
@@ -41,7 +51,8 @@ class Study:
         self.metric = self.tuning.metric
         self.minimise = self.metric.endswith("loss")
         self.worst = math.inf if self.minimise else -math.inf
-        name = f"{plan.experiment}/{method}/{plan.keys[method]}"
+        self.shared = plan.baseline_trials(method)
+        name = f"{plan.experiment}/{method}/{plan.key(method)}"
         self.study = open_study(storage, name, self.minimise, self._pruner())
         self.slots = Slots(self.study, storage, plan.folder / name, plan.trials[method])
 
@@ -58,10 +69,7 @@ class Study:
         with self.slots.claim(slot) as identity:
             if identity is None:
                 return None
-            self.study.sampler = sampler(self.tuning.sampler, self.space, slot, self.tuning.seed)
-            trial = optuna.Trial(self.study, identity)
-            settings = self.plan.settings(self.method, suggest(trial, self.space.ranges))
-            config = self.plan.config(self.method, settings, role="tune", trial=slot, seed=self.tuning.seed)
+            trial, config = self._begin(slot, identity)
             try:
                 outcome = execute(config, say, self._watch(trial, config))
             except Stopped:
@@ -77,16 +85,31 @@ class Study:
                 return None
             trial.set_user_attr("run_id", outcome.info["run_id"])
             trial.set_user_attr("status", outcome.status)
+            trial.set_user_attr("share", outcome.info.get("final", {}).get("train_share_clipped"))
             if outcome.status == "failed":  # found so, with retry=never
                 self.study.tell(trial, state=TrialState.FAIL)
             else:
                 self.study.tell(trial, self.value(outcome))
             return outcome
 
+    def _owner(self, slot: int) -> str:
+        """The method that the slot's trial runs: the baseline in the first ones of a clipped method."""
+        return BASELINE if slot < self.shared else self.method
+
+    def _begin(self, slot: int, identity: int) -> tuple[optuna.Trial, dict[str, Any]]:
+        """The slot's trial in Optuna, with its values, and the config of its run."""
+        owner = self._owner(slot)
+        space = self.plan.spaces[owner]
+        self.study.sampler = sampler(self.tuning.sampler, space, slot, self.tuning.seed)
+        trial = optuna.Trial(self.study, identity)
+        settings = self.plan.settings(owner, suggest(trial, space.ranges))
+        return trial, self.plan.config(owner, settings, role="tune", trial=slot, seed=self.tuning.seed)
+
     def config(self, slot: int) -> dict[str, Any]:
         """The config of the slot's trial, which the sequence names before any trial has ended."""
-        settings = self.plan.settings(self.method, of_slot(self.space, slot))
-        return self.plan.config(self.method, settings, role="tune", trial=slot, seed=self.tuning.seed)
+        owner = self._owner(slot)
+        settings = self.plan.settings(owner, of_slot(self.plan.spaces[owner], slot))
+        return self.plan.config(owner, settings, role="tune", trial=slot, seed=self.tuning.seed)
 
     def _watch(self, trial: optuna.Trial, config: dict[str, Any]) -> Any:
         if self.tuning.pruner == "none":
@@ -110,7 +133,7 @@ class Study:
         if outcome.status != "ok":
             return self.worst
         if self.metric not in final:
-            known = ", ".join(sorted(name for name in final if name.startswith("validation_")))
+            known = ", ".join(sorted(name for name in final if name.startswith("validation_") or name == "train_loss"))
             raise ConfigError(f"tuning.metric must be one of {known}, got {self.metric}")
         return float(final[self.metric]) if math.isfinite(final[self.metric]) else self.worst
 
@@ -130,7 +153,27 @@ class Study:
         sign = 1.0 if self.minimise else -1.0
         slot, trial = min(finite.items(), key=lambda item: (sign * item[1].values[0], item[0]))
         ended = max(str(t.datetime_complete or "")[:10] for t in done.values())
-        return Choice(slot, trial.values[0], self.plan.settings(self.method, trial.params), self.counts(), ended)
+        owner, share = self._owner(slot), trial.user_attrs.get("share")
+        settings = self.plan.settings(owner, trial.params)
+        return Choice(slot, trial.values[0], settings, self.counts(), ended, owner, share)
+
+
+def settled(choices: Mapping[str, Choice], plan: Plan) -> dict[str, Choice]:
+    """The choices where a method that is its baseline has the baseline's own best settings, if that was tuned too."""
+    found = {}
+    for method, choice in choices.items():
+        idle = method != BASELINE and choice.share is not None and choice.share < IDLE
+        if idle or choice.method != method:
+            own = choices.get(BASELINE)
+            params = own.settings if own is not None else baseline_part(choice.settings, plan)
+            choice = choice._replace(method=BASELINE, settings=params)
+        found[method] = choice
+    return found
+
+
+def baseline_part(settings: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """Those of a method's settings that its baseline has too."""
+    return {path: value for path, value in settings.items() if not path.startswith("method.")}
 
 
 def _ended(trial: FrozenTrial | None) -> str:

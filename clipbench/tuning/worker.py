@@ -20,11 +20,12 @@ from clipbench.errors import RunLocked
 from clipbench.runs.execute import Outcome, Say
 from clipbench.tuning import files, together
 from clipbench.tuning.finals import Finals
-from clipbench.tuning.plan import Plan
+from clipbench.tuning.plan import BASELINE, Plan
+from clipbench.tuning.references import Reference, described
 from clipbench.tuning.storage import open_storage
-from clipbench.tuning.study import Choice, Study
+from clipbench.tuning.study import Choice, Study, settled
 
-J = TypeVar("J", Study, Finals)
+J = TypeVar("J", Study, Finals, Reference)
 POLL = 0.5  # seconds between two looks at what other workers still do
 
 
@@ -42,37 +43,70 @@ class Worker:
     """Works on a plan; `say` gets one line for every run and for what others should know."""
 
     def __init__(self, plan: Plan, say: Say = print) -> None:
-        self.plan, self._print = plan, say
+        self._print = say
         self.storage: BaseStorage = open_storage(plan.options.tuning.storage, plan.folder, say)
-        self.studies = [Study(plan, method, self.storage) for method in plan.methods]
+        self.retry = plan.options.retry == "failed"
+        self.plan = self._measured(plan)
+        self.studies = [Study(self.plan, method, self.storage) for method in self.plan.methods]
+
+    def _measured(self, plan: Plan) -> Plan:
+        """The plan with the ranges that reference runs find, and its file."""
+        references = [Reference(plan, m, self.storage) for m in plan.methods if plan.spaces[m].measured]
+        for each in references:
+            each.slots.prepare(self.retry)
+        drain(references, lambda reference, slot: reference.attempt(slot, self._say))
+        found = {each.method: each.result() for each in references}
+        for method, measurement in found.items():
+            self._say(f"measured for {method}: {described(measurement)}")
+        ready = plan.with_measured({method: measurement.ranges for method, measurement in found.items()})
+        files.write_plan(ready, found)
+        return ready
 
     def go(self) -> list[Result]:
         """Trials, selection, files, final runs."""
-        retry = self.plan.options.retry == "failed"
         for study in self.studies:
-            study.slots.prepare(retry)
+            study.slots.prepare(self.retry)
         self._say_plan()
         together.trials(self.studies, self.plan, self._say)
         drain(self.studies, self._trial)
-        chosen = [(study, study.best()) for study in self.studies]
-        written = {study.method: files.write(self.plan, study.method, c) for study, c in chosen if c is not None}
-        finals = {s.method: Finals(self.plan, s.method, c, self.storage) for s, c in chosen if c is not None}
+        chosen = self._choices()
+        written = {method: files.write(self.plan, method, choice) for method, choice in chosen.items()}
+        finals = {method: Finals(self.plan, method, choice, self.storage) for method, choice in chosen.items()}
         for each in finals.values():
-            each.slots.prepare(retry)
+            each.slots.prepare(self.retry)
         together.finals(list(finals.values()), self.plan, self._say)
         drain(list(finals.values()), self._final)
+        files.write_outcome(self.plan, chosen, {method: each.run_ids() for method, each in finals.items()})
+        counts = {study.method: study.counts() for study in self.studies}
         return [
-            Result(s.method, s.counts(), c, written.get(s.method), finals[s.method].results() if c else [])
-            for s, c in chosen
+            Result(
+                m,
+                counts[self.plan.like.get(m, m)],
+                chosen.get(m),
+                written.get(m),
+                finals[m].results() if m in finals else [],
+            )
+            for m in (*self.plan.methods, *self.plan.like)
         ]
+
+    def _choices(self) -> dict[str, Choice]:
+        """The selected trial of every method that has one, those that take another's settings after the others."""
+        best = {study.method: study.best() for study in self.studies}
+        found = settled({method: choice for method, choice in best.items() if choice is not None}, self.plan)
+        taken = {method: found[other] for method, other in self.plan.like.items() if other in found}
+        return found | {
+            method: choice if choice.method == BASELINE else choice._replace(method=method)
+            for method, choice in taken.items()
+        }
 
     def _say_plan(self) -> None:
         total = sum(study.slots.count for study in self.studies)
         left = sum(len(study.slots.open()) for study in self.studies)
-        finals = len(self.plan.options.tuning.final_seeds) * len(self.studies)
+        finals = len(self.plan.options.tuning.final_seeds) * (len(self.studies) + len(self.plan.like))
         self._print(f"tune {self.plan.experiment}: {total} trials, {left} to do, then up to {finals} final runs")
         for study in self.studies:
-            self._print(f"  {study.method}: {study.slots.count} trials over {study.space.describe()}")
+            shared = f" ({study.shared} of them its baseline's)" if study.shared else ""
+            self._print(f"  {study.method}: {study.slots.count} trials{shared} over {study.space.describe()}")
 
     def _say(self, line: str) -> None:
         self._print(f"  {line}")
@@ -92,7 +126,7 @@ class Worker:
         return f"{sum(len(study.slots.open()) for study in studies)} to do"
 
 
-def drain(jobs: Sequence[J], attempt: Callable[[J, int], None]) -> None:
+def drain(jobs: Sequence[J], attempt: Callable[[J, int], object]) -> None:
     """Attempt every open slot, round by round, until none is open; waits for those that other workers do."""
     while True:
         rounds = zip_longest(*([(job, slot) for slot in job.slots.open()] for job in jobs))
@@ -113,6 +147,14 @@ def _metric(outcome: Outcome, name: str) -> str:
     return f"{name} {value:.4g}" if outcome.status == "ok" else outcome.status
 
 
+def _selected(method: str, choice: Choice) -> str:
+    counts = ", ".join(f"{number} {kind}" for kind, number in choice.counts.items() if number)
+    values = ", ".join(f"{path}={value:g}" for path, value in choice.settings.items())
+    share = "" if choice.share is None else f", clipped {100 * choice.share:.3g} %"
+    same = f"; it IS its baseline, {BASELINE}" if files.is_baseline(method, choice) else ""
+    return f"trial {choice.slot} of {counts}{share}{same}: {values}"
+
+
 def summary(results: Sequence[Result]) -> list[str]:
     """Lines for the end: what was selected, and the test metrics of the final runs (mean over the seeds)."""
     lines = []
@@ -121,8 +163,7 @@ def summary(results: Sequence[Result]) -> list[str]:
         if result.choice is None:
             lines.append(f"{result.method}: nothing to select ({counts})")
             continue
-        values = ", ".join(f"{path}={value:g}" for path, value in result.choice.settings.items())
-        lines.append(f"{result.method}: trial {result.choice.slot} of {counts}: {values}")
+        lines.append(f"{result.method}: {_selected(result.method, result.choice)}")
         names = sorted({name for final in result.finals for name in final if name.startswith("test_")})
         means = [f"{name} {statistics.mean(final[name] for final in result.finals):.4g}" for name in names]
         lines.append(

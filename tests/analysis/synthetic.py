@@ -88,7 +88,8 @@ def write_calibration(results: Path, experiment: str = "toy/cpu", device: str = 
         {"experiment": experiment, "method": m, "device": device, "threads": threads,
          "step_seconds": 0.01 * r,
          "ratio": r, "ratio_low": r - 0.02, "ratio_high": r + 0.02, "n": 30, "setup_seconds": 0.5,
-         "peak_memory_bytes": 10**8}
+         "peak_memory_bytes": 10**8, "precision": "fp32", "samples_per_step": 128, "fingerprint": "f" * 16,
+         "tuned": False, "measured": "2026-01-02T00:00:00+00:00"}
         for m, r in ratios.items()
     ]  # fmt: skip
     (results / "data").mkdir(parents=True, exist_ok=True)

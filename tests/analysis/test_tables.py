@@ -124,6 +124,17 @@ def test_calibrated_and_raw_seconds_are_never_mixed(tmp_path):
     assert "No calibration of unknown." in times.notes[0]
 
 
+def test_a_calibration_of_other_code_is_not_used_and_that_is_said(tmp_path):
+    for method in ("sgd", "norm_clip"):
+        write_run(tmp_path, method, fingerprint="e" * 16)
+    write_calibration(tmp_path)
+    collect(tmp_path)
+    (panel,) = panels(load(tmp_path, "toy/cpu"))
+    times = step_times(panel, tmp_path)
+    assert times.source == "raw"
+    assert "The calibration of norm_clip is of another code." in times.notes[0]
+
+
 def test_the_calibration_of_the_runs_own_machine_is_taken(tmp_path):
     import pandas as pd
 

@@ -10,6 +10,7 @@ import torch
 from clipbench.cli.compose import compose
 from clipbench.config import schema
 from clipbench.training.setup import build
+from clipbench.training.trainer import Trainer
 
 BASE = ["steps=4", "batch_size=16", "accumulation=2"]
 ESTIMATORS = {
@@ -65,3 +66,13 @@ def test_per_micro_batch_an_adaptive_threshold_sees_each_gradient() -> None:
     setup.estimator(losses, 32)
     state = setup.estimator.state_dict()["clipper"]["threshold"]
     assert {int(row["count"]) for row in state.values()} == {2}
+
+
+def test_logged_layers_have_their_largest_singular_value() -> None:
+    """A constant threshold that bounds every norm needs no σ_max, and gradients are gone when layers are logged."""
+    config = compose([*BASE, "method=spectral_clip", "method.clipper.threshold=1e6", "log_layers=true", "log_every=1"])
+    trainer = Trainer(build(config, schema.check(config)))
+    rows = [row for new in trainer.run() for row in new]
+    values = [row["value"] for row in rows if row["metric"].endswith("/sigma_max")]
+    assert len(values) == 4 * len([1 for _ in trainer.named])
+    assert all(0 < value < 1e6 for value in values)

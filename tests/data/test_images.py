@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clipbench.data import images as images_module
-from clipbench.data.images import ImageData, Images, crops_and_flips
+from clipbench.data.images import Augmentation, ImageData, Images, crops_and_flips
 from clipbench.training.seeding import generator
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -23,7 +23,7 @@ def random_images(n: int, seed: int = 0) -> Images:
 def dataset(augment: bool = True, device: str = "cpu") -> ImageData:
     splits = {"train": random_images(40), "validation": random_images(7, 1), "test": random_images(9, 2)}
     moved = {name: part.to(torch.device(device)) for name, part in splits.items()}
-    return ImageData(moved, MEAN, STD, augment, padding=4)
+    return ImageData(moved, MEAN, STD, Augmentation(padding=4) if augment else None)
 
 
 def crop_one(image: Tensor, row: int, column: int, flip: bool) -> Tensor:
@@ -59,7 +59,7 @@ def test_a_batch_equals_a_loop() -> None:
 
 @pytest.mark.parametrize("mistake", ["one view for the whole batch", "no black border", "no flip"])
 def test_the_comparison_notices(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(height: int, width: int, padding: int) -> Tensor:
+    def wrong(height: int, width: int, padding: int, border: str) -> Tensor:
         views = crops_and_flips(height, width, padding)
         if mistake == "no black border":
             return views.clamp_max(height * width - 1)
@@ -98,7 +98,7 @@ def test_every_offset_and_both_orientations_occur() -> None:
     marker = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     marker[0, :, 16, 10] = 255
     splits = {"train": Images(marker, torch.zeros(1, dtype=torch.int64))}
-    data = ImageData(splits, (0.0,) * 3, (1.0,) * 3, True, 4)
+    data = ImageData(splits, (0.0,) * 3, (1.0,) * 3, Augmentation(padding=4))
     shown = data.batch(torch.zeros(4000, dtype=torch.int64), generator(0, "augmentation")).inputs[:, 0]
     places = {(int(p) // 32, int(p) % 32) for p in shown.flatten(1).argmax(1)}
     rows, columns = range(12, 21), (*range(6, 15), *range(17, 26))
@@ -126,3 +126,51 @@ def test_a_batch_never_waits_for_the_device() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = dataset().batch(torch.randperm(40)[:16], torch.Generator())
     assert batch.inputs.shape == (16, 3, 32, 32)
+
+
+@pytest.mark.parametrize("padding", [1, 2])
+def test_a_reflecting_border_is_torch_s(padding: int) -> None:
+    image = torch.arange(4 * 5).view(1, 4, 5)
+    padded = torch.nn.functional.pad(image.float(), (padding,) * 4, mode="reflect").long()
+    side = 2 * padding + 1
+    views = crops_and_flips(4, 5, padding, "reflect").view(side, side, 2, 4, 5)
+    for top in range(side):
+        for left in range(side):
+            crop = padded[0, top : top + 4, left : left + 5]
+            assert torch.equal(views[top, left, 0], crop)
+            assert torch.equal(views[top, left, 1], crop.flip(1))
+
+
+def test_alternating_flips_turn_round_every_epoch_and_start_by_a_coin() -> None:
+    images = random_images(40)
+    splits = {"train": images, "validation": images, "test": images}
+    data = ImageData(splits, (0.0,) * 3, (1.0,) * 3, Augmentation(0, flip="alternating"))
+    rows = torch.arange(40)
+
+    def flipped(epoch: int, seed: int = 7) -> Tensor:
+        data.begin_epoch(epoch, generator(seed, "augmentation"))
+        seen = (data.batch(rows, generator(0, "augmentation", epoch)).inputs * 255).round()
+        straight = images.images.float()
+        is_straight = (seen == straight).flatten(1).all(1)
+        assert torch.equal(seen[~is_straight], straight[~is_straight].flip(3))
+        return ~is_straight
+
+    first = flipped(0)
+    assert 8 < int(first.sum()) < 32
+    assert torch.equal(flipped(1), ~first)
+    assert torch.equal(flipped(2), first)
+    assert torch.equal(flipped(0), first), "a run that goes on draws the same coins"
+    assert not torch.equal(flipped(0, seed=8), first)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "message"),
+    [
+        (Augmentation(-1), "padding must be >= 0, got -1"),
+        (Augmentation(2, "white"), "border must be one of black, reflect, got white"),  # type: ignore[arg-type]
+        (Augmentation(2, flip="never"), "flip must be one of random, alternating, got never"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_augmentations(augmentation: Augmentation, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        augmentation.check()

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from clipbench.config import schema
 from clipbench.data import Spec
-from clipbench.models import MLP
+from clipbench.models import MLP, Airbench
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = [
@@ -23,6 +23,7 @@ FILES = [
 SPECS = {
     "mlp": Spec("vector", (20,), 1, "heavy_tailed"),
     "transformer": Spec("tokens", (256,), 65, "shakespeare_char"),
+    "gpt2": Spec("tokens", (8,), 256, "fineweb"),
 }
 IMAGES = Spec("image", (3, 32, 32), 100, "cifar100")
 
@@ -43,7 +44,8 @@ def test_the_file_builds_its_target(path: Path) -> None:
     schema.check_target(node, path.parent.name)
     if "_target_" in node:
         spec = SPECS.get(path.stem, IMAGES)
-        built = schema.instantiate(node, path.parent.name, spec=spec, model=MLP(SPECS["mlp"], widths=[4]))
+        trained = Airbench(IMAGES, widths=[2, 2, 2]) if path.stem == "airbench" else MLP(SPECS["mlp"], widths=[4])
+        built = schema.instantiate(node, path.parent.name, spec=spec, model=trained)
         if path.parent.name == "dataset":
             assert built.spec.name == path.stem
 

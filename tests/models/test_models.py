@@ -24,8 +24,8 @@ BUILD: dict[str, Build] = {
     "alexnet_fc": lambda: AlexNetFC(IMAGES, width=32),
     "mlp": lambda: MLP(VECTORS),
     "mlp on images": lambda: MLP(IMAGES, widths=[8]),
-    "transformer": lambda: Transformer(TOKENS, **SMALL_GPT),
-    "tied transformer": lambda: Transformer(TOKENS, **SMALL_GPT, tied_head=True, bias=True),
+    "transformer": lambda: Transformer(TOKENS, **SMALL_GPT, tied_head=False, bias=False),
+    "tied transformer": lambda: Transformer(TOKENS, **SMALL_GPT),
     "torchvision_alexnet": lambda: TorchvisionAlexNet(IMAGES, size=63),
 }
 
@@ -50,15 +50,20 @@ def test_alexnet_fc_has_the_originals_three_layers() -> None:
     assert count(AlexNetFC(IMAGES)) - count(AlexNet(IMAGES)) == head - (256 * 100 + 100)
 
 
-def test_the_default_mlp_without_bias_is_paper_twos() -> None:
+def test_the_default_mlp_without_bias_is_paper_twos_of_four_layers() -> None:
     model = MLP(Spec("vector", (100,), 1, "heavy_tailed"), bias=False)
-    assert [tuple(p.shape) for p in model.parameters()] == [(100, 100)] * 4 + [(1, 100)]
+    assert [tuple(p.shape) for p in model.parameters()] == [(100, 100)] * 3 + [(1, 100)]
 
 
 def test_the_default_transformer_is_paper_twos() -> None:
     model = Transformer(Spec("tokens", (256,), 65, "shakespeare_char"))
-    block = 384 * 3 * 384 + 384 * 384 + 2 * 384 * 4 * 384 + 2 * 384
-    assert count(model) == 6 * block + 2 * 65 * 384 + 256 * 384 + 384
+    shapes = {name.removeprefix("blocks.3."): tuple(p.shape) for name, p in model.named_parameters()}
+    for name in ("queries", "keys", "values", "projection"):
+        assert shapes[f"attention.{name}.weight"] == (384, 384)
+        assert shapes[f"attention.{name}.bias"] == (384,)
+    assert model.head.weight is model.tokens.weight
+    block = 4 * (384 * 384 + 384) + (384 * 1536 + 1536) + (1536 * 384 + 384) + 4 * 384
+    assert count(model) == 6 * block + 65 * 384 + 256 * 384 + 2 * 384
 
 
 @pytest.mark.parametrize("name", BUILD)
@@ -153,9 +158,10 @@ def test_the_transformer_sees_only_the_past() -> None:
 def test_attention_equals_the_formula() -> None:
     """softmax(QKᵀ/√d + causal mask)·V, head by head, in plain matrix products."""
     torch.manual_seed(0)
-    attention = Transformer(TOKENS, **SMALL_GPT).double().blocks[0].attention.eval()
+    attention = Transformer(TOKENS, **SMALL_GPT, bias=False).double().blocks[0].attention.eval()
     hidden = torch.randn(1, 5, 8, dtype=torch.float64)
-    queries, keys, values = (hidden[0] @ attention.qkv.weight.T).split(8, dim=1)
+    layers = (attention.queries, attention.keys, attention.values)
+    queries, keys, values = (hidden[0] @ layer.weight.T for layer in layers)
     heads = []
     for part in (slice(0, 4), slice(4, 8)):
         scores = queries[:, part] @ keys[:, part].T / math.sqrt(4)

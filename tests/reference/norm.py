@@ -17,6 +17,11 @@ def norm_clip(gradients: list[np.ndarray], tau: float) -> list[np.ndarray]:
     return [np.asarray(g, dtype=np.float64) * factor for g in gradients]
 
 
+def per_tensor_norm(gradients: list[np.ndarray], tau: float) -> list[np.ndarray]:
+    """Every gradient times min(1, τ / its own norm)."""
+    return [norm_clip([gradient], tau)[0] for gradient in gradients]
+
+
 def value_clip(gradients: list[np.ndarray], tau: float) -> list[np.ndarray]:
     """Every entry into [−τ, τ]."""
     return [np.minimum(np.maximum(np.asarray(g, dtype=np.float64), -tau), tau) for g in gradients]

@@ -127,12 +127,12 @@ def test_a_disturbed_machine_is_called_so() -> None:
 
 def test_two_calibrations_at_once_are_refused(tmp_path: Path) -> None:
     with (
-        table.alone(tmp_path),
+        table.undisturbed(tmp_path),
         pytest.raises(RecordError, match="another calibration is under way"),
-        table.alone(tmp_path),
+        table.undisturbed(tmp_path),
     ):
         pass
-    with table.alone(tmp_path):
+    with table.undisturbed(tmp_path):
         pass
 
 

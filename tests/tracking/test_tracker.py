@@ -28,6 +28,7 @@ INFO = {
     "run_id": "0123456789abcdef", "experiment": "toy/cpu", "method": "ps_clip", "seed": 3, "role": "single",
     "started": "2026-01-02T03:04:05+00:00", "commit": "c0ffee", "dirty": False, "host": "alices-laptop",
     "device": {"type": "cpu", "name": "Test CPU", "threads": 2}, "user": "alice",
+    "precision": "fp32", "samples_per_step": 128, "fingerprint": "f" * 16, "tuned": None,
 }  # fmt: skip
 CONFIG = {
     "optimizer": {"lr": 0.1},

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from clipbench.cli.compose import compose
 from clipbench.data import Spec
-from clipbench.models import MLP, AlexNet, Transformer
+from clipbench.models import MLP, Airbench, AlexNet, Transformer
 from clipbench.training import optimizers
 
 Build = Callable[..., optimizers.Optimizer]
@@ -135,6 +136,96 @@ def test_muon_on_a_matrix() -> None:
     assert float((want - start).abs().max()) > 0.2
 
 
+def naive_muon_of_the_small_gpt(start: Tensor, gradients: list[Tensor], lr: float, decay: float) -> Tensor:
+    """Paper 2, small GPT: momentum as an average of 0.9, no Nesterov, updates of 0.2 √max(n, m)."""
+    theta, velocity = start.double(), 0.0
+    for gradient in gradients:
+        velocity = 0.9 * velocity + 0.1 * gradient.double()
+        theta = theta * (1 - lr * decay) - lr * 0.2 * max(theta.shape) ** 0.5 * orthogonal_part(velocity)
+    return theta
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The options of conf/optimizer/<name>.yaml."""
+    node = compose([f"optimizer={name}", "tuned=none"])["optimizer"]
+    return {key: value for key, value in node.items() if key not in ("name", "_target_")}
+
+
+def test_the_small_gpts_muon_is_paper_twos_in_float32() -> None:
+    options = preset("muon_small_gpt") | {"lr": 0.1}
+    assert options["weight_decay"] == 0.1
+    start = small().features[0].weight.detach()
+    after = run(optimizers.muon, small(), **options)[0]
+    want = naive_muon_of_the_small_gpt(start, [gradients[0] for gradients in GRADIENTS], 0.1, 0.1)
+    torch.testing.assert_close(after.double(), want, rtol=0, atol=2e-5)
+    in_bfloat16 = run(optimizers.muon, small(), **options | {"products": "bfloat16"})[0]
+    assert float((in_bfloat16.double() - want).abs().max()) > 1e-4
+    others = run(optimizers.muon, small(), **options)
+    compare(others, lambda s, g: naive_adam(s, g, 0.1, (0.9, 0.95), 1e-8, 0.0, False), slice(1, None))
+
+
+def test_float32_muon_has_torchs_other_options_too() -> None:
+    """Nesterov and the author's rate, where the products differ in rounding only."""
+    start = small().features[0].weight.detach()
+    options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.2, "products": "float32"}
+    after = run(optimizers.muon, small(), **options)[0]
+    want = naive_muon(start, [gradients[0] for gradients in GRADIENTS], 0.1, 0.9, 0.2)
+    torch.testing.assert_close(after.double(), want, rtol=0, atol=2e-5)
+
+
+def test_gpt2s_muon_is_torchs_with_its_defaults() -> None:
+    optimizer = optimizers.muon(small(), **preset("muon_gpt2"))
+    theirs = torch.optim.Muon([nn.Parameter(torch.ones(2, 2))], momentum=0.9, weight_decay=0.0)
+    ours, adam = optimizer.param_groups
+    known = {key: value for key, value in theirs.param_groups[0].items() if key != "params"}
+    assert {key: ours[key] for key in known} | {"adjust_lr_fn": None} == known
+    assert ours["adjust_lr_fn"] == "original"  # what torch takes for None
+    assert tuple(adam["betas"]) == (0.9, 0.99)
+    assert adam["weight_decay"] == 0.0
+
+
+def test_paper_twos_sgd_of_the_small_gpt_has_coupled_decay() -> None:
+    options = preset("matrix_sgd") | {"lr": 0.1}
+    after = run(optimizers.matrix_sgd, small(), **options)
+    compare(after, lambda start, g: naive_sgd(start, g, 0.1, 0.9, False, 0.1), slice(0, 1))
+
+
+def test_airbenchs_optimizer_is_paper_twos() -> None:
+    model = Airbench(Spec("image", (3, 32, 32), 10, "cifar10"))
+    options = preset("airbench")
+    filters, whitening, biases, head = optimizers.airbench(model, **options).param_groups
+    assert [tuple(p.shape) for p in filters["params"]] == [
+        (64, 24, 3, 3), (64, 64, 3, 3), (256, 64, 3, 3), (256, 256, 3, 3), (256, 256, 3, 3), (256, 256, 3, 3),
+    ]  # fmt: skip
+    assert (filters["lr"], filters["momentum"], filters["weight_decay"]) == (0.24, 0.6, 0.0)
+    assert [tuple(p.shape) for p in whitening["params"]] == [(24,)]
+    assert sorted(len(p) for p in biases["params"]) == [64] * 2 + [256] * 4
+    assert [tuple(p.shape) for p in head["params"]] == [(10, 256)]
+    for group, rate in ((whitening, 0.053), (biases, 0.053), (head, 0.67)):
+        assert (group["lr"], group["momentum"]) == (rate, 0.85)
+        assert group["weight_decay"] * rate == pytest.approx(2e-6 * 2000)
+    assert all(group["nesterov"] for group in (filters, whitening, biases, head))
+    assert (whitening["span"], filters["span"]) == (3 / 20, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.0}, "lr must be finite and > 0, got 0.0"),
+        ({"bias_lr": -1.0}, "bias_lr must be finite and > 0, got -1.0"),
+        ({"head_lr": math.inf}, "head_lr must be finite and > 0, got inf"),
+        ({"rest_momentum": 1.0}, "rest_momentum must be in [0, 1), got 1.0"),
+        ({"whitening_span": 0.0}, "whitening_span must be in (0, 1], got 0.0"),
+    ],
+)
+def test_bad_options_of_airbench(options: dict[str, Any], message: str) -> None:
+    model = Airbench(Spec("image", (3, 32, 32), 10, "cifar10"), widths=[4, 4, 4])
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        optimizers.airbench(model, **{"lr": 0.1, **options})
+    with pytest.raises(ValueError, match=r"^model must be airbench"):
+        optimizers.airbench(small(), lr=0.1)
+
+
 class Filters(nn.Module):
     """Filters and the same numbers as a matrix."""
 
@@ -164,9 +255,9 @@ def adam_shapes(optimizer: optimizers.Optimizer) -> list[tuple[int, ...]]:
 
 def test_muon_leaves_embeddings_head_and_vectors_to_adam() -> None:
     tokens = Spec("tokens", (16,), 65, "shakespeare_char")
-    gpt = Transformer(tokens, layers=1, heads=2, width=8, bias=True)
+    gpt = Transformer(tokens, layers=1, heads=2, width=8, tied_head=False)
     muon = optimizers.muon(gpt, lr=0.1)
-    assert [tuple(p.shape) for p in muon.param_groups[0]["params"]] == [(24, 8), (8, 8), (32, 8), (8, 32)]
+    assert [tuple(p.shape) for p in muon.param_groups[0]["params"]] == [(8, 8)] * 4 + [(32, 8), (8, 32)]
     rest = adam_shapes(muon)
     assert rest[:2] == [(65, 8), (16, 8)]
     assert rest[-1] == (65, 8)
@@ -255,6 +346,7 @@ BAD: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"adam_betas": [-0.1, 0.9]}, "adam_betas must be two numbers", ["muon", "matrix_sgd"]),
     ({"adam_lr": 0.0}, "adam_lr must be finite and > 0, got 0.0", ["muon", "matrix_sgd"]),
     ({"adam_eps": -1.0}, "adam_eps must be finite and > 0, got -1.0", ["muon", "matrix_sgd"]),
+    ({"products": "float16"}, "products must be one of bfloat16, float32, got float16", ["muon"]),
     ({"adjust_lr": "none"}, "adjust_lr must be one of original, match_rms_adamw, got none", ["muon"]),
 ]  # fmt: skip
 

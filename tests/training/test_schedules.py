@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clipbench.training.schedules import Constant, Cosine, Schedule, Step
+from clipbench.training.schedules import Constant, Cosine, Linear, Schedule, Step
 
 
 def factors(schedule: Schedule, steps: int = 8) -> list[float]:
@@ -58,3 +58,10 @@ def test_step_falls_at_each_milestone() -> None:
 def test_bad_options(schedule: type, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="^" + message):
         schedule(**options)
+
+
+def test_linear_falls_straight_to_zero_after_the_last_step() -> None:
+    assert [Linear().factor(step, 4) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert [Linear(warmup=2).factor(step, 4) for step in range(3)] == [0.5, 0.75, 0.5]
+    with pytest.raises(ValueError, match="warmup must be >= 0, got -1"):
+        Linear(warmup=-1)

@@ -61,7 +61,8 @@ def test_a_step_never_waits_for_the_device(method: str, task: str) -> None:
 def fake_setup(method: str, task: str) -> Setup:
     common = [f"method={method}", "accumulation=2", "batch_size=4", "device=cpu", "steps=4"]
     if "spectral" in method:
-        common.append("method.clipper.backend=newton_schulz")
+        place = "method.estimator.clipper" if method.startswith("micro_batch") else "method.clipper"
+        common.append(f"{place}.backend=newton_schulz")
     if task == "alexnet":
         return setup("dataset=cifar100", *common, data=random_images(torch.device("cpu"), 32))
     if task == "transformer":
@@ -132,6 +133,63 @@ def test_the_schedule_and_accumulation_reach_the_optimizer() -> None:
     trainer.step(2)
     assert made.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
     assert [len(batch.targets) for batch in trainer.batches.step(0)] == [4, 4, 4]
+
+
+def test_a_group_reaches_its_schedules_end_after_its_span() -> None:
+    made = setup("schedule=linear", "optimizer.lr=0.1", *SMALL, "steps=8")
+    made.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.2, "span": 0.5})
+    trainer = Trainer(made)
+    rates = []
+    for step in range(8):
+        trainer.step(step)
+        rates.append([group["lr"] for group in made.optimizer.param_groups])
+    assert [first for first, _ in rates] == pytest.approx([0.1 * (1 - step / 8) for step in range(8)])
+    assert [second for _, second in rates] == pytest.approx([0.2, 0.15, 0.1, 0.05, 0.0, 0.0, 0.0, 0.0])
+
+
+def test_data_by_epoch_are_told_of_every_epoch_also_by_a_run_that_goes_on() -> None:
+    class ByEpoch:
+        sizes = {"train": 8, "validation": 1, "test": 1}  # noqa: RUF012 - as the protocol has it
+
+        def __init__(self) -> None:
+            self.told: list[tuple[int, int]] = []
+
+        def begin_epoch(self, epoch: int, generator: torch.Generator) -> None:
+            self.told.append((epoch, int(torch.randint(10**6, (), generator=generator))))
+
+        def batch(self, indices: torch.Tensor, generator: torch.Generator) -> Any: ...
+
+        def evaluation(self, split: str, batch_size: int) -> Any: ...
+
+    def told(steps: range, seed: int = 0) -> list[tuple[int, int]]:
+        data = ByEpoch()
+        batches = Batches(data, seed, 4, 1, torch.device("cpu"))
+        for step in steps:
+            batches.indices(step)
+        return data.told
+
+    whole = told(range(6))
+    assert [epoch for epoch, _ in whole] == [0, 1, 2]
+    assert len({draw for _, draw in whole}) == 1, "the draws are the run's, not the epoch's"
+    assert told(range(3, 6)) == whole[1:]
+    assert told(range(1), seed=1)[0][1] != whole[0][1]
+
+
+def test_data_can_be_drawn_from_the_runs_seed() -> None:
+    def first(*words: str) -> torch.Tensor:
+        return next(setup(*SMALL, *words).data.evaluation("train", 64)).inputs
+
+    same = [first(f"seed={seed}") for seed in (0, 1)]
+    own = [first(f"seed={seed}", "data.split_seed=null") for seed in (0, 1)]
+    assert torch.equal(*same)
+    assert not torch.equal(*own)
+    assert torch.equal(own[1], first("seed=0", "data.split_seed=1"))
+
+
+def test_a_model_that_is_prepared_sees_the_data() -> None:
+    data = random_images(torch.device("cpu"), 32)
+    made = setup("dataset=cifar10", "model=airbench", "optimizer=airbench", "batch_size=4", "steps=4", data=data)
+    assert float(made.model.whitening.weight[:12].add(made.model.whitening.weight[12:]).abs().max()) == 0.0
 
 
 def test_bf16_and_compile_train() -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from clipbench import tune
 from clipbench.cli.command import condense
-from clipbench.cli.compose import CONFIG_PATH, resolve
+from clipbench.cli.compose import CONFIG_PATH, compose_node, resolve
+from clipbench.config.tuned import folders
 from clipbench.errors import ConfigError
 from clipbench.tuning.sequence import point
 from tests.runs.helpers import info
@@ -67,28 +69,98 @@ def test_the_best_trial_on_validation_is_selected_and_run_on_fresh_seeds(done: P
             config = yaml.safe_load((place / "config.yaml").read_text())
             assert (config["optimizer"], config["method"]) == (chosen["optimizer"], chosen["method"])
         written = yaml.safe_load(settings(done)[method])
-        assert written["optimizer"]["lr"] == chosen["optimizer"]["lr"]
+        assert written["settings"]["optimizer"]["lr"] == chosen["optimizer"]["lr"]
         assert f"Trial {best} of 3" in settings(done)[method]
 
 
-def test_hydra_composes_the_generated_settings_and_one_option_switches_them_off(done: Path, tmp_path: Path) -> None:
-    shutil.copytree(CONFIG_PATH, tmp_path / "conf")
-    shutil.copytree(done / "tuned", tmp_path / "conf" / "tuned", dirs_exist_ok=True)
-    shared = [*SMALL, "method=norm_clip"]
-    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
-        found = {}
-        for word in ("", "tuned=none", "optimizer.lr=0.07"):
-            config = hydra_compose("config", [*shared, *([word] if word else [])], return_hydra_config=True)
-            found[word] = resolve(config, config.hydra.runtime.choices)
+def composed(folder: Path, *words: str) -> tuple[dict[str, Any], list[str]]:
+    """The config of a run that looks for tuned settings in `folder`, and what is said of them."""
+    said: list[str] = []
+    given = [*SMALL, f"paths.tuned={folder}/tuned", *words]
+    with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        node = compose_node(given)
+        return resolve(node, node.hydra.runtime.choices, given, said.append), said
+
+
+def test_tuned_settings_are_applied_and_said(done: Path) -> None:
+    plain, said = composed(done, "method=norm_clip", "seed=7", "log_every=20")
     expected = yaml.safe_load(settings(done)["norm_clip"])
-    for word, plain in found.items():
-        threshold, rate = plain["method"]["clipper"]["threshold"], plain["optimizer"]["lr"]
-        if word == "tuned=none":
-            assert (threshold, rate) == (1.0, found[word]["optimizer"]["lr"])
-            assert rate != expected["optimizer"]["lr"]
-        else:
-            assert threshold == expected["method"]["clipper"]["threshold"]
-            assert rate == (0.07 if word else expected["optimizer"]["lr"])
+    assert plain["method"]["clipper"]["threshold"] == expected["settings"]["method"]["clipper"]["threshold"]
+    assert plain["optimizer"]["lr"] == expected["settings"]["optimizer"]["lr"]
+    assert plain["tuned"] == expected["mark"]
+    assert said == [
+        line for line in said if line.startswith("tuned settings of heavy_tailed_mlp/smoke/norm_clip: optimizer")
+    ]
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["optimizer.lr=0.07"], "optimizer.lr is given"),
+        (["batch_size=16"], "batch_size is 16, tuned was 32"),
+        (["steps=50"], "steps is 50, tuned was 40"),
+        (["model.bias=false"], "model.bias is False, tuned was True"),
+        (["optimizer.momentum=0.5"], "optimizer.momentum is 0.5, tuned was 0.9"),
+        (["optimizer=adam"], "optimizer."),
+        (["noise=rank_one"], "noise."),
+        (["skip.whole=[head]"], "skip.whole is ['head'], tuned was []"),
+    ],
+)
+def test_tuned_settings_hold_only_where_everything_else_is_what_was_tuned(
+    words: list[str], why: str, done: Path
+) -> None:
+    plain, said = composed(done, "method=norm_clip", *words)
+    untouched, nothing = composed(done, "method=norm_clip", "tuned=none", *words)
+    assert plain == untouched
+    assert nothing == []
+    assert plain["tuned"] == "none"
+    assert len(said) == 1
+    assert said[0].startswith(f"tuned settings of heavy_tailed_mlp/smoke/norm_clip left out: {why}")
+
+
+def test_a_method_or_experiment_that_was_not_tuned_stays(done: Path) -> None:
+    assert composed(done, "method=ps_clip") == composed(done, "method=ps_clip", "tuned=none")
+    assert composed(done, "method=ps_clip")[0]["tuned"] == "none"
+
+
+def test_final_runs_say_that_they_are_tuned_and_trials_that_they_are_not(done: Path) -> None:
+    for run, place in records(done):
+        config = yaml.safe_load((place / "config.yaml").read_text())
+        expected = yaml.safe_load(settings(done)[run["method"]])["mark"] if run["role"] == "final" else None
+        assert run["tuned"] == expected
+        assert config["tuned"] == (expected or "none")
+
+
+def test_a_run_of_the_tuned_settings_says_so(done: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "clipbench.run", *SMALL, f"paths.tuned={done}/tuned", f"paths.results={tmp_path}"]
+    out = subprocess.run([*command, "method=norm_clip"], capture_output=True, text=True, check=True).stdout
+    assert out.startswith("tuned settings of heavy_tailed_mlp/smoke/norm_clip: ")
+    (run,) = [run for run, _ in records(tmp_path)]
+    assert run["tuned"] == yaml.safe_load(settings(done)["norm_clip"])["mark"]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "a: [", "settings: {}", "mark: trial 1 of 2\nis_baseline: 0\nsettings: {}\nbase: {}"]
+)
+def test_a_damaged_file_is_named(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "tuned" / "heavy_tailed_mlp" / "smoke" / "sgd.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=re.escape(str(path))):
+        composed(tmp_path)
+    assert composed(tmp_path, "tuned=none")[0]["tuned"] == "none"
+    with pytest.raises(ConfigError, match="tuned must be auto or none, got typo"):
+        composed(tmp_path, "tuned=typo")
+
+
+def test_settings_lie_in_a_checkout_or_beside_the_results_of_an_installed_package(tmp_path: Path) -> None:
+    config = {"paths": {"tuned": None, "results": str(tmp_path / "results")}}
+    conf, beside = tmp_path / "conf", tmp_path / "results" / "tuned"
+    assert folders(config, conf, checkout=True) == [conf / "tuned", beside]
+    assert folders(config, conf, checkout=False) == [beside, conf / "tuned"]
+    config["paths"]["tuned"] = "~/mine"
+    assert folders(config, conf, checkout=True) == [Path.home() / "mine"]
 
 
 def test_again_nothing_runs_and_nothing_changes(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +194,7 @@ def test_a_damaged_storage_is_rebuilt_from_the_records(
     for content in (whole[: len(whole) // 2], b"no database at all" * 100, b""):
         database.write_bytes(content)
         tuned(folder, *COMMON)
-        assert len(states(database)) == 6 + 4
+        assert len(states(database)) == 6 + 4 + 1  # the reference run
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")} == before, "nothing was run again"
     assert "moved to studies.db.damaged-" in capsys.readouterr().out
     assert settings(folder) == settings(done)
@@ -211,7 +283,7 @@ BAD = [
     (["trials=many"], "tuning.trials must be a valid integer, got many"),
     (["methods=sgd,ps_clop"], "method must be one of"),
     (["metric=test_loss"], "tuning.metric must be a metric of the validation split"),
-    (["metric=validation_f1"], "tuning.metric must be one of validation_loss, got validation_f1"),
+    (["metric=validation_f1"], "tuning.metric must be one of train_loss, validation_loss, got validation_f1"),
     (["sampler=grid"], "tuning.sampler must be one of 'sobol', 'tpe', got grid"),
     (["pruner=hard"], "tuning.pruner must be one of 'none', 'median', got hard"),
     (["protocol=theirs"], "tuning.protocol must be one of 'ours', 'paper', got theirs"),
@@ -224,6 +296,9 @@ BAD = [
     (["tuning.ours.shared.optimizer.lr.low=9"], "tuning.ours: optimizer.lr.low must be < high, got 9 and 0.1"),
     (["storage=nonsense://x"], "tuning.storage must be a database that can be opened, got nonsense://x"),
     (["storage=nonsense://me:hidden@host/x"], "got nonsense://me:***@host/x"),
+    (["+tuning.like.ps_clip=value_clip", "methods=sgd,ps_clip"], "tuning.like of ps_clip must be among the methods"),
+    (["--config-dir"], "--config-dir must be followed by a folder that is there, got nothing"),
+    (["--config-dir=nowhere/at/all"], "--config-dir must be followed by a folder that is there, got nowhere/at/all"),
     (["trials"], "trials must be an option as key=value"),
     (["--trials"], "--trials must be an option as key=value"),
 ]

@@ -16,7 +16,8 @@ def build_all(requests: Sequence[Request]) -> list[Setup]:
     loaded: dict[str, tuple[Data, dict[str, Any]]] = {}
     setups = []
     for request in requests:
-        key = json.dumps([request.config["dataset"], request.config["data"]], sort_keys=True, default=str)
+        drawn = [request.config["dataset"], request.config["data"], request.options.data_seed]
+        key = json.dumps(drawn, sort_keys=True, default=str)
         data, provenance = loaded.get(key, (None, {}))
         setup = build(request.config, request.options, data)
         if data is not None:

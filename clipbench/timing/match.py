@@ -1,0 +1,75 @@
+"""Which rows of a calibration hold for runs: those of the same device, threads, precision, batch, code and tuning.
+
+A step time of another machine, or of other settings, is another number; where it does not fit, raw seconds are shown
+and why is said.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+# What a row must share with its method's runs beside the machine: its column, and what a note calls it.
+SHARED = {
+    "precision": "precision", "samples_per_step": "samples per step", "fingerprint": "code", "tuned": "tuned settings",
+}  # fmt: skip
+
+
+def matching(table: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows of one experiment's calibration that hold for `runs` (as run.json has them), and a note.
+
+    The machine is the one most runs were made on; of several, that of the latest calibration, then the first by name.
+    A method's row holds where precision, samples per step, code and whether settings are tuned are those of ALL its
+    runs. The note says which machine a tie was decided for and which rows were left out; it is empty otherwise.
+    """
+    kinds = [_kind(run) for run in runs.to_dict("records")]
+    counts = Counter((kind["device"], kind["threads"]) for kind in kinds)
+    sessions = {
+        machine: str(group["measured"].max()) if "measured" in group else ""
+        for machine, group in table.groupby(["device", "threads"])
+    }
+    known = {machine: counts[machine] for machine in sessions if counts[machine]}
+    if not known:
+        used = ", ".join(sorted({f"{device}, {threads} threads" for device, threads in counts}, key=str))
+        return table.iloc[:0], f"No calibration was made on the runs' machine ({used or 'no runs'})."
+    most = [machine for machine, count in known.items() if count == max(known.values())]
+    latest = [machine for machine in most if sessions[machine] == max(sessions[m] for m in most)]
+    device, threads = min(latest, key=str)
+    notes = []
+    if len(most) > 1:
+        others = len(most) - 1
+        notes.append(
+            f"Calibrated on {device}, {threads} threads: {others} other(s) fit as many runs, this one is newer."
+        )
+    rows = table[(table["device"] == device) & (table["threads"] == threads)]
+    kept = []
+    for index, row in rows.iterrows():
+        why = _mismatch(row.to_dict(), [kind for kind in kinds if kind["method"] == row["method"]])
+        if why:
+            notes.append(f"The calibration of {row['method']} is of another {why}.")
+        else:
+            kept.append(index)
+    return rows.loc[kept], " ".join(notes)
+
+
+def _kind(run: Mapping[Any, Any]) -> dict[str, Any]:
+    """What a run has to share with its calibration."""
+    device = run.get("device") or {}
+    said = run.get("tuned")
+    return {
+        "method": run.get("method"), "device": device.get("name"), "threads": device.get("threads"),
+        "precision": run.get("precision"), "samples_per_step": run.get("samples_per_step"),
+        "fingerprint": run.get("fingerprint"),
+        "tuned": run.get("role") == "final" or (isinstance(said, str) and said != "none"),
+    }  # fmt: skip
+
+
+def _mismatch(row: Mapping[str, Any], kinds: list[dict[str, Any]]) -> str:
+    """In what a row differs from a run of its method; empty where it holds for all of them."""
+    for column, name in SHARED.items():
+        if any(kind[column] != row.get(column) for kind in kinds):
+            return name
+    return ""

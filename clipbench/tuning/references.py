@@ -1,0 +1,54 @@
+"""Reference runs, shared among workers like trials are: one measures, the others read what it found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.storages import BaseStorage
+
+from clipbench.runs.execute import Say
+from clipbench.tuning.plan import Plan, words
+from clipbench.tuning.reference import Measurement, measure
+from clipbench.tuning.slots import Slots
+from clipbench.tuning.study import open_study
+
+MEASUREMENT = "measurement"
+
+
+class Reference:
+    """The reference run of one method of a plan, whose space holds thresholds that are to be measured."""
+
+    def __init__(self, plan: Plan, method: str, storage: BaseStorage) -> None:
+        self.plan, self.method = plan, method
+        name = f"{plan.experiment}/{method}/{plan.key(method)}/reference"
+        self.study = open_study(storage, name, minimise=True)
+        self.slots = Slots(self.study, storage, plan.folder / name, 1)
+
+    def attempt(self, slot: int, say: Say) -> Measurement | None:
+        """Measure, unless another worker does; what is found is in the storage. Raises ConfigError."""
+        with self.slots.claim(slot) as identity:
+            if identity is None:
+                return None
+            space = self.plan.spaces[self.method]
+            settings = space.middle()
+            marks = {"role": "tune", "seed": self.plan.options.tuning.seed}
+            config = self.plan.config(self.method, settings, **marks)
+            found = measure(config, [leaf.path for leaf in space.measured], settings)
+            self.slots.set(identity, MEASUREMENT, found._asdict())
+            self.study.tell(self.slots.trials()[slot].number, 0.0)  # the bookkeeping's own value
+            return found
+
+    def result(self) -> Measurement:
+        """What was found, by whichever worker."""
+        stored: dict[str, Any] = self.slots.trials()[0].user_attrs[MEASUREMENT]
+        ranges = {path: (float(low), float(high)) for path, (low, high) in stored["ranges"].items()}
+        return Measurement(ranges, stored["values"], stored["steps"], stored["settings"])
+
+
+def described(found: Measurement) -> str:
+    """One line: every range, from how many values of how many steps."""
+    parts = [
+        f"{path} {low:g} … {high:g} clips 98 … 2 % of {found.values[path]} values"
+        for path, (low, high) in found.ranges.items()
+    ]
+    return f"{', '.join(parts)} in {found.steps} steps at {', '.join(words(found.settings))}"

@@ -1,0 +1,81 @@
+"""Which calibrated step times hold for which runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from clipbench.timing.match import matching
+
+
+def row(method: str = "sgd", **changes: Any) -> dict[str, Any]:
+    return {
+        "method": method, "device": "A", "threads": 2, "precision": "fp32", "samples_per_step": 128,
+        "fingerprint": "f1", "tuned": False, "measured": "2026-01-01", "step_seconds": 1.0,
+    } | changes  # fmt: skip
+
+
+def run(method: str = "sgd", name: str = "A", threads: int = 2, **changes: Any) -> dict[str, Any]:
+    return {
+        "method": method, "device": {"name": name, "type": "cpu", "threads": threads}, "precision": "fp32",
+        "samples_per_step": 128, "fingerprint": "f1", "tuned": None, "role": "single",
+    } | changes  # fmt: skip
+
+
+def match(rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    found, note = matching(pd.DataFrame(rows), pd.DataFrame(runs))
+    return found.to_dict("records"), note
+
+
+def test_rows_that_share_everything_hold() -> None:
+    rows = [row(), row("norm_clip", fingerprint="f2")]
+    assert match(rows, [run(), run("norm_clip", fingerprint="f2"), run()]) == (rows, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"precision": "bf16"}, "precision"),
+        ({"samples_per_step": 64}, "samples per step"),
+        ({"fingerprint": "f2"}, "code"),
+        ({"tuned": "trial 1 of 8 (ours, validation_loss)"}, "tuned settings"),
+        ({"role": "final"}, "tuned settings"),
+    ],
+)
+def test_a_row_that_differs_in_one_thing_from_one_run_is_left_out_and_said(change: dict[str, Any], name: str) -> None:
+    rows = [row(), row("norm_clip")]
+    found, note = match(rows, [run(), run(), run(**change), run("norm_clip")])
+    assert found == rows[1:]
+    assert note == f"The calibration of sgd is of another {name}."
+
+
+def test_tuned_runs_take_tuned_rows() -> None:
+    tuned = [row(tuned=True)]
+    assert match(tuned, [run(role="final", tuned="trial 1 of 8 (ours, validation_loss)")]) == (tuned, "")
+    assert match(tuned, [run()])[0] == []
+
+
+@pytest.mark.parametrize("other", [{"name": "B"}, {"threads": 4}])
+def test_another_machine_s_row_is_never_used(other: dict[str, Any]) -> None:
+    found, note = match([row()], [run(**other)])
+    assert found == []
+    assert note.startswith("No calibration was made on the runs' machine")
+
+
+def test_a_calibration_that_does_not_say_what_it_was_made_with_does_not_hold() -> None:
+    bare = {key: value for key, value in row().items() if key not in ("precision", "fingerprint")}
+    assert match([bare], [run()])[0] == []
+
+
+def test_the_machine_of_most_runs_decides_then_the_later_calibration_then_the_name() -> None:
+    rows = [row(), row(device="B"), row(device="C", measured="2026-01-02")]
+    found, note = match(rows, [run(), run(name="B"), run(name="B"), run(name="C")])
+    assert (found, note) == ([rows[1]], "")
+    found, note = match(rows, [run(), run(name="B"), run(name="C")])
+    assert found == [rows[2]]
+    assert note.startswith("Calibrated on C, 2 threads: 2 other(s) fit as many runs")
+    for order in (rows[:2], rows[1::-1]):
+        found, note = match(order, [run(), run(name="B")])
+        assert [r["device"] for r in found] == ["A"]
