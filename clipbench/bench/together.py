@@ -135,7 +135,9 @@ def main(argv: list[str]) -> None:
             print(f"{name}: goes alone: {why}")
             continue
         rows.append({"case": name, "members": arguments.members, "seeds": arguments.seeds, **figures})
-        print("{case}: {lone_per_second:.0f} alone, {together_per_second:.0f} together, {ratio:.1f} ×".format(**rows[-1]))
+        print(
+            "{case}: {lone_per_second:.0f} alone, {together_per_second:.0f} together, {ratio:.1f} ×".format(**rows[-1])
+        )
     whole = sweep(8 if arguments.smoke else 64, arguments.members)
     print("{runs:.0f} runs: {lone_seconds:.1f} s one by one, {together_seconds:.1f} s together".format(**whole))
     write(pd.DataFrame(rows), whole, Path(arguments.results))

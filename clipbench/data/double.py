@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,10 @@ class DoubleData:
     def __init__(self, data: Data) -> None:
         self._data = data
         self.sizes = data.sizes
+
+    def __getattr__(self, name: str) -> Any:
+        """What else the data can do, such as begin an epoch."""
+        return getattr(self._data, name)
 
     def batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
         return _double(self._data.batch(indices, generator))

@@ -77,7 +77,7 @@ class BatchFile:
 
 
 def unfinished(wanted: Sequence[Request], say: Say) -> list[BatchFile]:
-    """The stored batches in which a run of `wanted` is a member; those of other code, and finished ones, are removed."""
+    """The stored batches with a run of `wanted` among their members; those of other code, and finished ones, go."""
     found = []
     own = {one.run_id: one for one in wanted}
     for parent in sorted({one.folder.parent / FOLDER for one in wanted}):

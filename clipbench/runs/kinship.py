@@ -10,7 +10,7 @@ from clipbench.runs.request import Request
 
 # Below these, numbers may differ from member to member; texts, switches and everything elsewhere are the same for all.
 FREE = ("seed", "trial", "optimizer", "method", "schedule", "noise", "data.split_seed")
-UNSEEN = ("method.tuning", "tuning", "calibration")  # how a tuning goes about it: no run depends on that
+UNSEEN = ("method.tuning", "tuning", "calibration", "tuned")  # how a tuning goes about it: no run depends on that
 
 
 def alone(request: Request) -> str:

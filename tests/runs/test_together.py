@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -38,8 +39,10 @@ def test_members_leave_the_records_of_lone_runs(tmp_path: Path) -> None:
     for own, outcome in zip(words, batch, strict=True):
         lone = execute(compose([*BASE, f"paths.results={tmp_path / 'lone'}", *own]), quiet)
         one, other = info(outcome.folder), info(lone.folder)
-        assert one["together"] == 3 and "together" not in other
-        assert one["run_id"] == other["run_id"] and one["fingerprint"] == other["fingerprint"]
+        assert one["together"] == 3
+        assert "together" not in other
+        assert one["run_id"] == other["run_id"]
+        assert one["fingerprint"] == other["fingerprint"]
         assert set(other) - set(one) == set()
         assert set(one["final"]) == set(other["final"])
         for name, value in one["final"].items():
@@ -68,7 +71,8 @@ def test_a_member_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
     wild_words = [["seed=0"], ["seed=1", "optimizer.lr=1e30"], ["seed=2"]]
     wild = run_together([asked(tmp_path / "wild", "method=norm_clip", *own) for own in wild_words], quiet)
     by_seed = {outcome.info["seed"]: outcome for outcome in wild}
-    assert by_seed[1].status == "diverged" and by_seed[1].info["steps_done"] < 30
+    assert by_seed[1].status == "diverged"
+    assert by_seed[1].info["steps_done"] < 30
     for outcome in calm:
         if outcome.info["seed"] != 1:
             assert values(by_seed[outcome.info["seed"]].folder) == values(outcome.folder)
@@ -79,9 +83,13 @@ def test_killed_at_random_moments_ends_bit_identical(kills: int, tmp_path: Path)
     seed = random.randrange(10**6)
     long = ["steps=600", "eval_every=60", "log_every=20", "checkpoint_every=20", "dataset.samples=600",
             "device=cpu", "threads=1", "together=4", "method=spectral_clip_quantile", "noise=rank_one"]  # fmt: skip
-    members = [["+", *long, f"seed={place // 2}", f"optimizer.lr={rate}"] for place, rate in enumerate([1e-3, 1e30, 2e-3])]
+    members = [
+        ["+", *long, f"seed={place // 2}", f"optimizer.lr={rate}"] for place, rate in enumerate([1e-3, 1e30, 2e-3])
+    ]
     command = [sys.executable, "-m", "tests.runs.batch_killer", str(tmp_path), str(kills), str(seed), "1.0"]
-    done = subprocess.run([*command, *sum(members, [])], capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(
+        [*command, *itertools.chain(*members)], capture_output=True, text=True, timeout=500, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"reference": 0, "killed": 0, "kills": kills}, seed
     folders = sorted(path.name for path in (tmp_path / "reference/runs/single").iterdir() if path.name != ".together")

@@ -23,5 +23,6 @@ def test_trials_and_final_runs_go_together(tmp_path: Path) -> None:
         assert run["together"] == (4 if run["role"] == "tune" else 2), key
         assert run["status"] == lone[key]["status"]
         one, other = run["final"], lone[key]["final"]
-        assert isinstance(one, dict) and isinstance(other, dict)
+        assert isinstance(one, dict)
+        assert isinstance(other, dict)
         assert math.isclose(one["validation_loss"], other["validation_loss"], rel_tol=1e-3), key

@@ -56,7 +56,7 @@ class MemberBatches:
 
     def __init__(self, members: Members) -> None:
         keys = [(id(setup.data), setup.options.seed) for setup in members.setups]
-        own = {key: setup for key, setup in zip(keys, members.setups, strict=True)}
+        own = dict(zip(keys, members.setups, strict=True))
         self.sources = [Source(setup) for setup in own.values()]
         places = {key: place for place, key in enumerate(own)}
         self.which = torch.tensor([places[key] for key in keys], device=members.device)

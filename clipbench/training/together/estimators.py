@@ -213,7 +213,9 @@ def stack_rule(members: Members, say: Callable[[str], None]) -> Rule | None:
     if kind is PerSample:
         own = [estimator for estimator in estimators if isinstance(estimator, PerSample)]
         # A threshold that follows past norms is told those of each micro-batch, not of the whole step.
-        follows = any(callable(each.clipper.threshold) and type(each.clipper.threshold) is not PowerThreshold for each in own)
+        follows = any(
+            callable(each.clipper.threshold) and type(each.clipper.threshold) is not PowerThreshold for each in own
+        )
         parts = members.first.options.accumulation
         if all(each.clipper.nonfinite == "drop" for each in own) and (parts == 1 or not follows):
             return PerSampleRule(own)

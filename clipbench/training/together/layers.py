@@ -15,11 +15,18 @@ from torch import Tensor
 
 from clipbench.clipping import SoftSpectralClip, SpectralClip
 from clipbench.clipping.selection import matches
-from clipbench.spectral import SpectralReport, clip_factored, clip_matrices_, hard_factored, matrix_shape, soft_factored, soft_matrices_
+from clipbench.spectral import (
+    SpectralReport,
+    clip_factored,
+    clip_matrices_,
+    hard_factored,
+    matrix_shape,
+    soft_factored,
+    soft_matrices_,
+)
 from clipbench.training.together.gradients import Gradients, LayerGradient, lengths, norm
 from clipbench.training.together.members import Members
 from clipbench.training.together.thresholds import stacked_thresholds
-
 
 FAR = 3.0  # ‖G‖_F/τ beyond which several singular values are likely above τ
 FARTHEST = 1e4  # up to which `hard_factored` keeps float64's digits but for four
@@ -73,9 +80,7 @@ class Layers:
         self.thresholds.record(names, sigma, tau)
         return LayerClipped(whole, (torch.isfinite(sigma) & ~(sigma <= tau)).double().mean(1))
 
-    def _clip(
-        self, gradients: Gradients, names: Sequence[str], length: Tensor, tau: Tensor, measure: bool
-    ) -> Tensor:
+    def _clip(self, gradients: Gradients, names: Sequence[str], length: Tensor, tau: Tensor, measure: bool) -> Tensor:
         """Clip the layers `names`; σ_max (R, layers), NaN where it is not finite or, without `measure`, not needed."""
         sigma = torch.full_like(length, math.nan)
         column = {name: place for place, name in enumerate(names)}
@@ -139,7 +144,7 @@ class Layers:
         return report.sigma_max.view(len(layers), members).mT
 
     def vector_factor(self, norm: Tensor, tau: Tensor, flat: bool) -> Tensor:
-        """What a vector of this norm is multiplied with; the members' own rule. flat: the parameter has one dimension."""
+        """What a vector of this norm is multiplied with; the members' own rule. flat: no matrix."""
         return self._own.vector_factor(norm, tau, flat)
 
     def by_factors(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from clipbench.data.base import ByEpoch
 from clipbench.training.setup import Setup
 
 
@@ -56,11 +57,6 @@ class Members:
             for parameter in parameters.values():
                 parameter.grad = None
 
-    def clear(self, member: int) -> None:
-        """Put zeros in the slot of a member that has left: what it goes on to compute is of no use, and costs little."""
-        for stacked in self.weights.values():
-            stacked[member].zero_()
-
 
 def _check(setup: Setup) -> None:
     """Raise Unbatchable for what has no place in the batch's loop."""
@@ -68,5 +64,7 @@ def _check(setup: Setup) -> None:
         raise Unbatchable("a rule on the optimizer's update belongs to one optimizer")
     if any(group.get("span", 1.0) != 1.0 for group in setup.optimizer.param_groups):
         raise Unbatchable("the optimizer's parts end their schedules apart")
+    if isinstance(setup.data, ByEpoch):
+        raise Unbatchable("the data change with the epoch, each run's for itself")
     if len({parameter.dtype for _, parameter in setup.parameters()}) > 1:
         raise Unbatchable("the model's parameters have several dtypes")

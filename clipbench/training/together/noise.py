@@ -69,7 +69,7 @@ class MemberNoise:
                 drawn[key] = noise.factors(shapes, generator)
         if not drawn:
             return
-        for place, (name, layer) in enumerate(gradients.items()):
+        for place, layer in enumerate(gradients.values()):
             pairs = {key: factors[place] for key, factors in drawn.items()}
             left = _spread([pairs[key][0] if key in pairs else None for key in self._keys], self.members.dtype)
             right = _spread([pairs[key][1] if key in pairs else None for key in self._keys], self.members.dtype)
