@@ -36,8 +36,10 @@ class Source:
         joined = self.data.batch(torch.cat(rows), draws)
         if not torch.equal(before, draws.get_state()):
             return False
-        pairs = zip(joined, _joined(apart), strict=True)
-        return all((one is None and other is None) or torch.equal(one, other) for one, other in pairs)
+        for one, other in zip(joined, _joined(apart), strict=True):
+            if one is not None and other is not None and not torch.equal(one, other):
+                return False
+        return True
 
     def steps(self, first: int, count: int) -> Batch:
         """The samples of `count` steps from `first` on, one step after the other."""
@@ -83,7 +85,8 @@ class MemberBatches:
         for each in zip(*parts, strict=True):
             missing = any(field is None for field in each)
             fields.append(None if missing else torch.stack([field.unflatten(0, (count, -1)) for field in each]))
-        self._first, self._count, self._ahead = step, count, Batch(*fields)
+        self._first, self._count = step, count
+        self._ahead = Batch(*fields)  # type: ignore[arg-type]  # only the noise may be None, and stays so
 
 
 def _joined(batches: list[Batch]) -> Batch:

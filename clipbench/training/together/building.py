@@ -21,7 +21,7 @@ def build_all(requests: Sequence[Request]) -> list[Setup]:
         data, provenance = loaded.get(key, (None, {}))
         setup = build(request.config, request.options, data)
         if data is not None:
-            setup.dataset.provenance = provenance
+            setup.dataset.provenance.update(provenance)
         loaded[key] = setup.data, setup.dataset.provenance
         setups.append(setup)
     return setups

@@ -7,26 +7,18 @@ called on its own member's gradients, one member after the other (`Each`), which
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from clipbench.clipping import Clipper, NoClip, NormClip, SoftSpectralClip, SpectralClip, ValueClip
 from clipbench.clipping.lengths import clip_factor
 from clipbench.clipping.norm import KEY
-from clipbench.training.together.gradients import Gradients, lengths, norm
+from clipbench.training.together.gradients import Clipped, Gradients, lengths, norm
 from clipbench.training.together.layers import SoftSpectral, Spectral
 from clipbench.training.together.members import Members
 from clipbench.training.together.numbers import over
 from clipbench.training.together.thresholds import stacked_thresholds
-
-
-class Clipped(NamedTuple):
-    """As clipbench.clipping.ClipStats, each (R,)."""
-
-    norm: Tensor | None
-    clipped_fraction: Tensor
 
 
 class Clippers(Protocol):

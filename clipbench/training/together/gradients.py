@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -91,6 +92,13 @@ def _shortened(flat: Tensor) -> Tensor:
 
 
 Gradients = dict[str, LayerGradient]
+
+
+class Clipped(NamedTuple):
+    """What clipping did to each member, as clipbench.clipping.ClipStats: each (R,)."""
+
+    norm: Tensor | None
+    clipped_fraction: Tensor
 
 
 def lengths(gradients: Gradients) -> Tensor:

@@ -24,19 +24,12 @@ from clipbench.spectral import (
     soft_factored,
     soft_matrices_,
 )
-from clipbench.training.together.gradients import Gradients, LayerGradient, lengths, norm
+from clipbench.training.together.gradients import Clipped, Gradients, LayerGradient, lengths, norm
 from clipbench.training.together.members import Members
 from clipbench.training.together.thresholds import stacked_thresholds
 
 FAR = 3.0  # ‖G‖_F/τ beyond which several singular values are likely above τ
 FARTHEST = 1e4  # up to which `hard_factored` keeps float64's digits but for four
-
-
-class LayerClipped(NamedTuple):
-    """As clippers.Clipped."""
-
-    norm: Tensor
-    clipped_fraction: Tensor
 
 
 class Sizes(NamedTuple):
@@ -63,12 +56,12 @@ class Layers:
             if name not in self._vectors:
                 self._groups.setdefault(shapes[name], []).append(name)
 
-    def __call__(self, gradients: Gradients) -> LayerClipped:
+    def __call__(self, gradients: Gradients) -> Clipped:
         every = lengths(gradients)
         whole = norm(every)
         names = [name for name in self._names if name in gradients]
         if not names:
-            return LayerClipped(whole, torch.zeros_like(whole))
+            return Clipped(whole, torch.zeros_like(whole))
         places = {name: place for place, name in enumerate(gradients)}
         length = every[:, [places[name] for name in names]]
         if self.thresholds.include_current:
@@ -78,7 +71,7 @@ class Layers:
             tau = self.thresholds.current(names, whole.device)
         sigma = self._clip(gradients, names, length, tau, self.thresholds.adaptive)
         self.thresholds.record(names, sigma, tau)
-        return LayerClipped(whole, (torch.isfinite(sigma) & ~(sigma <= tau)).double().mean(1))
+        return Clipped(whole, (torch.isfinite(sigma) & ~(sigma <= tau)).double().mean(1))
 
     def _clip(self, gradients: Gradients, names: Sequence[str], length: Tensor, tau: Tensor, measure: bool) -> Tensor:
         """Clip the layers `names`; σ_max (R, layers), NaN where it is not finite or, without `measure`, not needed."""
