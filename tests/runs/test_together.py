@@ -44,6 +44,7 @@ def test_members_leave_the_records_of_lone_runs(tmp_path: Path) -> None:
         assert one["run_id"] == other["run_id"]
         assert one["fingerprint"] == other["fingerprint"]
         assert set(other) - set(one) == set()
+        assert one["data"] == other["data"]
         assert set(one["final"]) == set(other["final"])
         for name, value in one["final"].items():
             if not name.endswith("_per_second"):
