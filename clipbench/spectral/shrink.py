@@ -54,7 +54,7 @@ def hard_factored(a: Tensor, delta: Tensor, tau: Tensor) -> tuple[Tensor, Tensor
 def shrink_factored(a: Tensor, delta: Tensor, taken: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """δ' and σ_max for any rule s(σ): `taken` maps σ² (B, r), ascending, to h = (1 − s(σ)/σ)/σ².
 
-    The relative error is some float64 eps times σ_max over the largest value left, besides what rounding δ' costs.
+    The relative error is some float64 eps times the square of σ_max over the level, besides what rounding δ' costs.
     """
     left, right = a.double(), delta.double()
     grams = left @ left.mT, right @ right.mT

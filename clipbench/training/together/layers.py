@@ -29,7 +29,7 @@ from clipbench.training.together.members import Members
 from clipbench.training.together.thresholds import stacked_thresholds
 
 FAR = 3.0  # ‖G‖_F/τ beyond which several singular values are likely above τ
-FARTHEST = 1e4  # up to which `hard_factored` keeps float64's digits but for four
+FARTHEST = {torch.float32: 1e4, torch.float64: 1e2}  # up to which `hard_factored` keeps the digits of these
 
 
 class Sizes(NamedTuple):
@@ -180,7 +180,7 @@ class Spectral(Layers):
 
     def factored(self, inputs: Tensor, delta: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor, Tensor]:
         ratio = sizes.length / sizes.tau
-        if not sizes.measure and bool(((ratio > FAR).double().mean() > 0.5) & (ratio.amax() < FARTHEST)):
+        if not sizes.measure and bool(((ratio > FAR).double().mean() > 0.5) & (ratio.amax() < FARTHEST[inputs.dtype])):
             return inputs, *hard_factored(inputs, delta, sizes.tau)
         return clip_factored(inputs, delta, sizes.tau, measure=sizes.measure)
 

@@ -13,10 +13,10 @@ from clipbench.training.setup import Setup
 
 
 class Member:
-    """One run of a batch of `size`; the seconds are the program's divided by `size`."""
+    """One run of a batch of `size`; the seconds are the program's divided by `size`. data: what its record says of it."""
 
-    def __init__(self, setup: Setup, size: int, clock: Clock, steps_per_epoch: int) -> None:
-        self.setup, self.size, self.clock = setup, size, clock
+    def __init__(self, setup: Setup, size: int, clock: Clock, steps_per_epoch: int, data: dict[str, Any]) -> None:
+        self.setup, self.size, self.clock, self.data = setup, size, clock, data
         self.device, self.steps = setup.device, setup.steps
         self.status = "running"
         self.done = 0
@@ -47,7 +47,7 @@ class Member:
         return {
             "samples_per_step": self.setup.samples_per_step,
             "parameters": sum(parameter.numel() for _, parameter in self.setup.parameters()),
-            "data": self.setup.dataset.provenance, "together": self.size,
+            "data": self.data, "together": self.size,
         }  # fmt: skip
 
     def finals(self) -> dict[str, dict[str, float]]:

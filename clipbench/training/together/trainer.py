@@ -15,6 +15,7 @@ from clipbench.runs.job import Row
 from clipbench.training.clock import Clock
 from clipbench.training.seeding import derive
 from clipbench.training.setup import Setup
+from clipbench.training.sums import data_sum
 from clipbench.training.together.clippers import Each as EachClipper
 from clipbench.training.together.clippers import stacked_clippers
 from clipbench.training.together.evaluation import evaluate
@@ -41,7 +42,12 @@ class TogetherTrainer:
         self.options, self.device, self.steps = self.first.options, self.first.device, self.first.steps
         self.clock = clock or Clock(self.device)
         per_epoch = self.first.data.sizes["train"] // self.first.samples_per_step
-        self.members = [Member(setup, len(self.stacked), self.clock, per_epoch) for setup in self.stacked.setups]
+        own = {id(setup.data): setup for setup in self.stacked.setups}
+        about = {key: one.dataset.provenance | {"sum": data_sum(one.dataset, one.data)} for key, one in own.items()}
+        self.members = [
+            Member(setup, len(self.stacked), self.clock, per_epoch, about[id(setup.data)])
+            for setup in self.stacked.setups
+        ]
         self.engine = engine(self.stacked, say)
         self.noise = None if self.first.noise is None else MemberNoise(self.stacked)
         self.clippers = stacked_clippers([setup.clipper for setup in self.stacked.setups], self.stacked, say)
