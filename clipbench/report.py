@@ -10,9 +10,10 @@ from pathlib import Path
 
 from clipbench.analysis import collect, experiments
 from clipbench.analysis.collect import add, merge_files
-from clipbench.analysis.document import summary, write_figures, write_report, write_tables
+from clipbench.analysis.document import summary, write_figures, write_tables
 from clipbench.analysis.embed import embed
 from clipbench.analysis.groups import BASELINE
+from clipbench.analysis.page import write_report
 from clipbench.errors import RecordError
 from clipbench.runs.archive import data_file, read_data
 
@@ -24,7 +25,7 @@ Turn the records of runs into tables and figures.
   figures   results/data -> results/figures/*.png and *.svg
   summary   collect one experiment, print its table, draw its figure
   merge     two versions of a collected file -> one, for git
-  all       collect, tables, figures, and results/REPORT.md
+  all       collect, tables, figures, and results/REPORT.md and report.html
 """
 EPILOG = """\
 examples:
@@ -145,6 +146,13 @@ def _names(args: argparse.Namespace) -> list[str]:
     return list(names)
 
 
+def _benchmarks(results: Path) -> list[Path]:
+    """The benchmarks' and calibrations' tables and figures, made again from their data."""
+    from clipbench.bench.rebuild import rebuild  # torch comes with it
+
+    return [results / "tables" / f"{name}.md" for name in rebuild(results)]
+
+
 def run(args: argparse.Namespace) -> None:
     """Do what the command line asks. Raises ValueError for what is not there."""
     if args.command == "merge":
@@ -168,7 +176,8 @@ def run(args: argparse.Namespace) -> None:
         if args.experiments:  # the report shows every experiment: those not asked for need their tables too
             others = [name for name in experiments(args.results) if name not in names]
             written += write_tables(args.results, others, args.baseline)
-        written.append(write_report(args.results))
+        written += _benchmarks(args.results)
+        written += write_report(args.results)
         if args.readme is not None:
             for name in embed(args.readme):
                 print(f"warning: {args.readme} shows {name}, which is not there", file=sys.stderr)

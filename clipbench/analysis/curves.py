@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats as scipy_stats
 
+from clipbench.analysis.bounded import band
 from clipbench.analysis.groups import Panel, Variant
-from clipbench.analysis.stats import BOOTSTRAP_FROM, mean_interval
 
 Floats = npt.NDArray[np.float64]
 
@@ -39,7 +37,7 @@ class Broken(NamedTuple):
 def mean_curve(panel: Panel, variant: Variant, split: str, metric: str) -> Curve | None:
     """Mean over the runs that ended ok, at the steps that each of them has; None without such a run or step.
 
-    The band is the interval of `mean_interval` at each step by itself (pointwise, not for the whole curve).
+    The band is the interval of `metric_interval` at each step by itself (pointwise, not for the whole curve).
     """
     ok = variant.runs[variant.runs["status"] == "ok"]["run_id"]
     curves = [panel.experiment.curve(run, split, metric).set_index("step") for run in ok]
@@ -52,22 +50,9 @@ def mean_curve(panel: Panel, variant: Variant, split: str, metric: str) -> Curve
     if values.empty:
         return None
     table = values.to_numpy(float)
-    low, high = _band(table)
+    low, high = band(table, metric)
     at = seconds.loc[values.index].to_numpy(float)
     return Curve(values.index.to_numpy(float), at, table.mean(axis=1), low, high, table.shape[1])
-
-
-def _band(table: Floats) -> tuple[Floats, Floats]:
-    """The bounds of `mean_interval` of each row (the t interval all rows at once)."""
-    n = table.shape[1]
-    if n < 2:
-        nothing = np.full(len(table), math.nan)
-        return nothing, nothing
-    if n < BOOTSTRAP_FROM:
-        half = scipy_stats.t.ppf(0.975, n - 1) * table.std(axis=1, ddof=1) / math.sqrt(n)
-        return table.mean(axis=1) - half, table.mean(axis=1) + half
-    intervals = [mean_interval(row) for row in table]
-    return np.array([i.low for i in intervals]), np.array([i.high for i in intervals])
 
 
 def broken_curves(panel: Panel, variant: Variant, split: str, metric: str) -> list[Broken]:

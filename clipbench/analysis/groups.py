@@ -15,6 +15,7 @@ import pandas as pd
 
 from clipbench.analysis.load import Experiment
 from clipbench.runs.archive import stem
+from clipbench.runs.equal import representative
 from clipbench.runs.identity import counted, effective
 
 BASELINE = "sgd"
@@ -33,7 +34,8 @@ class Variant(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """What is compared in one table and one figure: one dataset, one model."""
+    """What is compared in one table and one figure: one dataset, one model, data of one sum, one precision, and
+    settings that were all tuned or all not."""
 
     title: str
     slug: str
@@ -80,21 +82,70 @@ def panels(experiment: Experiment, dataset: str | None = None, model: str | None
     title."""
     role, notes = compared_role(experiment.runs)
     runs = experiment.runs[experiment.runs["role"] == role]
-    pairs = sorted({(str(d), str(m)) for d, m in zip(runs["dataset"], runs["model"], strict=True)})
+    pairs = list(zip(runs["dataset"].map(str), runs["model"].map(str), strict=True))
+    places = pd.Series(pairs, index=runs.index, dtype=object)
     result = []
-    for data, net in pairs:
+    for data, net in sorted(set(places)):
         if (dataset and data != dataset) or (model and net != model):
             continue
-        chosen = runs[(runs["dataset"] == data) & (runs["model"] == net)]
-        one = len(pairs) == 1 and experiment.name != "single"
+        chosen = runs[places == (data, net)]
+        one = len(set(places)) == 1 and experiment.name != "single"
         base = stem(experiment.name)
         slug = base if one else f"{base}__{data}__{net}"
         title = experiment.name if one else f"{experiment.name}: {net} on {data}"
-        shown = variants(chosen)
-        again = len(chosen) - sum(len(variant.runs) for variant in shown)
-        twice = [f"{again} runs that differ from another by eval_every alone are not counted."] if again else []
-        result.append(Panel(title, slug, experiment, shown, notes + twice))
+        for words, part in comparable(chosen):
+            shown = variants(part)
+            again = len(part) - sum(len(variant.runs) for variant in shown)
+            twice = [f"{again} runs that differ from another by eval_every alone are not counted."] if again else []
+            name = "".join(f"__{word}" for word in words).replace(" ", "_")
+            about = f"{title} ({', '.join(words)})" if words else title
+            result.append(Panel(about, slug + name, experiment, shown, [*notes, *twice, *pooled(part)]))
     return result
+
+
+def comparable(runs: pd.DataFrame) -> list[tuple[list[str], pd.DataFrame]]:
+    """The runs in parts that may stand in one table, each with the words that tell it from the others.
+
+    Never mixed are data of different sums, precisions, and tuned with untuned settings.
+    """
+    tuned = [run.get("tuned") for run in runs.to_dict("records")]
+    facts = pd.DataFrame(
+        {
+            "data": [data.get("sum") or "" for data in runs["data"]],
+            "precision": [str(p) for p in runs["precision"]] if "precision" in runs else "",
+            "settings": ["" if t is None or t != t else "tuned" if t else "not tuned" for t in tuned],
+        },
+        index=runs.index,
+    )
+    varying = [column for column in facts if facts[column].nunique() > 1]
+    if not varying:
+        return [([], runs)]
+    parts = []
+    for key, part in facts.groupby(varying):
+        named = zip(varying, map(str, key), strict=True)
+        values = [f"data {value[:8]}" if name == "data" else value for name, value in named]
+        parts.append(([value for value in values if value], runs.loc[part.index]))
+    return parts
+
+
+def pooled(runs: pd.DataFrame) -> list[str]:
+    """Notes on what differs among runs that are compared all the same: code, library versions, machines.
+
+    The fingerprint is of what a run reaches, so code is compared within a method and optimizer only, and codes that
+    were shown to give the same numbers count as one.
+    """
+    torch = sorted({str(versions.get("torch")) for versions in runs["versions"]})
+    machines = sorted({f"{d.get('name') or d.get('type')}, {d.get('threads')} threads" for d in runs["device"]})
+    found = [
+        f"Runs of different {what} are compared here: {'; '.join(values)}."
+        for what, values in (("PyTorch", torch), ("machines", machines))
+        if len(values) > 1
+    ]
+    for (method, optimizer), part in runs.groupby(["method", "optimizer"]):
+        code = sorted({representative(str(code)) for code in part["fingerprint"]}) if "fingerprint" in part else []
+        if len(code) > 1:
+            found.append(f"The runs of {method} with {optimizer} were made by {len(code)} versions of its code.")
+    return found
 
 
 def variants(runs: pd.DataFrame) -> list[Variant]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow.parquet as pq
 
-from clipbench.runs.archive import MAPPINGS, METRIC_COLUMNS, data_file, holds_runs
+from clipbench.runs.archive import MAPPINGS, METRIC_COLUMNS, data_file, holds_runs, stem
 from clipbench.timing.match import matching
 
 CALIBRATION_COLUMNS = [
@@ -36,6 +36,7 @@ class Experiment(NamedTuple):
     name: str
     runs: pd.DataFrame
     metrics: pd.DataFrame
+    baselines: frozenset[str] = frozenset()
 
     def curve(self, run_id: str, split: str, metric: str) -> pd.DataFrame:
         """`step`, `train_seconds` and `value` of one metric of one run, by step."""
@@ -68,7 +69,16 @@ def load(results: Path, experiment: str) -> Experiment:
         texts = runs[column] if column in runs else pd.Series([None] * len(runs))
         runs[column] = pd.Series([json.loads(t) if isinstance(t, str) else {} for t in texts], dtype=object)
     runs["lr"] = [_number(config.get("optimizer"), "lr") for config in runs["config"]]
-    return Experiment(experiment, runs, metrics)
+    return Experiment(experiment, runs, metrics, tuned_to_baseline(results, experiment))
+
+
+def tuned_to_baseline(results: Path, experiment: str) -> frozenset[str]:
+    """The methods of which tuning found that they do best where they clip nothing (<experiment>__tuning.json)."""
+    path = results / "data" / f"{stem(experiment)}__tuning.json"
+    if not path.exists():
+        return frozenset()
+    outcome = json.loads(path.read_text(encoding="utf-8"))
+    return frozenset(method for method, found in outcome.items() if found.get("is_baseline"))
 
 
 def _number(mapping: Any, key: str) -> float:

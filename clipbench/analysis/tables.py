@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipbench.analysis import stats
+from clipbench.analysis.bounded import metric_interval
 from clipbench.analysis.groups import BASELINE, Panel, Variant, baseline_of
 from clipbench.analysis.load import final
+from clipbench.analysis.shares import clipped_shares, dropped_share
 from clipbench.analysis.targets import Target, find_target, to_target
 from clipbench.analysis.timing import StepTimes, step_times
 
@@ -27,8 +29,9 @@ class Table(NamedTuple):
     notes: list[str]
 
     def markdown(self) -> str:
-        """GitHub's pipe table under a title, with the notes below."""
-        rule = ["---"] + ["---:"] * (len(self.columns) - 1)
+        """GitHub's pipe table under a title, with the notes below; columns of numbers are right-aligned."""
+        columns = zip(*self.rows, strict=True) if self.rows else [[""]] * len(self.columns)
+        rule = ["---", *["---:" if _numeric(cells) else "---" for cells in columns][1:]]
         grid = [[text.replace("|", "\\|") for text in row] for row in [self.columns, rule, *self.rows]]
         lines = ["| " + " | ".join(row) + " |" for row in grid]
         return "\n".join([f"### {self.title}", "", *lines, "", *(f"- {note}" for note in self.notes)]).rstrip() + "\n"
@@ -40,6 +43,11 @@ class Table(NamedTuple):
         body = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in grid]
         rule = "  ".join("-" * width for width in widths)
         return "\n".join([self.title, body[0], rule, *body[1:], *(f"  {note}" for note in self.notes)])
+
+
+def _numeric(cells: Sequence[str]) -> bool:
+    """Whether a column's cells begin as numbers do, or say that there is none."""
+    return all(cell[:1] in "0123456789+−->∞–" for cell in cells)
 
 
 def is_accuracy(metric: str) -> bool:
@@ -95,6 +103,13 @@ def ended(variant: Variant) -> dict[str, int]:
     return known | {"unfinished": len(variant.runs) - sum(known.values())}
 
 
+def lost(variant: Variant, metric: str) -> int:
+    """Runs that count as the worst outcome in `metric`: diverged ones, and those that ended ok without a finite value
+    where others of the variant's experiment have one."""
+    ok = variant.runs[variant.runs["status"] == "ok"]
+    return ended(variant)["diverged"] + sum(1 for value in final(ok, metric) if not math.isfinite(value))
+
+
 def by_seed(variant: Variant, metric: str) -> dict[int, float]:
     """Seed → final metric of the runs that ended ok with a finite one."""
     ok = variant.runs[variant.runs["status"] == "ok"]
@@ -109,18 +124,41 @@ def final_table(panel: Panel, times: StepTimes, metrics: Sequence[str] | None = 
     columns = [
         "method",
         *(n.replace("_", " ") for n in names),
+        "clipped",
         "ok / diverged / failed",
         f"step time ({times.source})",
     ]
     rows = []
     for variant in panel.variants:
-        cells = [estimate(stats.mean_interval(list(by_seed(variant, n).values())), n) for n in names]
+        cells = [_final_cell(variant, n) for n in names]
         ends = ended(variant)
         status = " / ".join(str(ends[key]) for key in ("ok", "diverged", "failed"))
         status += f" ({ends['unfinished']} unfinished)" if ends["unfinished"] else ""
-        rows.append([variant.label, *cells, status, times.ratio_text(variant)])
-    notes = ["Mean [95 % interval] over the seeds that ended ok; diverged runs are counted beside, not averaged."]
+        rows.append([variant.label, *cells, share_text(panel, variant), status, times.ratio_text(variant)])
+    notes = [
+        "Mean [95 % interval] over the seeds that ended ok; diverged runs are counted beside, not averaged.",
+        "Clipped: share of what the method clips (samples, steps, or layers of a step), mean over training; "
+        "dropped: share of samples left out because their gradient was not finite.",
+    ]
     return Table(f"{panel.title}: final metrics", columns, rows, [*notes, *times.notes, *panel.notes])
+
+
+def _final_cell(variant: Variant, metric: str) -> str:
+    """Mean and interval of a final metric, and how many ok runs have no finite one."""
+    values = by_seed(variant, metric)
+    text = estimate(metric_interval(list(values.values()), metric), metric)
+    missing = lost(variant, metric) - ended(variant)["diverged"]
+    return f"{text}, {missing} not finite" if missing else text
+
+
+def share_text(panel: Panel, variant: Variant) -> str:
+    """ "17 %", with the dropped share where samples were dropped; "–" where nothing of it was recorded."""
+    shares = clipped_shares(panel.experiment, variant.runs).values()
+    parts = [f"{100 * sum(shares) / len(shares):.3g} %"] if shares else []
+    dropped = dropped_share(panel.experiment, variant.runs)
+    if dropped > 0:
+        parts.append(f"{100 * dropped:.2g} % dropped")
+    return ", ".join(parts) or NONE
 
 
 def difference_table(panel: Panel, times: StepTimes, baseline: str = BASELINE, target: float | None = None) -> Table:
@@ -163,9 +201,10 @@ def _against(variant: Variant, base: Variant | None, metric: str) -> list[str]:
     higher = is_accuracy(metric)
     difference = stats.paired_difference(by_seed(variant, metric), by_seed(base, metric))
     worst = -math.inf if higher else math.inf
-    scores = [list(by_seed(v, metric).values()) + [worst] * ended(v)["diverged"] for v in (variant, base)]
+    losses = [lost(v, metric) for v in (variant, base)]
+    scores = [list(by_seed(v, metric).values()) + [worst] * n for v, n in zip((variant, base), losses, strict=True)]
     better = stats.probability_of_improvement(scores[0], scores[1], higher)
-    word, why = stats.verdict(difference, higher, ended(variant)["diverged"], ended(base)["diverged"])
+    word, why = stats.verdict(difference, higher, *losses)
     chance = f"{better.estimate:.2f} [{better.low:.2f}, {better.high:.2f}]" if min(map(len, scores)) else NONE
     return [estimate(difference, metric, signed=True), chance, f"{word} ({why})" if why else word]
 

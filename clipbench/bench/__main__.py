@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
+from clipbench.bench import BENCHMARKS
 from clipbench.cli.command import command
 
 BENCHMARKS = {

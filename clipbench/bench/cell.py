@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipbench.bench.models_cell import exactness
 from clipbench.bench.peers import ENGINES, optimizer_step, quiet
 from clipbench.bench.problems import Problem, problem
 from clipbench.runs.memory import forget_resident_peak, resident, resident_peak
@@ -138,7 +139,12 @@ def repeated(step: Callable[[], object], times: int) -> Callable[[], None]:
     return call
 
 
-JOBS: dict[str, Callable[..., dict[str, Any]]] = {"errors": errors, "memory": memory, "timing": timing}
+JOBS: dict[str, Callable[..., dict[str, Any]]] = {
+    "errors": errors,
+    "memory": memory,
+    "timing": timing,
+    "exactness": exactness,
+}
 
 
 def run(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from clipbench.bench.overhead_report import tables
 from clipbench.cli.compose import compose
 from clipbench.config import schema
 from clipbench.data.images import Augmentation, ImageData, Images
@@ -19,6 +20,7 @@ from clipbench.timing.interleaved import Ratio, interleave, ratio
 from clipbench.training.setup import Setup, build, pick_device
 from clipbench.training.trainer import Trainer
 
+NAME = "bench_overhead"
 CASES = {
     "mlp, batch 32": ["dataset=heavy_tailed", "model=mlp", "batch_size=32"],
     "alexnet, batch 128": ["dataset=cifar100", "model=alexnet", "batch_size=128"],
@@ -116,15 +118,6 @@ def write(frame: pd.DataFrame, results: Path) -> None:
     """The parquet file and the Markdown table."""
     info = device_info(torch.device("cpu"))
     frame["device"], frame["torch"] = info["name"], versions()["torch"]
-    for folder in ("data", "tables"):
-        (results / folder).mkdir(parents=True, exist_ok=True)
-    atomic_write(results / "data" / "bench_overhead.parquet", lambda path: frame.to_parquet(path))
-    machine = f"{info['name']}, {info['threads']} threads"
-    lines = [
-        f"Time of the trainer's step over a bare loop's, with 95 % interval ({machine}).",
-        "",
-        "| case | ratio | rounds |",
-        "| --- | --- | --- |",
-        *(f"| {r.case} | {r.estimate:.3f} [{r.low:.3f}, {r.high:.3f}] | {r.n} |" for r in frame.itertuples()),
-    ]
-    (results / "tables" / "bench_overhead.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (results / "data").mkdir(parents=True, exist_ok=True)
+    atomic_write(results / "data" / f"{NAME}.parquet", lambda path: frame.to_parquet(path))
+    tables(frame, results, NAME)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib import import_module
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from clipbench.models import MLP, AlexNet, AlexNetFC, Transformer
 CLASSES = 100  # as CIFAR-100
 CHARACTERS = 65  # as tiny Shakespeare
 LAYERS, WIDTH, HEADS = 4, 128, 4  # of the transformer
+PREFIX = "zoo:"
+"""What a problem's name starts with where it is one of the models that others wrote."""
 NAMES = "alexnet, alexnet_fc, mlp_<width> or transformer_<context>"
 
 
@@ -33,8 +36,10 @@ def problem(name: str, batch: int, dropout: bool = True) -> Problem:
 
     mlp_<width> is paper 2's network (arXiv 2605.14928), inputs and four hidden layers of `width`, no bias, squared
     error. transformer_<context> has 4 layers, width 128, 4 heads, and biases, since Opacus cannot do a LayerNorm
-    without one. dropout=False switches dropout off.
+    without one. dropout=False switches dropout off. zoo:<name> is one of `models_zoo`.
     """
+    if name.startswith(PREFIX):
+        return import_module("clipbench.bench.models_zoo").zoo_problem(name.removeprefix(PREFIX), batch)
     kind, size = parse(name)
     draws = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):

@@ -131,16 +131,5 @@ def main(argv: list[str]) -> None:
             frame = pd.concat([frame, pd.DataFrame([row | about for row in rows])], ignore_index=True)
             whole = frame
             atomic_write(path, lambda part, whole=whole: whole.to_parquet(part))  # type: ignore[misc]
-    frame = _in_order(frame) if len(frame) else frame
     tables(frame, results, NAME)
     figure(frame, results, NAME)
-
-
-def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows in the order of SHAPES, in whatever order they were measured; whole steps last."""
-    shapes = [f"{rows}x{columns}" for family in SHAPES.values() for rows, columns in family]
-    return frame.sort_values(
-        "problem",
-        kind="stable",
-        key=lambda names: names.map(lambda name: shapes.index(name) if name in shapes else len(shapes)),
-    )

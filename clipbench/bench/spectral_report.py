@@ -9,9 +9,11 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from clipbench.analysis.plots import save
 from clipbench.analysis.style import COLOURS, RC
+from clipbench.bench.spectral_cases import SHAPES
 from clipbench.runs.files import atomic_text
 
 LOOKS = {
@@ -22,8 +24,19 @@ LOOKS = {
     "randomized, warm": ("sky", "v"),
 }
 FAR = 1e4  # σ_max/τ beyond which the table in short does not look
+PRECISE = 1e-5  # an error above it makes a marker hollow
 FEW = 0.055  # a share of the values: 5 %, and the rounding of their number
 Row = Any  # a row of `itertuples`
+
+
+def in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows in the order of SHAPES, in whatever order they were measured; whole steps last."""
+    shapes = [f"{rows}x{columns}" for family in SHAPES.values() for rows, columns in family]
+    return frame.sort_values(
+        "problem",
+        kind="stable",
+        key=lambda names: names.map(lambda name: shapes.index(name) if name in shapes else len(shapes)),
+    )
 
 
 def tables(frame: pd.DataFrame, results: Path, name: str) -> None:
@@ -32,6 +45,7 @@ def tables(frame: pd.DataFrame, results: Path, name: str) -> None:
     """
     if frame.empty:
         return
+    frame = in_order(frame)
     first = frame.iloc[0]
     machine = f"{first['device']}, {first['threads']} threads, torch {first['torch']}"
     steps, kernels = (frame[frame["kind"] == kind] for kind in ("step", "kernel"))
@@ -119,32 +133,51 @@ def _cell(row: Row | None) -> str:
 
 
 def figure(frame: pd.DataFrame, results: Path, name: str) -> list[Path]:
-    """results/figures/<name>.{png,svg}: time over the float32 SVD's against error, one panel a spectrum."""
+    """results/figures/<name>.{png,svg}: how many times faster than the float32 SVD, a row a shape, a panel a spectrum.
+
+    A line runs from the slowest threshold to the fastest, its marker is the median; it is hollow where some error
+    against a float64 SVD exceeds `PRECISE`.
+    """
     kernels = frame[frame["kind"] == "kernel"] if len(frame) else frame
     if kernels.empty:
         return []
-    spectra = list(dict.fromkeys(kernels["spectrum"]))
+    kernels = in_order(kernels)
+    spectra, shapes = (list(dict.fromkeys(kernels[column])) for column in ("spectrum", "problem"))
+    methods = [method for method in LOOKS if method in set(kernels["method"])]
     with matplotlib.rc_context(RC):
-        drawn = Figure(figsize=(1.0 + 2.6 * len(spectra), 3.2), layout="constrained")
+        drawn = Figure(figsize=(1.3 + 2.1 * len(spectra), 1.2 + 0.36 * len(shapes)), layout="constrained")
         panels = drawn.subplots(1, len(spectra), sharex=True, sharey=True, squeeze=False)[0]
         for panel, spectrum in zip(panels, spectra, strict=True):
-            _panel(panel, kernels[kernels["spectrum"] == spectrum])
+            _panel(panel, kernels[kernels["spectrum"] == spectrum], shapes, methods)
             panel.set_title(spectrum)
-        panels[0].set_ylabel("times faster than a float32 SVD")
-        drawn.supxlabel(
-            "error against a float64 SVD (each point one shape and threshold)", fontsize=RC["axes.labelsize"]
-        )
-        handles, labels = panels[0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside upper center", ncols=len(labels), handletextpad=0.2)
+        panels[0].set_yticks(range(len(shapes)), [shape.replace("x", " × ") for shape in shapes])
+        panels[0].invert_yaxis()
+        drawn.supxlabel("times faster than a float32 SVD", fontsize=RC["axes.labelsize"])
+        handles = [_handle(method) for method in methods]
+        drawn.legend(handles=handles, loc="outside upper center", ncols=len(handles), handletextpad=0.3)
     return save(drawn, results, name)
 
 
-def _panel(panel: Axes, frame: pd.DataFrame) -> None:
+def _panel(panel: Axes, frame: pd.DataFrame, shapes: list[str], methods: list[str]) -> None:
     panel.set_xscale("log")
-    panel.set_yscale("log")
-    panel.axhline(1.0, color="black", linewidth=0.8)
-    panel.axvline(1e-5, color="black", linewidth=0.8, linestyle=":")
-    for method, (colour, marker) in LOOKS.items():
-        part = frame[frame["method"] == method]
-        x, y = part["error"].clip(lower=1e-9), 1 / part["estimate"]
-        panel.plot(x, y, marker, color=COLOURS[colour], markersize=3.5, alpha=0.7, linestyle="none", label=method)
+    panel.axvline(1.0, color="black", linewidth=0.8)
+    panel.grid(axis="y", visible=False)
+    for stripe in range(1, len(shapes), 2):
+        panel.axhspan(stripe - 0.5, stripe + 0.5, color="#F4F4F4", linewidth=0, zorder=0)
+    for place, method in enumerate(methods):
+        shift = 0.7 * ((place + 0.5) / len(methods) - 0.5)
+        for shape, part in frame[frame["method"] == method].groupby("problem"):
+            faster, y = 1 / part["estimate"], float(shapes.index(str(shape))) + shift
+            look = _look(method, hollow=bool((part["error"] > PRECISE).any()))
+            panel.plot([faster.min(), faster.max()], [y, y], color=look["color"], linewidth=1.1)
+            panel.plot(faster.median(), y, **look)
+
+
+def _look(method: str, hollow: bool = False) -> dict[str, Any]:
+    colour, marker = LOOKS[method]
+    face = "white" if hollow else COLOURS[colour]
+    return {"color": COLOURS[colour], "marker": marker, "markersize": 3.6, "linestyle": "none", "markerfacecolor": face}
+
+
+def _handle(method: str) -> Line2D:
+    return Line2D([], [], label=method, **_look(method))

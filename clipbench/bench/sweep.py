@@ -17,11 +17,13 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from clipbench.runs.files import atomic_text, atomic_write
+from clipbench.bench.sweep_report import tables
+from clipbench.runs.files import atomic_write
 from clipbench.runs.provenance import device_info, versions
 
 TINY = ["steps=2", "eval_every=2", "log_every=2", "checkpoint_every=2", "dataset.samples=400",
         "dataset.validation=100", "dataset.test=100", "threads=1", "device=cpu"]  # fmt: skip
+NAME = "bench_sweep"
 METHODS = ("sgd", "norm_clip", "ps_clip", "value_clip")
 EMPTY = """\
 import hydra
@@ -109,16 +111,6 @@ def write(frame: pd.DataFrame, results: Path) -> None:
     """The parquet file and the Markdown table."""
     info = device_info(torch.device("cpu"))
     frame["device"], frame["torch"] = info["name"], versions()["torch"]
-    for folder in ("data", "tables"):
-        (results / folder).mkdir(parents=True, exist_ok=True)
-    atomic_write(results / "data" / "bench_sweep.parquet", lambda path: frame.to_parquet(path))
-    row = frame.iloc[0]
-    lines = [
-        f"A sweep of {row['runs']} runs of two steps ({info['name']}), milliseconds per run.",
-        "",
-        "| beyond training | of training | skipped, beyond an empty Hydra job | an empty Hydra job |",
-        "| ---: | ---: | ---: | ---: |",
-        f"| {1e3 * row['overhead_seconds']:.0f} | {1e3 * row['training_seconds']:.0f} "
-        f"| {1e3 * row['skipped_seconds']:.1f} | {1e3 * row['empty_job_seconds']:.0f} |",
-    ]
-    atomic_text(results / "tables" / "bench_sweep.md", "\n".join(lines) + "\n")
+    (results / "data").mkdir(parents=True, exist_ok=True)
+    atomic_write(results / "data" / f"{NAME}.parquet", lambda path: frame.to_parquet(path))
+    tables(frame, results, NAME)

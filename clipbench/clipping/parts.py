@@ -42,7 +42,9 @@ class Parts(NamedTuple):
     def without(self, skip: Sequence[str]) -> Parts:
         """The parts whose names no pattern of `skip` matches."""
         keep = [place for place, name in enumerate(self.names) if not matches(name, skip)] if skip else None
-        return self if keep is None else Parts(*([column[place] for place in keep] for column in self))
+        if keep is None:
+            return self
+        return Parts([self.names[i] for i in keep], [self.whole[i] for i in keep], [self.local[i] for i in keep])
 
     def norms(self) -> Tensor:
         """Norm of each WHOLE gradient, float64 (len(names),): of a sharded one over all processes."""

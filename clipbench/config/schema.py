@@ -221,14 +221,14 @@ def _canonical(node: Any) -> Any:
 
 
 def _check_shape(node: Any, group: str) -> None:
-    """A group is a node with a `_target_`; a method holds two of them; noise and logger may be none."""
+    """A group is a node with a `_target_`; a method holds two or three of them; noise and logger may be none."""
     if not isinstance(node, Mapping):
         raise ConfigError(f"{group} must be a group with a _target_, got {node}")
     if group == "method":
-        for key in ("estimator", "clipper"):
+        for key in ("estimator", "clipper", *(["update"] if "update" in node else [])):
             _check_shape(node.get(key), f"{group}.{key}")
-        for key in set(node) - {"name", "estimator", "clipper", "tuning"}:
-            raise ConfigError(f"method.{key} is not an option (allowed: name, estimator, clipper)")
+        for key in set(node) - {"name", "estimator", "clipper", "update", "tuning"}:
+            raise ConfigError(f"method.{key} is not an option (allowed: name, estimator, clipper, update)")
     elif "_target_" not in node and not (group in EMPTY and set(node) <= {"name"}):
         raise ConfigError(f"{group} must have a _target_, got {dict(node)}")
 
@@ -289,6 +289,9 @@ def accepts(target: str, argument: str) -> bool:
 
 def check_target(node: Any, path: str) -> None:
     """Names and types of the arguments below `path`, against the `_target_`'s annotated signature; recursive."""
+    if isinstance(node, list):
+        for place, part in enumerate(node):
+            check_target(part, f"{path}[{place}]")
     if not isinstance(node, Mapping):
         return
     for key, value in node.items():
@@ -305,9 +308,14 @@ def check_target(node: Any, path: str) -> None:
                 near = get_close_matches(key, parameters, n=1)
                 hint = f"did you mean {path}.{near[0]}?" if near else f"allowed: {', '.join(sorted(parameters))}"
                 raise ConfigError(f"{path}.{key} is not an option of {node['_target_']} ({hint})")
-        elif key in hints and not isinstance(value, Mapping):
+        elif key in hints and not _holds_nodes(value):
             _check_finite(value, parameters[key].default, f"{path}.{key}")
             _check_value(value, hints[key], f"{path}.{key}")
+
+
+def _holds_nodes(value: Any) -> bool:
+    """Whether a value is, or is a list of, what is built from a config of its own."""
+    return isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(part, Mapping) for part in value))
 
 
 def _check_finite(value: Any, default: Any, path: str) -> None:
@@ -336,6 +344,13 @@ def _type_name(kind: Any) -> str:
     return names.get(kind, getattr(kind, "__name__", str(kind)))
 
 
+def _built(value: Any, path: str, given: Mapping[str, Any]) -> Any:
+    """A `_target_` node, or a list that holds some, built; anything else as it is."""
+    if isinstance(value, list):
+        return [_built(part, f"{path}[{place}]", given) for place, part in enumerate(value)]
+    return instantiate(value, path, **given) if isinstance(value, Mapping) and "_target_" in value else value
+
+
 def instantiate(node: Mapping[str, Any], path: str, **given: Any) -> Any:
     """Build the object of a `_target_` node, its inner nodes first.
 
@@ -349,8 +364,7 @@ def instantiate(node: Mapping[str, Any], path: str, **given: Any) -> Any:
     for key, value in node.items():
         if key == "_target_" or (key == "name" and key not in parameters):
             continue
-        nested = isinstance(value, Mapping) and "_target_" in value
-        arguments[key] = instantiate(value, f"{path}.{key}", **given) if nested else value
+        arguments[key] = _built(value, f"{path}.{key}", given)
     arguments |= {key: value for key, value in given.items() if key in parameters and key not in arguments}
     missing = [
         key

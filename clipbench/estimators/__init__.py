@@ -4,6 +4,18 @@ from clipbench.estimators.base import Estimate, Estimator
 from clipbench.estimators.batch import Batch
 from clipbench.estimators.micro_batch import MicroBatch
 from clipbench.estimators.per_sample import PerSample
-from clipbench.estimators.sample_thresholds import SampleEma, SampleQuantile
+from clipbench.estimators.robust import MedianOfMicroBatches, MedoidOfMicroBatches
+from clipbench.estimators.sample_thresholds import SampleEma, SampleQuantile, SampleShare
 
-__all__ = ["Batch", "Estimate", "Estimator", "MicroBatch", "PerSample", "SampleEma", "SampleQuantile"]
+__all__ = [
+    "Batch",
+    "Estimate",
+    "Estimator",
+    "MedianOfMicroBatches",
+    "MedoidOfMicroBatches",
+    "MicroBatch",
+    "PerSample",
+    "SampleEma",
+    "SampleQuantile",
+    "SampleShare",
+]

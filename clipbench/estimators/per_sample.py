@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from clipbench.estimators.base import Estimate
-from clipbench.estimators.sample_thresholds import SampleEma, SampleQuantile
+from clipbench.estimators.sample_thresholds import SampleEma, SampleQuantile, SampleShare
 from clipbench.per_sample import PerSampleClipper, PowerThreshold
+
+
+class SampleWeight(Protocol):
+    """A rule (norms, thresholds) → γ, all (n,); see `clipbench.per_sample.weights`."""
+
+    def __call__(self, norms: Tensor, thresholds: Tensor) -> Tensor: ...
 
 
 class PerSample:
@@ -18,7 +24,8 @@ class PerSample:
 
     The norm is over all parameters together. τ_k is `threshold`: a number, or α k^{1/β} as `PowerThreshold`;
     k keeps counting over the micro-batches of one optimizer step and starts at 1 in the next. `SampleEma` and
-    `SampleQuantile` follow the norms of past samples.
+    `SampleQuantile` follow the norms of past samples. `weight` is another rule than min(1, τ/‖g‖), as
+    `AutomaticWeight`.
     """
 
     eager = True
@@ -26,11 +33,12 @@ class PerSample:
     def __init__(
         self,
         model: nn.Module,
-        threshold: float | PowerThreshold | SampleEma | SampleQuantile,
+        threshold: float | PowerThreshold | SampleEma | SampleQuantile | SampleShare,
         nonfinite: Literal["drop", "raise"] = "drop",
+        weight: SampleWeight | None = None,
     ) -> None:
-        self.rule = threshold if isinstance(threshold, SampleEma | SampleQuantile) else None
-        self.clipper = PerSampleClipper(model, threshold, nonfinite=nonfinite)
+        self.rule = threshold if isinstance(threshold, SampleEma | SampleQuantile | SampleShare) else None
+        self.clipper = PerSampleClipper(model, threshold, weight, nonfinite)
 
     def __call__(self, losses: Iterable[Tensor], total: int) -> Estimate:
         """Add ĝ to `.grad`; `losses` yields (n_m,) per micro-batch, `total` = Σ n_m samples."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipbench.config.checks import at_least, fraction, require
+from clipbench.config.checks import at_least, fraction, positive, require
 
 
 class SampleEma:
@@ -75,3 +75,34 @@ class SampleQuantile:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history = state["history"].clone()
+
+
+class SampleShare:
+    """Adaptive clipping by the share that is clipped (Andrew et al. 2021, arXiv 1905.03871): C follows a quantile.
+
+        C ← C exp(−η (b − q)),   b the share of samples with ‖g_k‖ ≤ C
+
+    so that C tends to the q-quantile of the norms. Called as (k, norms) → τ, all (n,); C is moved once a call, after it
+    was used. start: C at first; quantile: q; rate: η. Norms that are not finite count as above C. Raises ValueError
+    where an option is out of range.
+    """
+
+    def __init__(self, quantile: float = 0.5, rate: float = 0.2, start: float = 1.0) -> None:
+        require(0 < quantile < 1, "quantile", "in (0, 1)", quantile)
+        positive("rate", rate)
+        positive("start", start)
+        self.quantile, self.rate = quantile, rate
+        self.logarithm = torch.tensor(math.log(start), dtype=torch.float64)
+
+    def __call__(self, k: Tensor, norms: Tensor) -> Tensor:
+        logarithm = self.logarithm.to(norms.device)
+        tau = logarithm.exp().to(norms.dtype)
+        below = (norms <= tau).double().mean()
+        self.logarithm = logarithm - self.rate * (below - self.quantile)
+        return tau.expand(norms.shape)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"logarithm": self.logarithm.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.logarithm = state["logarithm"].clone()

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from clipbench.per_sample.derived import entangled, pull_back
 from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
-from clipbench.per_sample.graph import Trace, packed, trace, trace_packed
+from clipbench.per_sample.graph import Known, Trace, packed, trace, trace_packed
 from clipbench.per_sample.heap import keep_freed_memory
-from clipbench.per_sample.joint import joint_norms
-from clipbench.per_sample.layout import Layout, SampleWeights
-from clipbench.per_sample.probe import Verdict, probe_layouts, readable
-
-PROBES = 3
-"""First steps at which a layer that got no gradient is looked at again, before its layout is taken as guessed."""
+from clipbench.per_sample.joint import joint_norms, shared
+from clipbench.per_sample.layout import SampleWeights
+from clipbench.per_sample.placement import Placement
 
 
 class SampleGradients:
@@ -26,14 +22,20 @@ class SampleGradients:
 
     def __init__(self, losses: Tensor, found: Trace) -> None:
         self.losses = losses
-        self.shared = found.shared()
-        self.joint = {use.slots[role] for group in self.shared for use, role in group}
         self.uses = found.uses
         self.slow = list(found.slow.values())
+        self.entangled = entangled(found)
+        apart = {use.slots[role] for group in self.entangled for use, role in group.readings}
+        readings = [(use, role) for use in self.uses for role, slot in use.slots.items() if slot not in apart]
+        self.shared = shared(readings)
+        self.joint = apart | {use.slots[role] for group in self.shared for use, role in group}
+        self.derived = [root for group in self.entangled for root in group.derived]
+        self.below = {key: param for group in self.entangled for key, param in group.params.items()}
 
     def norms(self) -> Tensor:
         """‖g_k‖₂ over all parameters together, (n,)."""
         norms = [joint_norms(group) for group in self.shared]
+        norms += [group.norms() for group in self.entangled]
         for use in self.uses:
             roles: Collection[str] = use.slots
             if self.joint:
@@ -47,20 +49,21 @@ class SampleGradients:
     def accumulate(self, gamma: Tensor, keep: Tensor | None) -> None:
         """Add Σ_k γ_k g_k to `.grad`. Samples that `keep` (n,) leaves out are taken out, whatever they hold."""
         weights = SampleWeights(gamma)
-        self.shared = []
+        self.shared, self.entangled = [], []
         while self.uses:
             use = self.uses.pop()
             if keep is not None:
                 use.drop(keep)
             for role, gradient in use.weighted(weights).items():
                 use.slots[role].add(gradient)
+        pull_back(self.derived, list(self.below.values()), keep)
         if self.slow:
             for param, gradient in zip(self.slow, slow_weighted(self.losses, self.slow, gamma, keep), strict=True):
                 param.grad = gradient if param.grad is None else param.grad.add_(gradient)
 
 
 class PerSampleGradients:
-    """Collects `SampleGradients` for a model; remembers which layouts were checked and what was warned of."""
+    """Collects `SampleGradients` for a model; remembers what is known of layouts and what was warned of."""
 
     def __init__(self, model: nn.Module) -> None:
         keep_freed_memory()
@@ -69,22 +72,29 @@ class PerSampleGradients:
             (name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)
         ]
         self._params = {id(param): param for param in model.parameters()}
-        self._layouts: dict[tuple[object, ...], list[Verdict]] = {}
-        self._tries: dict[tuple[object, ...], int] = {}
+        self._placement = Placement()
         self._warned: set[int] = set()
         self._packed = False
+        self._known = Known()
 
     def collect(self, losses: Tensor, retain_graph: bool = False) -> SampleGradients:
         """Run the backward pass to the outputs of all layers. Raises ValueError for BatchNorm in training mode."""
         self._refuse_batch_statistics()
-        found = (trace_packed if self._packed else trace)(losses, self._params)
-        self._place(losses, found)
+        found = self._trace(losses, retain_graph)
         if found.slow.keys() - self._warned:
             self._warned |= found.slow.keys()
-            warn_slow(found.slow, self.model, losses.shape[0])
-        if found.uses:
-            self._differentiate(losses, found, retain_graph or bool(found.slow))
+            warn_slow(found.why, self.model, losses.shape[0])
         return SampleGradients(losses, found)
+
+    def _trace(self, losses: Tensor, retain_graph: bool) -> Trace:
+        """All uses with layouts and δ. Nodes whose rows are no samples' are passed on, for what reads their outputs."""
+        while True:
+            found = (trace_packed if self._packed else trace)(losses, self._params, self._known)
+            new, mixed = self._placement.place(losses, found, retain_graph)
+            self._packed = self._packed or (new and packed(found))
+            if not mixed:
+                return found
+            self._known.passed |= {found.key(use) for use in mixed}
 
     def _refuse_batch_statistics(self) -> None:
         for name, module in self._norms_over_batch:
@@ -93,40 +103,3 @@ class PerSampleGradients:
                     f"model must not normalise over the batch, got {type(module).__name__} '{name}' in training "
                     "mode: it makes every loss depend on every sample; put it in eval() mode, or use GroupNorm"
                 )
-
-    def _differentiate(self, losses: Tensor, found: Trace, retain_graph: bool) -> None:
-        """Hand every use its δ, and let go of those that no gradient reached."""
-        edges: list[GradientEdge] = []
-        bounds = [0]
-        for use in found.uses:
-            edges += use.edges
-            bounds.append(len(edges))
-        ones = torch.ones_like(losses)
-        deltas = torch.autograd.grad(losses, edges, ones, retain_graph=retain_graph, allow_unused=True)
-        parts = itertools.pairwise(bounds)
-        found.uses = [use for use, part in zip(found.uses, parts, strict=True) if use.receive(deltas[slice(*part)])]
-
-    def _place(self, losses: Tensor, found: Trace) -> None:
-        """Set every use's layout, checked at the first step of its kind (see `probe`)."""
-        n = losses.shape[0]
-        signature = tuple(
-            [
-                (use.layout is Layout.MINOR, use.rows == n, *[id(slot.param) for slot in use.slots.values()])
-                for use in found.uses
-            ]
-        )
-        known = self._layouts.get(signature)
-        if known is None and n > 1 and readable(losses):
-            self._packed = self._packed or packed(found)
-            known = probe_layouts(losses, found.uses)
-            self._tries[signature] = self._tries.get(signature, 0) + 1
-            if "unseen" not in known or self._tries[signature] >= PROBES:
-                self._layouts[signature] = known
-        mixed = []
-        for use, verdict in zip(found.uses, known or (), strict=bool(known)):
-            if verdict == "mixed":
-                mixed += list(use.slots.values())
-            elif verdict != "unseen":
-                use.layout = verdict
-        if mixed:
-            found.reject(mixed)

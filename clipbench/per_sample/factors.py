@@ -37,15 +37,16 @@ def row_norms(rows: Tensor) -> Tensor:
 
 def gram_sum(first: Tensor, second: Tensor) -> Tensor:
     """√ Σ_{ts} first_{ts} second_{ts} of two Gram matrices (n, t, t), (n,). Overwrites the first."""
-    return first.mul_(second).sum((1, 2)).clamp_(min=0.0).sqrt_()  # rounding may leave a negative sum
+    sums = torch.real(first.mul_(second).sum((1, 2)))
+    return sums.clamp(min=0.0).sqrt_()  # rounding may leave a negative sum
 
 
 def gram_form(left: Tensor, right: Tensor, bias: bool) -> Tensor:
     """√ Σ_{ts} ⟨l_t, l_s⟩ (⟨r_t, r_s⟩ + bias), shape (n,)."""
-    grams = torch.bmm(right, right.transpose(1, 2))
+    grams = torch.bmm(right, right.mH)
     if bias:
         grams += 1.0
-    return gram_sum(grams, torch.bmm(left, left.transpose(1, 2)))
+    return gram_sum(grams, torch.bmm(left, left.mH))
 
 
 def instantiated_form(left: Tensor, right: Tensor, bias: bool) -> Tensor:

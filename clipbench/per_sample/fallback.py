@@ -7,7 +7,7 @@ lost, the batch is.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from clipbench.per_sample.factors import row_norms
 
 
-def warn_slow(params: Collection[int], model: nn.Module, n: int) -> None:
-    """Name the parameters that take the slow path, and what it costs."""
-    listed = ", ".join(name for name, param in model.named_parameters() if id(param) in params)
+def warn_slow(reasons: Mapping[int, str], model: nn.Module, n: int) -> None:
+    """Name the parameters that take the slow path, why (by their ids), and what it costs."""
+    listed = ", ".join(
+        f"{name} ({reasons[id(param)]})" for name, param in model.named_parameters() if id(param) in reasons
+    )
     warnings.warn(
-        f"no per-sample rule covers how {listed} is used (an unknown layer, or one whose rows mix samples): "
-        f"these gradients take {n} backward passes a step, one for "
+        f"no per-sample rule covers how these parameters are used: {listed}; "
+        f"their gradients take {n} backward passes a step, one for "
         "each sample, and all others still one in total. Freeze them, or use a layer that has a rule, to avoid this.",
         stacklevel=4,
     )

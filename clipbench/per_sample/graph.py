@@ -1,87 +1,239 @@
 """Reading the autograd graph of the losses: which node uses which parameter.
 
-No hook is put on the model. The graph that `losses` carries already says everything: walking it from the losses
-finds every node that reads a parameter, its saved input, and so every way in which a parameter takes part, be it a
-layer called twice, tied weights, `F.linear` on a bare parameter or attention's projections.
+No hook is put on the model. The graph that `losses` carries already says everything: walking it from the parameters
+to the losses finds every node that reads a parameter, its saved input, and so every way in which a parameter takes
+part, be it a layer called twice, tied weights, `F.linear` on a bare parameter or attention's projections.
+
+What is computed from parameters alone (1 + w, a table looked up once, weight_norm) is a parameter to what reads it.
+Where no rule reads a node, there are three ways on. A node all of whose operands are made of parameters passes on:
+its output is read in their place. Another is differentiated by itself, once for each sample (`rules.node`). Where its
+rows do not belong to samples either, the parameters are slow. A graph does not show data without a gradient, so a rule
+may take a node for one that meets samples that does not, and the walk may pass one on that does: the check of the rows
+(`probe`) tells the first, a dead end the second. `Known` keeps both.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.rules import READERS, Use
-from clipbench.per_sample.slots import REINDEXINGS, Node, Slot, resolve
+from clipbench.per_sample.rules import READERS, Use, read_node
+from clipbench.per_sample.slots import REINDEXINGS, Derived, Node, Root, Slot, resolve
 
 Reading = tuple[Use, str]
 """A use and the role in which it reads a parameter."""
+Edges = tuple[tuple[Node, int], ...]
+Key = tuple[object, ...]
+"""What a node is, the same from step to step: its name, its shape and the parameters below it."""
+
+
+@dataclass
+class Known:
+    """What earlier walks found: nodes to pass on, as their rows are no samples', and nodes to differentiate alone."""
+
+    passed: set[Key] = field(default_factory=set)
+    single: set[Key] = field(default_factory=set)
 
 
 @dataclass
 class Trace:
-    """What one graph holds: `uses` by rule, and `slow`, the parameters (by id) that no rule covers."""
+    """What one graph holds: `uses` by rule, and `slow`, the parameters (by id) that no rule covers, each with `why`.
+
+    `nodes` are those that do not compute something from parameters alone; `leaves` the parameters below each derived
+    tensor (by its id); `dead_ends` nodes from which no way led to samples, in the order of the walk; `version` tells
+    the walk from others over the same graph.
+    """
 
     uses: list[Use] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
     slow: dict[int, Tensor] = field(default_factory=dict)
+    why: dict[int, str] = field(default_factory=dict)
+    leaves: dict[int, dict[int, Tensor]] = field(default_factory=dict)
+    dead_ends: list[Key] = field(default_factory=list)
+    version: int = 0
 
-    def reject(self, slots: Iterable[Slot]) -> None:
+    def below(self, root: Root) -> dict[int, Tensor]:
+        """The parameters (by id) that a root is, or is made of."""
+        return self.leaves[id(root)] if isinstance(root, Derived) else {id(root): root}
+
+    def reject(self, slots: Iterable[Slot], why: str) -> None:
         """Send the parameters of `slots` to the slow path, and drop every use of them."""
-        self.slow.update((id(slot.param), slot.param) for slot in slots)
+        for slot in slots:
+            for key, param in self.below(slot.param).items():
+                self.slow.setdefault(key, param)
+                self.why.setdefault(key, why)
         for use in self.uses:
-            use.slots = {role: slot for role, slot in use.slots.items() if id(slot.param) not in self.slow}
+            use.slots = {
+                role: slot for role, slot in use.slots.items() if not self.below(slot.param).keys() <= self.slow.keys()
+            }
         self.uses = [use for use in self.uses if use.slots]
 
-    def shared(self) -> list[list[Reading]]:
-        """Readings of the same part of a parameter, for every part that is read at least twice."""
-        readings: dict[int, list[Reading]] = {}
-        for use in self.uses:
-            for role, slot in use.slots.items():
-                readings.setdefault(id(slot.param), []).append((use, role))
-        parts: dict[object, list[Reading]] = {}
-        for group in readings.values():
-            if len(group) > 1:
-                for use, role in group:
-                    parts.setdefault(use.slots[role].key, []).append((use, role))
-        return [part for part in parts.values() if len(part) > 1]
+    def key(self, use: Use) -> Key:
+        """What lets a use be known again at the next step."""
+        leaves = {key for slot in use.slots.values() for key in self.below(slot.param)}
+        return *node_key(use.node, leaves), type(use).__name__
 
 
-def trace(losses: Tensor, params: Mapping[int, object]) -> Trace:
+def node_key(node: Node, leaves: Iterable[int]) -> Key:
+    """The key of a node above the parameters with ids `leaves`."""
+    return type(node).__name__, tuple(node._input_metadata[0].shape), frozenset(leaves)
+
+
+def trace(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace:
     """Every use of the parameters with ids `params` below `losses` (n,). Raises ValueError for refused layers."""
-    found = Trace()
-    rejected: list[Slot] = []
-    n = losses.shape[0]
-    stack: list[Node] = [losses.grad_fn]
-    seen: set[Node] = {losses.grad_fn}
+    while True:
+        walk = _Walk(losses.shape[0], params, known)
+        for node, edges in children_first(losses.grad_fn):
+            walk.visit(node, edges)
+            if node not in walk.made:
+                walk.found.nodes.append(node)
+        found = walk.finish(losses.grad_fn)
+        news = [key for key in found.dead_ends if key not in known.single and key not in known.passed]
+        if not news:
+            return found
+        known.single.add(news[0])
+
+
+def children_first(root: Node) -> Iterator[tuple[Node, Edges]]:
+    """Every node below `root` with its edges, after all that are below it."""
+    seen = {root}
+    edges = root.next_functions
+    stack = [(root, edges, iter(edges))]
     while stack:
-        node = stack.pop()
-        slots: dict[int, Slot] = {}
-        for index, (child, output) in enumerate(node.next_functions):
-            if child is None:
-                continue
-            if type(child).__name__ in REINDEXINGS:
-                slot = resolve(child, output, params)
-                if slot is not None:
-                    slots[index] = slot
-                    continue
-            if child not in seen:
+        node, edges, rest = stack[-1]
+        for child, _ in rest:
+            if child is not None and child not in seen:
                 seen.add(child)
-                stack.append(child)
+                below = child.next_functions
+                stack.append((child, below, iter(below)))
+                break
+        else:
+            stack.pop()
+            yield node, edges
+
+
+class _Walk:
+    """One way through a graph from the parameters up."""
+
+    def __init__(self, n: int, params: Mapping[int, object], known: Known) -> None:
+        self.n, self.params, self.known = n, params, known
+        self.passed, self.single = {key[0] for key in known.passed}, {key[0] for key in known.single}
+        self.found = Trace(version=len(known.passed) + len(known.single))
+        self.made: set[Node] = set()  # nodes that compute something from parameters alone
+        self.roots: dict[tuple[Node, int], Root] = {}
+        self.rejected: list[tuple[Slot, str]] = []
+
+    def visit(self, node: Node, edges: Edges) -> None:
+        """Read the node, let it pass, or reject what it reads."""
         name = type(node).__name__
+        if name == "AccumulateGrad":
+            if id(node.variable) in self.params:
+                self.made.add(node)
+            return
         if name in REFUSED:
             raise ValueError(REFUSED[name])
-        if slots:
-            _read(node, name, slots, n, found, rejected)
-    if rejected:
-        found.reject(rejected)
-    overlapping = _overlapping(found)
-    if overlapping:
-        found.reject(overlapping)
-    return found
+        operands = [index for index, (child, _) in enumerate(edges) if child in self.made]
+        if not operands:
+            return
+        if name in REINDEXINGS:
+            self.made.add(node)
+            return
+        others = [child for index, (child, _) in enumerate(edges) if index not in operands]
+        alone = all(child is None for child in others)
+        samples = any(self.n in metadata.shape for metadata in node._input_metadata)
+        if not others and not samples and (len(operands) > 1 or name not in READERS):
+            self.made.add(node)  # nothing but parameters: there is no need to ask the rules
+            return
+        self._read(node, edges, operands, alone, samples)
+
+    def _read(self, node: Node, edges: Edges, operands: list[int], alone: bool, samples: bool) -> None:
+        """The node's use by its rule; what that leaves is passed on, differentiated by itself or rejected."""
+        use, rest = self._by_rule(node, {index: resolve(*edges[index], self.root) for index in operands})
+        if use is None:
+            use, rest = self._by_rule(node, {index: Slot(self.root(*edges[index])) for index in operands})
+        refused = use is not None and self._passes(use)
+        if use is not None and not refused and not rest:
+            self.found.uses.append(use)
+            return
+        if alone and (refused or not samples or (use is None and not self._single(node))):
+            self.made.add(node)
+            return
+        if refused:  # its rows are no samples', but those of other axes may be
+            rest = operands
+        elif use is not None:
+            self.found.uses.append(use)
+        if rest:
+            self._by_itself(node, {index: Slot(self.root(*edges[index])) for index in rest}, alone)
+
+    def _by_rule(self, node: Node, slots: dict[int, Slot]) -> tuple[Use | None, list[int]]:
+        """What a rule makes of the node, and the operands it leaves."""
+        reader = READERS.get(type(node).__name__)
+        use = reader(node, dict(slots), self.n) if reader else None
+        if use is None or use.rows == 0:
+            return None, list(slots)
+        covered = {id(slot) for slot in use.slots.values()}
+        return use, [index for index, slot in slots.items() if id(slot) not in covered]
+
+    def _by_itself(self, node: Node, slots: dict[int, Slot], alone: bool) -> None:
+        """Differentiate the node once for each sample, where its output has their rows."""
+        use = read_node(node, slots, self.n)
+        if use is not None and not self._passes(use):
+            self.found.uses.append(use)
+        elif alone:
+            self.made.add(node)
+        else:
+            why = MIXES if use is not None else f"read by {type(node).__name__}, which shows no axis of samples"
+            self.rejected += [(slot, why) for slot in slots.values()]
+
+    def _passes(self, use: Use) -> bool:
+        """Whether it is known that the use's rows do not belong to samples."""
+        return type(use.node).__name__ in self.passed and self.found.key(use) in self.known.passed
+
+    def _single(self, node: Node) -> bool:
+        """Whether the node led to a dead end when it was passed on."""
+        return type(node).__name__ in self.single and node_key(node, self._leaves(node)) in self.known.single
+
+    def root(self, node: Node, output: int) -> Root:
+        """The parameter, or the derived tensor, that output `output` of `node` is."""
+        key = (node, output)
+        found = self.roots.get(key)
+        if found is None:
+            if type(node).__name__ == "AccumulateGrad":
+                found = node.variable
+            else:
+                found = Derived(node, output)
+                self.found.leaves[id(found)] = self._leaves(node)
+            self.roots[key] = found
+        return found
+
+    def _leaves(self, node: Node) -> dict[int, Tensor]:
+        """The parameters below a node, by id."""
+        leaves: dict[int, Tensor] = {}
+        for child, _ in children_first(node):
+            if child in self.made and type(child).__name__ == "AccumulateGrad":
+                leaves[id(child.variable)] = child.variable
+        return leaves
+
+    def finish(self, root: Node) -> Trace:
+        """The trace, after what was rejected took its other uses with it."""
+        if root in self.made:
+            self.rejected.append((Slot(self.root(root, 0)), "it meets no axis of samples"))
+        for slot, why in self.rejected:
+            self.found.reject([slot], why)
+            if isinstance(slot.param, Derived):
+                self._note_dead_end(slot.param)
+        return self.found
+
+    def _note_dead_end(self, root: Derived) -> None:
+        """Keep the nodes below that have an axis of samples: at the lowest the samples may have come in unseen."""
+        for node, _ in children_first(root.node):
+            reads = node in self.made and type(node).__name__ not in REINDEXINGS and node._input_metadata
+            if reads and self.n in node._input_metadata[0].shape:
+                self.found.dead_ends.append(node_key(node, self._leaves(node)))
 
 
 class _InBackward(torch.autograd.Function):
@@ -99,7 +251,7 @@ class _InBackward(torch.autograd.Function):
         return None, None
 
 
-def trace_packed(losses: Tensor, params: Mapping[int, object]) -> Trace:
+def trace_packed(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace:
     """`trace` for graphs whose saved tensors are packed, as by activation checkpointing.
 
     Outside a backward pass every tensor that is read would recompute its whole checkpointed region; inside one, a
@@ -108,51 +260,26 @@ def trace_packed(losses: Tensor, params: Mapping[int, object]) -> Trace:
     found: list[Trace] = []
     with torch.enable_grad():
         anchor = torch.zeros((), device=losses.device, requires_grad=True)
-        passed = _InBackward.apply(anchor, lambda: found.append(trace(losses, params)))  # type: ignore[no-untyped-call]
-    torch.autograd.backward(passed, inputs=[anchor])
+        passing = _InBackward.apply(anchor, lambda: found.append(trace(losses, params, known)))  # type: ignore[no-untyped-call]
+    torch.autograd.backward(passing, inputs=[anchor])
     return found[0]
 
 
 def packed(found: Trace) -> bool:
     """Whether saved tensors of the graph pass through hooks."""
     for use in found.uses:
-        for name in dir(use.node):
-            saved = getattr(use.node, name) if name.startswith("_raw_saved_") else None
-            if saved is not None and getattr(saved, "unpack_hook", None) is not None:
+        kind = type(use.node)
+        if kind not in _SAVED:
+            _SAVED[kind] = [name for name in dir(kind) if name.startswith("_raw_saved_")]
+        for name in _SAVED[kind]:
+            if getattr(getattr(use.node, name), "unpack_hook", None) is not None:
                 return True
     return False
 
 
-def _read(node: Node, name: str, slots: dict[int, Slot], n: int, found: Trace, rejected: list[Slot]) -> None:
-    """Add the node's use to `found`, and the slots that no rule covers to `rejected`."""
-    reader = READERS.get(name)
-    use = reader(node, slots, n) if reader else None
-    if use is None or use.rows == 0 or use.rows % n:
-        rejected += slots.values()
-        return
-    found.uses.append(use)
-    if len(use.slots) < len(slots):
-        covered = {id(slot) for slot in use.slots.values()}
-        rejected += [slot for slot in slots.values() if id(slot) not in covered]
-
-
-def _overlapping(found: Trace) -> list[Slot]:
-    """Slots of parameters of which different but overlapping parts are read (cross terms between them are unknown)."""
-    partial = {id(s.param) for use in found.uses for s in use.slots.values() if not s.whole}
-    if not partial:
-        return []
-    slots = [s for use in found.uses for s in use.slots.values() if id(s.param) in partial]
-    spans: dict[int, set[tuple[int, int]]] = {}
-    for slot in slots:
-        spans.setdefault(id(slot.param), set()).add(slot.span)
-    clash = set()
-    for key, parts in spans.items():
-        ordered = sorted(parts)
-        if any(first[1] > second[0] for first, second in itertools.pairwise(ordered)):
-            clash.add(key)
-    return [slot for slot in slots if id(slot.param) in clash]
-
-
+_SAVED: dict[type, list[str]] = {}
+"""Names of a node type's saved tensors."""
+MIXES = "its rows mix samples"
 REFUSED = {
     "CheckpointFunctionBackward": "losses must not pass through checkpoint(use_reentrant=True), got such a node: it "
     "hides the layers inside it; use torch.utils.checkpoint.checkpoint(…, use_reentrant=False)",

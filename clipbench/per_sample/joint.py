@@ -8,22 +8,61 @@ import torch
 from torch import Tensor
 
 from clipbench.per_sample.cost import chunk_size
-from clipbench.per_sample.factors import factor_norms, row_norms
+from clipbench.per_sample.factors import factor_norms, row_norms, wide
 from clipbench.per_sample.graph import Reading
+from clipbench.per_sample.rules.embedding import lookup_norms
+
+
+def shared(readings: Sequence[Reading]) -> list[list[Reading]]:
+    """Readings of the same part of a parameter, for every part that is read at least twice."""
+    parts: dict[object, list[Reading]] = {}
+    for use, role in readings:
+        parts.setdefault(use.slots[role].key, []).append((use, role))
+    return [part for part in parts.values() if len(part) > 1]
 
 
 def joint_norms(group: Sequence[Reading]) -> Tensor:
     """‖Σ over readings of g_k‖² for every sample, (n,): all cross terms included."""
     factors = [use.factors(role) for use, role in group]
-    if all(pair is not None for pair in factors):
-        left = torch.cat([pair[0] for pair in factors if pair is not None], dim=1)
-        right = torch.cat([pair[1] for pair in factors if pair is not None], dim=1)
-        return factor_norms(left, right)
+    products = [pair for pair in factors if pair is not None]
+    if len(products) == len(group):
+        return factor_norms(*joined(products))
+    tables = [use.lookups(role) for (use, role), pair in zip(group, factors, strict=True) if pair is None]
+    lookups = [pair for pair in tables if pair is not None]
+    if len(products) + len(lookups) == len(group):
+        indices, rows = joined(lookups)
+        if indices.shape[1] <= group[0][0].slots[group[0][1]].part_shape[0]:
+            return table_norms(products, indices, rows)
+    return instance_norms(group)
+
+
+def joined(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The positions of all pairs one after another."""
+    return torch.cat([first for first, _ in pairs], dim=1), torch.cat([second for _, second in pairs], dim=1)
+
+
+def table_norms(products: Sequence[tuple[Tensor, Tensor]], indices: Tensor, rows: Tensor) -> Tensor:
+    """A table that is looked up and is the matrix of products too (a tied output layer), without forming one.
+
+    With products Σ_s l_s r_sᵀ and rows y_t at i_t the cross term is Σ_{ts} l_s[i_t] ⟨r_s, y_t⟩.
+    """
+    norms = lookup_norms(indices, rows)
+    if not products:
+        return norms
+    left, right = joined(products)
+    met = wide(left).gather(2, indices.unsqueeze(1).expand(-1, left.shape[1], -1))
+    cross = (torch.bmm(wide(right), wide(rows).mH) * met).sum((1, 2))
+    squares = norms.square() + factor_norms(left, right).square() + 2 * torch.real(cross)
+    return squares.clamp(min=0.0).sqrt()  # rounding may leave a negative sum
+
+
+def instance_norms(group: Sequence[Reading]) -> Tensor:
+    """From the gradients themselves, in chunks of samples."""
     n = group[0][0].n
     size = chunk_size(sum(use.instance_bytes(role) for use, role in group), group[0][0].delta.device.type)
     parts = []
     for first in range(0, n, size):
         last = min(first + size, n)
-        total = sum(use.instances(role, first, last).flatten(1) for use, role in group)
+        total = sum(use.instances(role, first, last).reshape(last - first, -1) for use, role in group)
         parts.append(row_norms(torch.as_tensor(total)))
     return torch.cat(parts)

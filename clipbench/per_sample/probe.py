@@ -1,27 +1,36 @@
-"""The check at a first step: does a sample's loss depend on that sample's rows alone, and in which order are they?
+"""Which sample owns every row of this very step's gradients, read off further backward passes.
 
-The rules take a row of δ for one position of one sample. That holds for ordinary models, but not where samples are
-mixed (a contrastive loss, a norm over the batch), and a flattened (time, batch) tensor has its rows in another order
-than (batch, time). Both show in the gradient of ONE loss: it must vanish on every row of the other samples.
-The check costs one more backward at the first step of a model and reads values from the device.
+Where a layout cannot be proven from the graph alone (rows move by data: packed sequences, experts, masks), it is
+measured, at every step, on all samples and rows. The losses are weighted by signed powers of two that spell the
+samples' numbers: a row of one sample comes out as its weight times the plain row EXACTLY, entry by entry, for scaling
+by a power of two commutes with rounding. Thirty-two weights and ⌈log₃₂ n⌉ passes; the code is drawn anew each time.
+One more pass, with real random weights, unmasks sums of several samples that pose as another one (twice sample 0 plus
+sample 2, under weights 1 and 4, looks like weight 2) or that cancel. A row that is zero in all passes is nobody's.
+Where rounding is too coarse for that last pass (half precisions, entries that cancel within a sample), the rows in
+doubt get three more passes of the exact kind.
+
+What cannot be seen is what rounding hides in the gradients themselves: a sample's share of another one's row below
+2⁻²⁴ of it (in float32).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from clipbench.per_sample.layout import Layout
+from clipbench.per_sample.layout import NOBODY, SHARED
 from clipbench.per_sample.rules import Use
 
-Verdict = Layout | Literal["mixed", "unseen"]
-"""A use's layout; "mixed" where rows of several samples depend on one loss; "unseen" where no gradient arrived."""
-TOLERANCE = 1e-10
-"""Share of the squared gradient that may lie outside the sample's rows (rounding leaves exactly none)."""
+LOST = -2
+"""Owner of a row that is not finite: it cannot be known."""
+MIXING = 1e-3
+"""Deviation from one sample's weight, relative to a row's largest entry, that rounding does not explain in float32."""
+CODES: dict[bool, tuple[int, int]] = {False: (-8, 8), True: (-1, 3)}
+"""Exponents of weights; few for float16, whose range is small."""
 
 
 def readable(tensor: Tensor) -> bool:
@@ -31,36 +40,137 @@ def readable(tensor: Tensor) -> bool:
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def probe_layouts(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
-    """The verdict on every use. Raises ValueError where all are mixed."""
-    if not uses:
-        return []
-    n = losses.shape[0]
-    sample = n // 2
-    edges = [use.edges[0] for use in uses]
-    with torch.enable_grad():
-        chosen = losses[sample]
-    deltas = torch.autograd.grad(chosen, edges, retain_graph=True, allow_unused=True)
-    table = []
-    for use, delta in zip(uses, deltas, strict=True):
-        # In float64: the parts are compared with the whole, and a float32 sum depends on its order by 1e-7.
-        energy = use.row_sizes(delta).double().square() if delta is not None else losses.new_zeros(use.rows)
-        inside = [layout.split(energy, n)[sample].sum() for layout in Layout]
-        table.append(torch.stack([energy.sum(), *inside]).double())
-    verdicts = [_verdict(use, row) for use, row in zip(uses, torch.stack(table).tolist(), strict=True)]
-    if verdicts and all(verdict == "mixed" for verdict in verdicts):
-        raise ValueError(
-            "losses must depend on one sample each, got losses that mix samples: the gradient of one of them reaches "
-            "the others' rows in every layer (a batch statistic, a contrastive loss, or the mean taken too early?)"
-        )
-    return verdicts
+Deltas = list[Sequence[Tensor | None]]
+"""The gradients at every use's edges."""
 
 
-def _verdict(use: Use, row: list[float]) -> Verdict:
-    total, inside = row[0], dict(zip(Layout, row[1:], strict=True))
-    if not 0.0 < total < float("inf"):
-        return "unseen"
-    fitting = [layout for layout in Layout if total - inside[layout] <= TOLERANCE * total]
-    if use.layout in fitting:
-        return use.layout
-    return fitting[0] if fitting else "mixed"
+def backward_to(uses: Sequence[Use], losses: Tensor, weights: Tensor, retain_graph: bool) -> Deltas:
+    """The gradients of Σ_k weights_k · losses_k at the edges of every use."""
+    edges = [edge for use in uses for edge in use.edges]
+    found = torch.autograd.grad(losses, edges, weights, retain_graph=retain_graph, allow_unused=True)
+    parts: Deltas = []
+    at = 0
+    for use in uses:
+        parts.append(found[at : at + len(use.edges)])
+        at += len(use.edges)
+    return parts
+
+
+class Code:
+    """A signed power of two for each digit, drawn at random."""
+
+    def __init__(self, exponents: tuple[int, int], generator: torch.Generator) -> None:
+        self.first, last = exponents
+        powers = 2.0 ** torch.arange(self.first, last)
+        order = torch.randperm(2 * len(powers), generator=generator)
+        self.weights = torch.cat([powers, -powers])[order]
+        self._digits = torch.argsort(order)
+
+    def nearest(self, ratios: Tensor) -> Tensor:
+        """The digit whose weight is nearest in size to each ratio; any for one that is not finite."""
+        count = len(self.weights) // 2
+        level = (ratios.abs().log2().round() - self.first).nan_to_num(0.0).clamp(0, count - 1)
+        return self._digits.to(ratios.device)[level.long() + count * (ratios < 0)]
+
+
+class Rows:
+    """The rows of one use under test: what is known of their owners so far."""
+
+    def __init__(self, use: Use, deltas: Sequence[Tensor | None]) -> None:
+        self.plain = use.marks(deltas)
+        rows, entries = self.plain.shape
+        if entries:
+            self.top, self.at = self.plain.abs().max(1)  # a row's largest entry, and where it is
+        else:
+            self.top = self.plain.new_zeros(rows)
+        self.lost = ~self.top.isfinite()
+        self.shared = torch.zeros_like(self.lost)
+        self.doubtful = torch.zeros_like(self.lost)
+        self.active = torch.zeros_like(self.lost)
+        self.number = torch.zeros(self.top.shape, dtype=torch.int64, device=self.top.device)
+
+    def follows(self, marks: Tensor, weights: Tensor) -> Tensor:
+        """Whether every entry of a row is its weight (rows,) times the plain one, up to what no rounding explains."""
+        scaled = weights[:, None] * self.plain
+        same = (marks == scaled).all(1)
+        if bool(same.all()):
+            return same
+        limits, size = torch.finfo(marks.dtype), weights.abs()[:, None]
+        bound = 4 * limits.eps * self.plain.abs()
+        if marks.device.type != "cpu":  # sums in no fixed order
+            bound = torch.maximum(bound, 512 * limits.eps * self.top[:, None])
+        floor = limits.tiny * 2**26  # below it numbers lose digits
+        return ((marks - scaled).abs() <= bound * size + floor * size.clamp(min=1.0)).all(1)
+
+    def read_digit(self, marks: Tensor, code: Code) -> None:
+        """Append a digit to every row's number."""
+        if marks.shape[1] == 0:
+            return
+        at = self.at[:, None]
+        digit = code.nearest((marks.gather(1, at) / self.plain.gather(1, at))[:, 0])
+        self.active |= (marks != 0).any(1)
+        self.shared |= ~self.follows(marks, code.weights.to(marks)[digit])
+        self.number = self.number * len(code.weights) + digit
+
+    def confirm(self, marks: Tensor, weights: Tensor) -> None:
+        """Compare with real weights (n,); only what is far off counts, and is in doubt."""
+        known = self.number.clamp(max=weights.shape[0] - 1)
+        difference = (marks - weights[known][:, None] * self.plain).abs_()
+        self.doubtful = ~(difference <= MIXING * self.top[:, None]).all(1)  # so written, true for NaN
+
+    def confirm_exactly(self, marks: Tensor, weights: Tensor) -> None:
+        """Compare with powers of two (n,), for the rows in doubt."""
+        self.shared |= self.doubtful & ~self.follows(marks, weights[self.number.clamp(max=weights.shape[0] - 1)])
+
+    def owners(self, n: int) -> Tensor:
+        """(rows,) int64: k + 1, NOBODY, SHARED or LOST."""
+        unknown = self.shared | (self.number >= n) & (self.top > 0)
+        owners = torch.where(unknown, SHARED, self.number + 1)
+        owners = torch.where((self.top == 0) & ~self.active & ~self.shared, NOBODY, owners)
+        return torch.where(self.lost, LOST, owners)
+
+
+class Probe:
+    """Draws the weights; has a generator of its own, so that no other random stream moves."""
+
+    def __init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(0)
+
+    def owners(self, losses: Tensor, uses: Sequence[Use], deltas: Deltas) -> list[Tensor]:
+        """Owners of the rows of every use (see `Use.marks`), on the CPU. Keeps the graph."""
+        n = losses.shape[0]
+        rows = [Rows(use, found) for use, found in zip(uses, deltas, strict=True)]
+        kinds = {delta.dtype for found in deltas for delta in found if delta is not None} | {losses.dtype}
+        exponents = CODES[torch.float16 in kinds]
+        base = 2 * (exponents[1] - exponents[0])
+        names = torch.randperm(n, generator=self._generator)  # whose number is whose
+        count = max(1, math.ceil(math.log(n, base) - 1e-9))
+        for place in reversed(range(count)):
+            code = Code(exponents, self._generator)
+            weights = code.weights[names // base**place % base]
+            for row, marks in zip(rows, self._marks(losses, uses, weights), strict=True):
+                row.read_digit(marks, code)
+        whose = torch.argsort(names)
+        for row in rows:
+            safe = row.number.clamp(max=n - 1)
+            row.number = torch.where(row.number < n, whose.to(safe.device)[safe], row.number)
+        real = torch.empty(n).uniform_(0.5, 2.0, generator=self._generator) * self._signs(n)
+        for row, marks in zip(rows, self._marks(losses, uses, real), strict=True):
+            row.confirm(marks, real.to(marks))
+        if bool(torch.stack([row.doubtful.any() for row in rows]).any()):
+            for _ in range(3):
+                weights = Code(exponents, self._generator).weights[self._digits(n, base)]
+                for row, marks in zip(rows, self._marks(losses, uses, weights), strict=True):
+                    row.confirm_exactly(marks, weights.to(marks))
+        sizes = [len(row.top) for row in rows]
+        return list(torch.cat([row.owners(n) for row in rows]).cpu().split(sizes))
+
+    def _digits(self, n: int, base: int) -> Tensor:
+        return torch.randint(base, (n,), generator=self._generator)
+
+    def _signs(self, n: int) -> Tensor:
+        return torch.randint(2, (n,), generator=self._generator) * 2.0 - 1.0
+
+    def _marks(self, losses: Tensor, uses: Sequence[Use], weights: Tensor) -> list[Tensor]:
+        found = backward_to(uses, losses, weights.to(losses), retain_graph=True)
+        return [use.marks(deltas) for use, deltas in zip(uses, found, strict=True)]

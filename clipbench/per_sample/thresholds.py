@@ -80,9 +80,17 @@ class Remembered:
 
 
 def evaluate_threshold(
-    threshold: float | Tensor | ThresholdRule, remembered: Remembered, norms: Tensor, offset: int, total: int
+    threshold: float | Tensor | ThresholdRule,
+    remembered: Remembered,
+    norms: Tensor,
+    offset: int,
+    total: int,
+    before: Tensor | None = None,
 ) -> Tensor:
-    """Thresholds (n,) for the samples k = offset + 1 … offset + n of a step of `total` samples."""
+    """Thresholds (n,) for the samples k = offset + 1 … offset + n of a step of `total` samples.
+
+    before: samples before these where other ranks' are counted too, 0-dim; a callable's k then starts there.
+    """
     n = norms.shape[0]
     if isinstance(threshold, Tensor):
         if threshold.shape[0] != total:
@@ -90,7 +98,10 @@ def evaluate_threshold(
         return threshold.detach()[offset : offset + n].to(norms)
     if not callable(threshold):
         return remembered.constant(float(threshold), norms)
-    tau = threshold(remembered.positions(offset, norms), norms)
+    if n == 0:
+        return norms
+    k = remembered.positions(offset, norms) if before is None else remembered.positions(0, norms) + before
+    tau = threshold(k, norms)
     if not isinstance(tau, Tensor) or tau.shape != norms.shape:
         raise ValueError(f"threshold must return a tensor of shape ({n},), got {tau!r}")
     return tau

@@ -49,6 +49,7 @@ class Setup:
     schedule: Schedule
     noise: Noise | None
     steps: int
+    update: Clipper | None = None
 
     @property
     def samples_per_step(self) -> int:
@@ -107,6 +108,7 @@ def build(config: Mapping[str, Any], options: schema.Options, data: Data | None 
     method = config["method"]
     estimator = schema.instantiate(method["estimator"], "method.estimator", model=model)
     clipper = schema.instantiate(method["clipper"], "method.clipper", model=model)
+    update = schema.instantiate(method["update"], "method.update", model=model) if "update" in method else None
     optimizer = schema.instantiate(config["optimizer"], "optimizer", model=model)
     schedule = schema.instantiate(config["schedule"], "schedule")
     noise = schema.instantiate(config["noise"], "noise", model=model) if "_target_" in config["noise"] else None
@@ -132,4 +134,4 @@ def build(config: Mapping[str, Any], options: schema.Options, data: Data | None 
     if isinstance(model, Prepared):
         model.prepare(data)
     steps = options.steps or max(1, math.ceil((options.epochs or 0) * (data.sizes["train"] // samples)))
-    return Setup(options, device, dataset, data, model, estimator, clipper, optimizer, schedule, noise, steps)
+    return Setup(options, device, dataset, data, model, estimator, clipper, optimizer, schedule, noise, steps, update)

@@ -21,6 +21,7 @@ from clipbench.training.figures import Figures
 from clipbench.training.seeding import derive, generator
 from clipbench.training.setup import Setup
 from clipbench.training.sums import data_sum
+from clipbench.training.update import Update
 
 
 class Trainer:
@@ -40,6 +41,7 @@ class Trainer:
         self.rates = [group["lr"] for group in setup.optimizer.param_groups]
         if options.log_layers:
             setup.clipper.measure_layers()
+        self.update = Update(setup.update, setup.optimizer, self.named) if setup.update is not None else None
         self.figures = Figures()
         self.done = 0
         self.rows: list[Row] = []
@@ -83,9 +85,20 @@ class Trainer:
         figures = {"loss": estimate.loss, "clipped_fraction": clip.clipped_fraction, **estimate.stats}
         if clip.norm is not None:
             figures["gradient_norm"] = clip.norm
-        setup.optimizer.step()
+        if self.update is None:
+            setup.optimizer.step()
+        else:
+            figures["update_clipped_fraction"] = self._clipped_update(draws + 2)
         setup.optimizer.zero_grad(set_to_none=True)
         return figures
+
+    def _clipped_update(self, draws: int) -> Tensor:
+        """The optimizer's step and the rule on it; the share that was clipped."""
+        assert self.update is not None  # the caller asked
+        self.update.rule.reseed(draws)
+        self.update.before()
+        self.setup.optimizer.step()
+        return self.update.after().clipped_fraction
 
     def losses(self, step: int) -> Iterator[Tensor]:
         """Per-sample losses (n_m,) of each micro-batch of `step`, with their graph."""
@@ -199,7 +212,8 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on bit for bit; random draws are functions of (seed, step)."""
         setup = self.setup
-        return {
+        update = {} if setup.update is None else {"update": setup.update.state_dict()}
+        return update | {
             "done": self.done, "rows": self.rows, "clock": self.clock.state_dict(),
             "figures": self.figures.state_dict(),
             "model": setup.model.state_dict(), "optimizer": setup.optimizer.state_dict(),
@@ -215,3 +229,5 @@ class Trainer:
         setup.optimizer.load_state_dict(state["optimizer"])
         setup.estimator.load_state_dict(state["estimator"])
         setup.clipper.load_state_dict(state["clipper"])
+        if setup.update is not None:
+            setup.update.load_state_dict(state["update"])

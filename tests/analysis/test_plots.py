@@ -10,6 +10,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from clipbench.analysis import collect, load, mean_interval, panels, plots
+from clipbench.analysis.bounded import metric_interval
 from clipbench.analysis.curves import broken_curves, mean_curve
 from clipbench.analysis.sensitivity import sensitivity, sensitivity_table
 from clipbench.analysis.style import COLOURS, KNOWN, look, looks
@@ -32,7 +33,7 @@ def test_mean_curve_is_mean_and_interval_at_each_step(panel):
     values = [panel.experiment.curve(run, "validation", "loss").set_index("step") for run in variant.runs["run_id"]]
     for i in (0, 7, -1):
         step = curve.step[i]
-        expected = mean_interval([c.loc[step, "value"] for c in values])
+        expected = metric_interval([c.loc[step, "value"] for c in values], "loss")
         assert (curve.mean[i], curve.low[i], curve.high[i], curve.n) == pytest.approx(tuple(expected))
         assert curve.seconds[i] == pytest.approx(np.mean([c.loc[step, "train_seconds"] for c in values]))
 

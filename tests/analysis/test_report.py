@@ -26,7 +26,7 @@ def test_all_writes_data_tables_figures_and_report(root, capsys):
     assert names == {
         f"data/{stem}.parquet", f"tables/{stem}.md", f"tables/{stem}__sensitivity.md", "REPORT.md",
         f"figures/{stem}.png", f"figures/{stem}.svg", f"figures/{stem}__sensitivity.png",
-        f"figures/{stem}__sensitivity.svg",
+        f"figures/{stem}__sensitivity.svg", f"tables/{stem}__runs.md", "tables/verdicts.md", "report.html",
     }  # fmt: skip
     text = (root / "REPORT.md").read_text()
     for expected in ("## toy/cpu", "(figures/toy__cpu.png)", "learning-rate sensitivity", "18 runs", "Test CPU"):
@@ -81,7 +81,8 @@ def test_figures_of_chosen_curves(root):
 def test_warnings_go_to_stderr(root, capsys):
     write_run(root, seed=7, fingerprint="another")
     report.main(["collect", "--results", str(root)])
-    assert "warning: toy/cpu: runs of 2 versions of the code" in capsys.readouterr().err
+    expected = "warning: toy/cpu: runs of one method (sgd, sgd, toy, mlp) by 2 versions of the code"
+    assert expected in capsys.readouterr().err
 
 
 BAD = [
@@ -123,6 +124,7 @@ def test_help_names_every_command(capsys):
 
 def test_the_report_command_imports_no_torch():
     code = "import sys, clipbench.report, clipbench.analysis.plots; print([m for m in sys.modules if m == 'torch'"
-    code += " or m.startswith('clipbench.') and not m.startswith(('clipbench.analysis', 'clipbench.report'))])"
+    code += " or m.startswith('clipbench.') and not m.startswith("
+    code += "('clipbench.analysis', 'clipbench.errors', 'clipbench.report', 'clipbench.runs'))])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,15 +47,60 @@ class Recurrent(nn.Module):
 class Tied(nn.Module):
     """A table that is also the output layer, and a layer called twice."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 9, padding: int | None = None) -> None:
         super().__init__()
-        self.table = nn.Embedding(9, 6)
+        self.table = nn.Embedding(size, 6, padding_idx=padding)
         self.hidden = nn.Linear(6, 6)
-        self.head = nn.Linear(6, 9, bias=False)
+        self.head = nn.Linear(6, size, bias=False)
         self.head.weight = self.table.weight
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.tanh(self.hidden(self.hidden(self.table(x)))))
+
+
+class TiedThrough(nn.Module):
+    """A matrix that is read as it is, through a product with a number, and its first rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix, self.number = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.linear(x, self.matrix) + F.linear(x.tanh(), self.matrix * self.number)
+        return out + F.linear(x.sin(), self.matrix[:1])
+
+
+class Power(nn.Module):
+    """x to a learned power: no rule reads it, so the node is differentiated by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.power = nn.Parameter(torch.rand(6) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs() ** self.power
+
+
+class FromTheLeft(nn.Module):
+    """A matrix times columns, one for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.matrix @ x.t()).t()
+
+
+class Heads(nn.Module):
+    """A matrix for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(2, 3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("nthd,hde->nthe", x.unflatten(-1, (2, 3)), self.matrix)
 
 
 class TiedLinear(nn.Module):
@@ -132,8 +178,33 @@ class Checkpointed(nn.Module):
         return self.head(checkpoint(self.block, x, use_reentrant=False))
 
 
+class SineCosine(torch.autograd.Function):
+    """x · sin p and x · cos p by one Function: a node with two outputs, for which there is no rule."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, p)
+        return x * p.sin(), x * p.cos()
+
+    @staticmethod
+    def backward(ctx: Any, sine: Tensor, cosine: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, p = ctx.saved_tensors
+        return sine * p.sin() + cosine * p.cos(), (sine * x * p.cos() - cosine * x * p.sin()).sum(0)
+
+
+class Rotated(nn.Module):
+    """A layer without a rule after one that has one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.angle = nn.Linear(6, 6), nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat(SineCosine.apply(self.first(x), self.angle), 1)  # type: ignore[no-untyped-call]
+
+
 class Bilinear(nn.Module):
-    """A layer without a rule beside one that has one."""
+    """A bilinear layer after a linear one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,6 +258,7 @@ CASES: dict[str, Case] = {
     "conv1d": (lambda: Seq(nn.Conv1d(7, 6, 3, padding=1), nn.Tanh(), nn.Conv1d(6, 4, 4, padding="same")), sequences),
     "conv2d": (lambda: Seq(nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.ReLU(True), nn.Conv2d(6, 8, 3)), images),
     "conv2d dilated, grouped": (lambda: nn.Conv2d(4, 8, 3, padding=2, dilation=2, groups=2), images),
+    "conv2d wide": (lambda: Seq(nn.Conv2d(4, 70, 5), nn.Tanh(), nn.Conv2d(70, 3, 4)), images),
     "conv2d depthwise": (lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False), images),
     "conv2d circular": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), images),
     "conv2d reflect": (lambda: nn.Conv2d(4, 6, (3, 1), padding=(1, 0), padding_mode="reflect"), images),
@@ -222,14 +294,18 @@ CASES: dict[str, Case] = {
         wide_sequences,
     ),
     "tied embedding": (Tied, tokens),
+    "tied, small table": (Tied, lambda: torch.randint(0, 9, (N, 30))),
+    "tied, large table": (lambda: Tied(50), tokens),
+    "tied, padded": (lambda: Tied(50, padding=3), tokens),
+    "tied through others": (TiedThrough, sequences),
+    "power": (Power, sequences),
+    "heads": (Heads, sequences),
+    "matrix from the left": (FromTheLeft, vectors),
     "tied linear": (TiedLinear, sequences),
     "called twice": (Twice, images),
     "bare parameters": (Bare, lambda: torch.randn(N, 7, 6)),
     "functional": (Functional, sequences),
     "checkpointed": (Checkpointed, sequences),
-}
-
-SLOW_PATH: dict[str, Case] = {
     "bilinear": (Bilinear, vectors),
     "weight norm": (
         lambda: Seq(nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)), nn.Tanh(), nn.Linear(4, 2)),
@@ -237,3 +313,5 @@ SLOW_PATH: dict[str, Case] = {
     ),
     "embedding bag": (lambda: Seq(nn.EmbeddingBag(9, 6), nn.Linear(6, 2)), tokens),
 }
+
+SLOW_PATH: dict[str, Case] = {"two outputs": (Rotated, vectors)}

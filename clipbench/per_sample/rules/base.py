@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from clipbench.per_sample.factors import row_norms, wide
-from clipbench.per_sample.layout import SampleWeights, guess_layout
+from clipbench.per_sample.layout import Layout, RowLayout, SampleWeights
 from clipbench.per_sample.slots import Node, Slot
 
 
@@ -20,21 +20,27 @@ class Use(ABC):
 
     Made from the node while its saved tensors are alive; the backward pass then sets `delta`, the gradient δ of the
     node's output, of shape (*lead, *features). `slots` maps a role ("weight", "bias") to the parameter that plays it.
-    The leading axes hold n · positions = `rows` rows, in the order that `layout` names.
+    The leading axes hold `rows` rows; `layout`, set by `placement`, says which sample each of them belongs to.
     """
 
     node: Node
     slots: dict[str, Slot]
     lead: tuple[int, ...]
     delta: Tensor
+    shows_samples = True
+    """Whether it takes data, so that an axis of length n is likely to be that of the samples."""
+    whole_graph = False
+    """Whether the node itself is differentiated again: then the backward pass must leave the graph as it is."""
 
     def __init__(self, node: Node, slots: dict[str, Slot], lead: Sequence[int], n: int) -> None:
         self.node = node
         self.slots = slots
         self.lead = tuple(lead)
+        self.axes = tuple(range(len(lead)))
         self.rows = math.prod(lead)
         self.n = n
-        self.layout = guess_layout(self.lead, n)
+        self.layout: RowLayout = Layout.MAJOR
+        self._gathered: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
     def edges(self) -> list[GradientEdge]:
@@ -50,16 +56,42 @@ class Use(ABC):
         return True
 
     def flat(self, tensor: Tensor) -> Tensor:
-        """(*lead, *features) → (n · positions, *features)."""
+        """(*lead, *features) → (rows, *features); the axes of rows are the first, unless `axes` says others."""
+        if self.axes[-1:] != (len(self.axes) - 1,):
+            tensor = tensor.movedim(self.axes, tuple(range(len(self.axes))))
         return tensor if len(self.lead) == 1 else tensor.reshape(self.rows, *tensor.shape[len(self.lead) :])
 
     def split(self, tensor: Tensor) -> Tensor:
-        """(*lead, *features) → (n, positions, *features)."""
-        return self.layout.split(self.flat(tensor), self.n)
+        """(*lead, *features) → (n, positions, *features); a sample with fewer rows ends in zeros."""
+        if isinstance(self.layout, Layout):
+            return self.layout.split(self.flat(tensor), self.n)
+        held, found = self._gathered.get(id(tensor), (None, tensor))
+        if held is None:  # once: a tensor is asked for again for every group of samples
+            found = self.layout.split(self.flat(tensor), self.n)
+            self._gathered[id(tensor)] = tensor, found
+        return found
 
-    def row_sizes(self, delta: Tensor) -> Tensor:
-        """Norm of every row of δ, (rows,): where a sample's gradient lives."""
-        return row_norms(self.flat(delta))
+    @property
+    def one_each(self) -> bool:
+        """Whether row k is sample k."""
+        return self.rows == self.n and isinstance(self.layout, Layout)
+
+    @property
+    def positions(self) -> int:
+        """Second axis of what `split` returns."""
+        return self.layout.positions(self.rows, self.n)
+
+    def marks(self, deltas: Sequence[Tensor | None]) -> Tensor:
+        """What shows a row's owner: its entries of the gradients at `edges`, (rows, entries)."""
+        (delta,) = deltas
+        if delta is None:
+            return torch.zeros(self.rows, 0)
+        delta = torch.view_as_real(delta.resolve_conj()) if delta.is_complex() else delta
+        return wide(self.flat(delta)).reshape(self.rows, -1)
+
+    def owners_of_rows(self, owners: Tensor) -> Tensor:
+        """From the owners of the rows of `marks` to those of the rows that `split` takes."""
+        return owners
 
     @abstractmethod
     def norms(self, roles: Collection[str]) -> Tensor:
@@ -84,6 +116,10 @@ class Use(ABC):
 
     def factors(self, role: str) -> tuple[Tensor, Tensor] | None:
         """(n, positions, p) and (n, positions, q) with g_k = Σ_t l_t r_tᵀ, where the gradient has that form."""
+        return None
+
+    def lookups(self, role: str) -> tuple[Tensor, Tensor] | None:
+        """Numbers (n, positions) and rows (n, positions, q), for a table: g_k[v] = Σ_{t: i_t = v} rows_t."""
         return None
 
     def instance_bytes(self, role: str) -> float:

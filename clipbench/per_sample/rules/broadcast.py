@@ -1,6 +1,9 @@
-"""Bare parameters that meet the samples by broadcasting: `x + p`, `x - p`, `x * p`, `p.expand(…)`, `p.repeat(…)`."""
+"""Bare parameters that meet the samples by broadcasting: `x + p`, `x * p`, `x / p`, `p.expand(…)`, `torch.where`, …"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -9,87 +12,153 @@ from clipbench.per_sample.rules.base import SmallUse, Use
 from clipbench.per_sample.slots import Node, Slot
 
 
+class Term(NamedTuple):
+    """∂out/∂p of an elementwise node as `scale` · `factors`, each a tensor that broadcasts to the output."""
+
+    scale: float = 1.0
+    factors: tuple[Tensor, ...] = ()
+
+
 class BroadcastUse(SmallUse):
-    """out = x ∘ p with p broadcast over the samples: g_k = scale · Σ over broadcast axes of δ_k (· other_k)."""
+    """out = f(x, p) entry by entry, p broadcast over the samples: g_k = Σ over broadcast axes of δ_k · ∂out_k/∂p.
+
+    `axes` of the output, over all of which every operand is broadcast, hold the rows.
+    """
+
+    shows_samples = False
 
     def __init__(
-        self, node: Node, slot: Slot, n: int, lead: int, scale: float = 1.0, other: Tensor | None = None
+        self, node: Node, slots: Mapping[str, Slot], terms: Mapping[str, Term], axes: tuple[int, ...], n: int
     ) -> None:
-        super().__init__(node, {"weight": slot}, node._input_metadata[0].shape[:lead], n)
-        self.scale = scale
-        self.other = other
+        shape = node._input_metadata[0].shape
+        super().__init__(node, dict(slots), [shape[axis] for axis in axes], n)
+        self.axes = axes
+        self.terms = terms
 
     def form(self, role: str) -> Tensor:
-        delta = wide(self.delta)
-        if self.other is not None:
-            delta = delta * self.other
-        summed = self.split(delta).sum(1)
+        product = wide(self.delta)
+        term = self.terms[role]
+        for factor in term.factors:
+            product = product * factor.conj()  # conj: of a real tensor the tensor itself
+        summed = self.split(product).sum(1)
         shape = self.slots[role].shape
-        features = shape[max(len(shape) - (summed.dim() - 1), 0) :]
-        features = (1,) * (summed.dim() - 1 - len(features)) + tuple(features)
-        return summed.sum_to_size(self.n, *features) * self.scale
+        padded = (1,) * (self.delta.dim() - len(shape)) + tuple(shape)
+        features = [length for axis, length in enumerate(padded) if axis not in self.axes]
+        summed = summed.sum_to_size(self.n, *features)
+        return summed if term.scale == 1.0 else summed * term.scale
 
 
-def broadcast_axes(out: tuple[int, ...], operand: tuple[int, ...]) -> int:
-    """Number of leading axes of `out` over which `operand` is broadcast."""
+def row_axes(out: tuple[int, ...], operand: tuple[int, ...], n: int) -> tuple[int, ...]:
+    """Axes of `out` over which `operand` is broadcast and that may hold the samples.
+
+    The leading ones; where the first axis is none of them, the first of length n, or else all.
+    """
     padded = (1,) * (len(out) - len(operand)) + tuple(operand)
+    free = [axis for axis, length in enumerate(padded) if length == 1]
     count = 0
-    while count < len(out) and padded[count] == 1:
+    while count < len(free) and free[count] == count:
         count += 1
-    return count
+    if count:
+        return tuple(range(count))
+    fitting = [axis for axis in free if out[axis] == n]
+    return tuple(fitting[:1] or [axis for axis in free if out[axis] > 1])
+
+
+def read_broadcast(node: Node, slots: dict[int, Slot], terms: Mapping[int, Term], n: int) -> Use | None:
+    """Operands by their index, each with its term; those that are not broadcast over the same axes are left out."""
+    out = tuple(node._input_metadata[0].shape)
+    chosen: tuple[int, ...] = ()
+    named: dict[str, Slot] = {}
+    for index, slot in slots.items():
+        axes = row_axes(out, slot.shape, n)
+        fits = not chosen or all(_free(out, slot.shape, axis) for axis in chosen)
+        if slot.transposed or not axes or not fits:
+            continue
+        chosen = chosen or axes
+        named[f"operand {index}"] = slot
+    if not named:
+        return None
+    return BroadcastUse(node, named, {f"operand {index}": term for index, term in terms.items()}, chosen, n)
+
+
+def _free(out: tuple[int, ...], operand: tuple[int, ...], axis: int) -> bool:
+    place = axis - (len(out) - len(operand))
+    return place < 0 or operand[place] == 1
 
 
 def read_add(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """x + alpha · p; the scale applies to operand 1."""
-    return _read(node, slots, n, node._saved_alpha)
+    return read_broadcast(node, slots, {0: Term(), 1: Term(node._saved_alpha)}, n)
 
 
 def read_sub(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """x − alpha · p."""
-    return _read(node, slots, n, -node._saved_alpha)
+    return read_broadcast(node, slots, {0: Term(), 1: Term(-node._saved_alpha)}, n)
 
 
 def read_mul(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """x · p: the other operand is needed."""
-    if len(slots) != 1:
+    terms = {}
+    if 0 in slots:
+        terms[0] = Term(1.0, (node._saved_other,))
+    if 1 in slots:
+        terms[1] = Term(1.0, (node._saved_self,))
+    if any(term.factors[0] is None for term in terms.values()):  # a number, not a tensor
         return None
-    index = next(iter(slots))
-    return _read(node, slots, n, 1.0, node._saved_self if index == 1 else node._saved_other)
+    return read_broadcast(node, slots, terms, n)
+
+
+def read_div(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
+    """x / p and p / x."""
+    other = node._saved_other
+    inverse = other.reciprocal()
+    terms = {0: Term(1.0, (inverse,))}
+    if 1 in slots:
+        terms[1] = Term(-1.0, (node._saved_self, inverse, inverse))
+    return read_broadcast(node, slots, terms, n)
+
+
+def read_where(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
+    """p where the condition holds (the first operand), or where it does not (the second)."""
+    condition = node._saved_condition
+    first = len(node.next_functions) - 2  # the condition may count as an operand
+    return read_broadcast(node, slots, {first: Term(1.0, (condition,)), first + 1: Term(1.0, (~condition,))}, n)
+
+
+def read_addcmul(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
+    """b + value · a · x."""
+    terms = {0: Term()}
+    for index, saved in ((1, "_saved_tensor2"), (2, "_saved_tensor1")):
+        if index in slots:
+            terms[index] = Term(node._saved_value, (getattr(node, saved),))
+    return read_broadcast(node, slots, terms, n)
 
 
 def read_expand(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """p.expand(n, …)."""
-    return _read(node, slots, n, 1.0)
-
-
-def _read(node: Node, slots: dict[int, Slot], n: int, scale: float, other: Tensor | None = None) -> Use | None:
-    if len(slots) != 1:
-        return None
-    index, slot = next(iter(slots.items()))
-    lead = broadcast_axes(tuple(node._input_metadata[0].shape), slot.shape)
-    if lead == 0 or slot.transposed:
-        return None
-    return BroadcastUse(node, slot, n, lead, scale if index == 1 else 1.0, other)
+    return read_broadcast(node, slots, {0: Term()}, n)
 
 
 class RepeatUse(SmallUse):
-    """p.repeat(n) for a vector p, as InstanceNorm does: δ (n · C,) is the per-sample gradient itself."""
+    """p.repeat(…): δ has, for every axis that is repeated, one of copies before that of p; rows are the copies."""
 
-    def __init__(self, node: Node, slot: Slot, n: int) -> None:
-        super().__init__(node, {"weight": slot}, (node._saved_repeats[0],), n)
+    shows_samples = False
+
+    def __init__(self, node: Node, slot: Slot, copies: tuple[int, ...], shape: tuple[int, ...], n: int) -> None:
+        super().__init__(node, {"weight": slot}, [count for count in copies if count > 1], n)
+        self.interleaved = [length for pair in zip(copies, shape, strict=True) for length in pair]
+        self.axes = tuple(2 * axis for axis, count in enumerate(copies) if count > 1)
 
     def flat(self, tensor: Tensor) -> Tensor:
-        return tensor.reshape(self.rows, -1)
+        apart = tensor.reshape(self.interleaved).movedim(self.axes, tuple(range(len(self.axes))))
+        return apart.reshape(self.rows, -1)
 
     def form(self, role: str) -> Tensor:
         return self.split(wide(self.delta)).sum(1)
 
 
 def read_repeat(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
-    """Operand 0, repeated over axes of length one (which is broadcasting), or a vector repeated as a whole."""
-    slot, repeats = slots[0], tuple(node._saved_repeats)
-    shape = (1,) * (len(repeats) - len(slot.shape)) + slot.shape
-    if all(count == 1 or length == 1 for count, length in zip(repeats, shape, strict=True)):
-        return _read(node, slots, n, 1.0)
-    vector = len(slot.shape) == 1 == len(repeats)
-    return RepeatUse(node, slot, n) if vector and not slot.transposed else None
+    """Operand 0: InstanceNorm's repeats of a vector, positions that every head of every sample shares."""
+    slot, copies = slots[0], tuple(node._saved_repeats)
+    shape = (1,) * (len(copies) - len(slot.shape)) + slot.shape
+    return None if slot.transposed or max(copies) == 1 else RepeatUse(node, slot, copies, shape, n)

@@ -13,12 +13,13 @@ from clipbench.per_sample.cost import (
     gram_cost,
     instance_cost,
     position_gram_cost,
+    prefers_folding,
     prefers_taps,
     traffic_cost,
 )
 from clipbench.per_sample.factors import factor_norms, gram_sum, row_norms, wide
 from clipbench.per_sample.layout import SampleWeights
-from clipbench.per_sample.rules.base import Use
+from clipbench.per_sample.rules.base import Use, weighted_rows
 from clipbench.per_sample.rules.taps import weight_by_taps
 from clipbench.per_sample.rules.windows import Geometry, unfold, window_sums
 from clipbench.per_sample.slots import Node, Slot
@@ -33,15 +34,19 @@ class ConvolutionUse(Use):
     def __init__(self, node: Node, slots: dict[str, Slot], n: int) -> None:
         super().__init__(node, slots, node._input_metadata[0].shape[:1], n)
         self.x: Tensor | None = node._saved_input if "weight" in slots else None
+        self.weight = node._saved_weight
+        dims = self.weight.dim() - 2
         self.stride, self.padding = list(node._saved_stride), list(node._saved_padding)
+        if len(self.padding) < dims:  # padding='valid' leaves one number for all axes
+            self.padding = self.padding * dims
         self.dilation, self.groups = list(node._saved_dilation), int(node._saved_groups)
         self.transposed, self.output_padding = bool(node._saved_transposed), list(node._saved_output_padding)
+        self._formed: Tensor | None = None
 
     @property
     def geometry(self) -> Geometry:
-        """Kernel and steps; only for a use that has a weight."""
-        kernel = tuple(self.slots["weight"].part_shape[2:])
-        return Geometry(kernel, tuple(self.stride), tuple(self.padding), tuple(self.dilation))
+        """Kernel and steps."""
+        return Geometry(tuple(self.weight.shape[2:]), tuple(self.stride), tuple(self.padding), tuple(self.dilation))
 
     def sides(self) -> tuple[Tensor, Tensor]:
         """(image that is unfolded, tensor at the output positions) of the convolution whose gradient is wanted."""
@@ -54,8 +59,31 @@ class ConvolutionUse(Use):
             parts.append(row_norms(self.bias_instances()))
         return parts[0] if len(parts) == 1 else torch.hypot(*parts)
 
+    def forms(self) -> bool:
+        """Whether the weight is so small beside the maps that the library's own kernel forms all gradients at once."""
+        assert self.x is not None
+        device = self.delta.device.type
+        fits = prefers_folding(self.rows * self.weight.numel(), self.x.numel() + self.delta.numel())
+        return fits and (device == "cpu" or self.groups > 1)
+
+    def formed(self) -> Tensor:
+        """The weight's per-sample gradients, (n, *shape): rows become groups of one convolution. Made once."""
+        if self._formed is None:
+            assert self.x is not None
+            x, delta, weight = (wide(tensor) for tensor in (self.x, self.delta, self.weight))
+            folded = self.backward_of_weight(
+                delta.reshape(1, -1, *delta.shape[2:]),
+                x.reshape(1, -1, *x.shape[2:]),
+                weight.repeat(self.rows, *[1] * (weight.dim() - 1)),
+                self.groups * self.rows,
+            )
+            self._formed = self.split(folded.reshape(self.rows, *weight.shape)).sum(1)
+        return self._formed
+
     def weight_norms(self) -> Tensor:
         """Norms (n,) of the weight's per-sample gradients, in chunks of samples that stay in cache."""
+        if self.forms():
+            return row_norms(self.formed())
         image, out = self.sides()
         area, positions = math.prod(image.shape[2:]), math.prod(out.shape[2:])
         fan_in, fan_out = image.shape[1] // self.groups, out.shape[1] // self.groups
@@ -63,9 +91,9 @@ class ConvolutionUse(Use):
         unfolded = min(gram_cost(positions, fan_out, fan_in * taps), instance_cost(positions, fan_out, fan_in * taps))
         cut = 4.0 * positions * fan_in * taps
         unfolded += traffic_cost(2.0 * cut, cut)
-        in_place = self.rows == self.n and position_gram_cost(area, positions, taps, fan_in, fan_out) < unfolded
+        in_place = self.one_each and position_gram_cost(area, positions, taps, fan_in, fan_out) < unfolded
         held = self.groups * (4.0 * (area * area + 2 * positions**2) if in_place else cut)
-        size = chunk_size(held * (self.rows // self.n), image.device.type)
+        size = chunk_size(held * self.positions, image.device.type)
         form = self.position_norms if in_place else self.unfolded_norms
         parts = [form(first, min(first + size, self.n)) for first in range(0, self.n, size)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -103,15 +131,22 @@ class ConvolutionUse(Use):
     def instances(self, role: str, first: int, last: int) -> Tensor:
         if role == "bias":
             return self.bias_instances()[first:last]
+        if self.forms():
+            return self.formed()[first:last]
         left, right = self.unfolded(first, last)
         kernel = self.geometry.kernel
         grads = torch.matmul(left.transpose(2, 3), right).unflatten(-1, (*kernel, -1)).movedim(-1, 3)
         return grads.reshape(last - first, *self.slots["weight"].part_shape)
 
     def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
+        if self._formed is not None:
+            sums["weight"] = weighted_rows(gamma.values, self._formed)
+            if "bias" in self.slots:
+                sums["bias"] = weighted_rows(gamma.values, self.bias_instances())
+            return sums
         column = gamma.column(self.layout, self.rows, self.delta.dtype)
         scaled = self.delta * column.view(-1, *[1] * (self.delta.dim() - 1))
-        sums: dict[str, Tensor] = {}
         if "weight" in self.slots:
             sums["weight"] = self.weighted_weight(scaled)
         if "bias" in self.slots:
@@ -121,21 +156,27 @@ class ConvolutionUse(Use):
     def weighted_weight(self, scaled: Tensor) -> Tensor:
         """The weight's gradient for the output gradient `scaled`."""
         assert self.x is not None
-        weight = self.slots["weight"].param.detach().to(scaled.dtype)
+        weight = self.weight.to(scaled.dtype)
         if self.groups == 1 and not self.transposed and scaled.device.type == "cpu":
             geometry, space, out = self.geometry, self.x.shape[2:], scaled.shape[2:]
             pairs = geometry.valid_pairs(space, out)
             if prefers_taps(pairs, geometry.taps * math.prod(out), weight.shape[1], weight.shape[0]):
                 return weight_by_taps(self.x, scaled, geometry)
+        return self.backward_of_weight(scaled, self.x, weight, self.groups)
+
+    def backward_of_weight(self, delta: Tensor, x: Tensor, weight: Tensor, groups: int) -> Tensor:
+        """The library's own kernel."""
         return torch.ops.aten.convolution_backward(
-            scaled, self.x, weight, None, self.stride, self.padding, self.dilation, self.transposed,
-            self.output_padding, self.groups, [False, True, False],
+            delta, x, weight, None, self.stride, self.padding, self.dilation, self.transposed, self.output_padding,
+            groups, [False, True, False],
         )[1]  # fmt: skip
 
     def drop(self, keep: Tensor) -> None:
         super().drop(keep)
         if self.x is not None:
             self.x = self.masked(self.x, keep)
+        if self._formed is not None:
+            self._formed = torch.where(keep.reshape(-1, *[1] * (self._formed.dim() - 1)), self._formed, 0.0)
 
 
 def read_convolution(node: Node, slots: dict[int, Slot], n: int) -> Use | None:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from clipbench.per_sample.factors import factor_norms, outer_norms, row_norms, wide
-from clipbench.per_sample.layout import SampleWeights
+from clipbench.per_sample.layout import SampleWeights, Segments, take
 from clipbench.per_sample.rules.base import Use
+from clipbench.per_sample.rules.products import read_matrix_product
 from clipbench.per_sample.slots import Node, Slot
 
 
@@ -30,9 +31,19 @@ class LinearUse(Use):
         bias = "bias" in roles
         if "weight" not in roles or self.a is None:
             return row_norms(wide(self.split(self.delta)).sum(1))
-        if self.rows == self.n:
+        if self.one_each:
             return outer_norms(self.delta, self.a, bias)
+        if isinstance(self.layout, Segments) and self.layout.lopsided:
+            return self.group_norms(self.layout, self.a, bias)
         return factor_norms(self.split(self.delta), self.split(self.a), bias)
+
+    def group_norms(self, layout: Segments, a: Tensor, bias: bool) -> Tensor:
+        """The same where some samples have many more rows than others, by groups of similar size."""
+        norms = wide(self.delta).new_zeros(self.n)
+        for samples, places, missing in layout.groups(self.delta.device):
+            left, right = take(self.delta, places, missing), take(a, places, missing)
+            norms[samples] = factor_norms(left, right, bias)
+        return norms
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
         factors = self.factors(role)
@@ -62,17 +73,18 @@ class LinearUse(Use):
 
 
 def read_addmm(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
-    """b + a W: operands 0 (bias), 1 (a), 2 (W)."""
+    """b + a W: operands 0 (bias), 1 (a), 2 (W); a bias of another shape than W's columns is left out."""
     if 1 in slots or node._saved_alpha != 1 or node._saved_beta != 1:
         return None
-    if 0 in slots and len(slots[0].shape) != 1:
-        return None
-    return _read(node, slots.get(0), slots.get(2), "_saved_mat1", n)
+    bias, weight = slots.get(0), slots.get(2)
+    if bias is not None and bias.shape != (node._input_metadata[0].shape[1],):
+        bias = None
+    return _read(node, bias, weight, "_saved_mat1", n)
 
 
 def read_mm(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
-    """a W: operands 0 (a), 1 (W)."""
-    return None if 0 in slots else _read(node, None, slots[1], "_saved_self", n)
+    """a W: operand 1 (W), or 0 (a) as a parameter from the left."""
+    return read_matrix_product(node, slots, n) if 0 in slots else _read(node, None, slots[1], "_saved_self", n)
 
 
 def _read(node: Node, bias: Slot | None, weight: Slot | None, saved: str, n: int) -> Use | None:
@@ -81,4 +93,4 @@ def _read(node: Node, bias: Slot | None, weight: Slot | None, saved: str, n: int
     if weight.reshaped:
         return None
     slots = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    return LinearUse(node, slots, getattr(node, saved), n)
+    return LinearUse(node, slots, getattr(node, saved).conj(), n)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from clipbench.per_sample.factors import factor_norms, wide
-from clipbench.per_sample.layout import Layout, SampleWeights
+from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use
 from clipbench.per_sample.slots import Node, Slot
 
@@ -24,7 +24,6 @@ class LSTMUse(Use):
 
     def __init__(self, node: Node, slots: dict[str, Slot], n: int) -> None:
         super().__init__(node, slots, node._input_metadata[0].shape[:2], n)
-        self.layout = Layout.MINOR
         weights = [node._saved_weight0, node._saved_weight1]
         if node._saved_has_biases:
             weights += [node._saved_weight2, node._saved_weight3]
@@ -44,6 +43,15 @@ class LSTMUse(Use):
         self.deltas = deltas
         self.delta = torch.zeros_like(self.out) if deltas[0] is None else deltas[0]
         return any(delta is not None for delta in deltas)
+
+    def marks(self, deltas: Sequence[Tensor | None]) -> Tensor:
+        """A row for each member of the batch: all of its steps and last states."""
+        batch = self.lead[1]
+        parts = [wide(d).movedim(-2, 0).reshape(batch, -1) for d in deltas if d is not None]
+        return torch.cat(parts, 1) if parts else torch.zeros(batch, 0)
+
+    def owners_of_rows(self, owners: Tensor) -> Tensor:
+        return owners.repeat(self.lead[0])
 
     def in_order(self, sequence: Tensor) -> Tensor:
         """(time, n, features) in the order in which the layer goes through it."""
@@ -65,26 +73,26 @@ class LSTMUse(Use):
         return self.gates
 
     def _through_time(self, i: Tensor, f: Tensor, g: Tensor, o: Tensor) -> Tensor:
-        cells = [self.cell.reshape(i.shape[1:])]
+        """From the gates' values to their gradients. All that needs no step after another is done for all at once."""
+        cells = i.new_empty((len(i) + 1, *i.shape[1:]))
+        cells[0] = self.cell.reshape(i.shape[1:])
+        added = i * g
         for t in range(len(i)):
-            cells.append(f[t] * cells[-1] + i[t] * g[t])
+            torch.addcmul(added[t], f[t], cells[t], out=cells[t + 1])
+        squashed = cells[1:].tanh()
+        inner = o * (1 - squashed.square())  # ∂h/∂c
+        slopes = torch.stack([g * i * (1 - i), cells[:-1] * f * (1 - f), i * (1 - g.square())], 2)  # ∂c/∂ the gates
+        last = squashed * o * (1 - o)  # ∂h/∂ the output gate
         delta = self.in_order(self.delta)
-        zero = torch.zeros_like(cells[0])
-        dh, dc = (zero if d is None else d.reshape(zero.shape) for d in self.deltas[1:])
-        gates = delta.new_empty((*i.shape[:2], 4 * i.shape[2]))
+        dh, dc = (torch.zeros_like(cells[0]) if d is None else d.reshape(cells[0].shape) for d in self.deltas[1:])
+        gates = delta.new_empty((*i.shape[:2], 4, i.shape[2]))
         for t in reversed(range(len(i))):
             dh = dh + delta[t]
-            squashed = cells[t + 1].tanh()
-            dc = dc + dh * o[t] * (1 - squashed * squashed)
-            parts = (
-                dc * g[t] * i[t] * (1 - i[t]),
-                dc * cells[t] * f[t] * (1 - f[t]),
-                dc * i[t] * (1 - g[t] * g[t]),
-                dh * squashed * o[t] * (1 - o[t]),
-            )
-            torch.cat(parts, dim=1, out=gates[t])
-            dh, dc = gates[t] @ self.weights[1], dc * f[t]
-        return gates
+            dc = torch.addcmul(dc, dh, inner[t])
+            torch.mul(dc.unsqueeze(1), slopes[t], out=gates[t, :, :3])
+            torch.mul(dh, last[t], out=gates[t, :, 3])
+            dh, dc = gates[t].flatten(1) @ self.weights[1], dc * f[t]
+        return gates.flatten(2)
 
     def inputs(self, role: str) -> Tensor:
         """What a weight is multiplied with, (time, n, features)."""
@@ -93,14 +101,14 @@ class LSTMUse(Use):
     def factors(self, role: str) -> tuple[Tensor, Tensor] | None:
         if role.startswith("bias"):
             return None
-        return self.gate_gradients().transpose(0, 1), self.inputs(role).transpose(0, 1)
+        return self.split(self.gate_gradients()), self.split(self.inputs(role))
 
     def norms(self, roles: Collection[str]) -> Tensor:
         parts = []
         for role in roles:
             factors = self.factors(role)
             if factors is None:
-                parts.append(torch.linalg.vector_norm(wide(self.gate_gradients().sum(0)), dim=1))
+                parts.append(torch.linalg.vector_norm(wide(self.split(self.gate_gradients()).sum(1)), dim=1))
             else:
                 parts.append(factor_norms(*factors))
         return torch.linalg.vector_norm(torch.stack(parts), dim=0)
@@ -108,22 +116,21 @@ class LSTMUse(Use):
     def instances(self, role: str, first: int, last: int) -> Tensor:
         factors = self.factors(role)
         if factors is None:
-            return self.gate_gradients()[:, first:last].sum(0)
+            return self.split(self.gate_gradients())[first:last].sum(1)
         left, right = (factor[first:last] for factor in factors)
         return torch.bmm(left.transpose(1, 2), right)
 
     def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
-        scaled = (self.gate_gradients() * gamma.values.to(self.delta.dtype)[:, None]).flatten(0, 1)
+        scaled = self.flat(self.gate_gradients()) * gamma.column(self.layout, self.rows, self.delta.dtype)
         return {
             role: scaled.sum(0) if role.startswith("bias") else torch.mm(scaled.t(), self.inputs(role).flatten(0, 1))
             for role in self.slots
         }
 
     def drop(self, keep: Tensor) -> None:
-        column = keep[:, None]
-        self.gates = torch.where(column, self.gate_gradients(), 0.0)
-        self.x, self.out = torch.where(column, self.x, 0.0), torch.where(column, self.out, 0.0)
-        self.start = torch.where(column, self.start.reshape(self.out.shape[1:]), 0.0)
+        self.gates = self.masked(self.gate_gradients(), keep)
+        self.start = self.masked(self.start.reshape(1, *self.out.shape[1:]).expand_as(self.out), keep)[0]
+        self.x, self.out = self.masked(self.x, keep), self.masked(self.out, keep)
 
 
 def read_lstm(node: Node, slots: dict[int, Slot], n: int) -> Use | None:

@@ -22,9 +22,10 @@ class LayerNormUse(SmallUse):
         if role == "bias":
             return wide(self.split(self.delta)).sum(1)
         centred = (wide(self.x) - self.mean).mul_(self.delta)
+        rstd = self.rstd.to(centred.dtype)
         if len(self.node._saved_normalized_shape) > 1:
-            return self.split(centred.mul_(self.rstd)).sum(1)
-        return torch.bmm(self.split(self.rstd).transpose(1, 2), self.split(centred))
+            return self.split(centred.mul_(rstd)).sum(1)
+        return torch.bmm(self.split(rstd).transpose(1, 2), self.split(centred))
 
 
 class GroupNormUse(SmallUse):
@@ -36,7 +37,7 @@ class GroupNormUse(SmallUse):
         self.groups = node._saved_group
 
     def form(self, role: str) -> Tensor:
-        delta = wide(self.delta).flatten(2)
+        delta = wide(self.delta).reshape(*self.delta.shape[:2], -1)
         if role == "weight":
             x = wide(self.x).reshape(self.rows, self.groups, -1)
             x = (x - self.mean.unsqueeze(-1)).mul_(self.rstd.unsqueeze(-1))
@@ -53,7 +54,7 @@ class FixedNormUse(SmallUse):
         self.rstd = (node._saved_running_var + node._saved_eps).rsqrt()
 
     def form(self, role: str) -> Tensor:
-        delta = wide(self.delta).flatten(2) if self.delta.dim() > 2 else wide(self.delta).unsqueeze(-1)
+        delta = wide(self.delta).reshape(*self.delta.shape[:2], -1)
         if role == "weight":
             x = wide(self.x).reshape(delta.shape) - self.mean[:, None]
             delta = x.mul_(self.rstd[:, None]).mul_(delta)

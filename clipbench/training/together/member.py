@@ -13,7 +13,7 @@ from clipbench.training.setup import Setup
 
 
 class Member:
-    """One run of a batch of `size`; the seconds are the program's divided by `size`. data: what its record says of it."""
+    """One run of a batch of `size`, whose seconds are the program's share; data: what its record says of them."""
 
     def __init__(self, setup: Setup, size: int, clock: Clock, steps_per_epoch: int, data: dict[str, Any]) -> None:
         self.setup, self.size, self.clock, self.data = setup, size, clock, data

@@ -1,0 +1,275 @@
+"""Which sample owns every entry of a gradient: a proof from the graph's operations alone, valid for any data.
+
+One backward pass runs under a dispatch mode that sees every tensor operation. Beside each gradient it carries that
+gradient's OWNERS: 0 (nobody: zero whatever the data), k + 1 (only the loss of sample k reaches this entry), or −1
+(several may). Backward operations are linear in the gradients, so owners pass through the very same operation: it is
+applied to positive random numbers in place of gradients, multiplied by powers of two that spell the owners' digits,
+and with positive random numbers in place of every saved value. An output that belongs to one sample comes out as a
+power of two times the plain one, exactly; a mixture does not. As values are replaced, nothing hides behind a zero of
+today: an inactive ReLU, a gate that starts at zero, a mask. What moves by data (an index, a target, a mask) is
+treated as if it could point anywhere (see `surrogates`), so a proof depends on operations, constants and shapes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+    _get_current_dispatch_mode_stack,
+)
+from torch.utils._pytree import tree_flatten, tree_map
+
+from clipbench.per_sample.spelling import Speller, Unprovable, combine, label_device
+from clipbench.per_sample.surrogates import (
+    ELEMENTWISE,
+    FACTORIES,
+    MOVES,
+    NOBODY,
+    READS_VALUES,
+    SCALES,
+    SHAPE_ONLY,
+    SHARED,
+    SURROGATES,
+)
+
+
+class Memory:
+    """Of a tensor and its views: whether a gradient was written into it since it was made, all zeros."""
+
+    def __init__(self, written: bool) -> None:
+        self.written = written
+
+
+class Held:
+    """What a gradient carries: the owners of its entries (float32, of its shape), and whose memory it is."""
+
+    def __init__(self, owners: Tensor, memory: Memory) -> None:
+        self.owners = owners
+        self.memory = memory
+
+
+class OwnerTracking(TorchDispatchMode):
+    """Carries owners beside every gradient of a backward pass, as an attribute of the tensor."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.speller = Speller(n)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func._overloadpacket.__name__
+        leaves = tree_flatten((args, kwargs))[0]
+        tracked = [held for leaf in leaves if (held := held_by(leaf)) is not None]
+        decides = any(getattr(leaf, "_decides", False) for leaf in leaves)
+        if (tracked or decides) and name in READS_VALUES:
+            raise Unprovable(f"{name} of a gradient")
+        out = func(*args, **kwargs)
+        if decides or tracked:
+            self._mark(out, decides)
+        made = name in FACTORIES and not torch.is_grad_enabled()  # with gradients on, a forward is recomputed
+        if made or tracked:
+            with _disable_current_modes():
+                call = _Call(func, name, args, kwargs, out, tracked)
+                if made:
+                    self._make(call.outputs)
+                elif name not in SHAPE_ONLY and call.outputs:
+                    self._track(call)
+        return out
+
+    def _mark(self, out: Any, decides: bool) -> None:
+        """Remember truth values and numbers that were made of gradients: a program must not decide by them."""
+        for leaf in tree_flatten(out)[0]:
+            if isinstance(leaf, Tensor) and (decides or not (leaf.is_floating_point() or leaf.is_complex())):
+                leaf._decides = True  # type: ignore[attr-defined]
+
+    def _make(self, outputs: Sequence[Tensor]) -> None:
+        for tensor in outputs:
+            held = held_by(tensor)
+            if held is not None:
+                held.owners.zero_()
+            else:
+                hold(tensor, torch.zeros((), device=label_device(tensor)).expand(tensor.shape), Memory(False))
+
+    def _track(self, call: _Call) -> None:
+        """Give the outputs of one operation their owners."""
+        if call.views:
+            self._view(call)
+        elif not any(held.memory.written for held in call.tracked):
+            self._blank(call)
+        elif call.writes:
+            (tensor,) = call.outputs
+            held = held_by(tensor)
+            if held is None:  # a saved value is overwritten: whoever else looks at its memory is not known
+                raise Unprovable(f"{call.name} into a saved value")
+            held.owners.copy_(self._owners(call)[0])
+            held.memory.written = True
+        else:
+            for tensor, owners in zip(call.outputs, self._owners(call), strict=True):
+                if tensor.is_floating_point():
+                    hold(tensor, owners, Memory(True))
+
+    def _view(self, call: _Call) -> None:
+        """Owners of a view are the same view of the owners: writing to one shows in the other."""
+        if any(tensor.is_complex() for tensor in call.outputs):
+            raise Unprovable("complex gradients")
+        if call.name == "as_strided" and not _same_memory(call.args[0], call.tracked[0].owners):
+            raise Unprovable("as_strided of a part")
+        try:
+            views = tree_flatten(call.func(*with_owners(call.args), **with_owners(call.kwargs)))[0]
+        except RuntimeError as error:
+            raise Unprovable(f"{call.name}: {error}") from error
+        for tensor, owners in zip(call.outputs, views, strict=True):
+            tensor._held = Held(owners, call.tracked[0].memory)  # type: ignore[attr-defined]
+
+    def _blank(self, call: _Call) -> None:
+        """Only zeros come in that were made in this pass and hold no gradient: they may become ordinary values."""
+        values = [leaf for leaf in tree_flatten((call.args, call.kwargs))[0] if isinstance(leaf, Tensor)]
+        alone = len(values) == len(call.tracked)
+        if not call.writes:
+            if alone and call.name in MOVES:
+                for tensor in call.outputs:
+                    hold(tensor, torch.zeros((), device=label_device(tensor)).expand(tensor.shape), Memory(False))
+            return
+        if alone and call.name in SCALES:
+            return
+        (tensor,) = call.outputs
+        if tensor._is_view():
+            raise Unprovable(f"{call.name} into a part of new memory")
+        del tensor._held  # type: ignore[attr-defined]
+
+    def _owners(self, call: _Call) -> list[Tensor]:
+        """Owners of every output of an operation that makes new tensors, or overwrites its first."""
+        base = call.name.rstrip("_")
+        padded = call.name == "constant_pad_nd" and any(value != 0 for value in call.args[2:])
+        if call.func.namespace != "aten" or call.name in ("fill_", "resize_", "set_") or padded:
+            raise Unprovable(call.name)
+        if base in ELEMENTWISE:
+            return self._elementwise(call)
+        if base in MOVES:
+            options = {key: value for key, value in call.kwargs.items() if key != "dtype"}
+            return [call.func(*with_owners(call.args, True), **with_owners(options, True))]
+        surrogate = SURROGATES.get(base)
+        leaves = tree_flatten((call.args, call.kwargs))[0]
+        if surrogate is None and any(isinstance(x, Tensor) and not x.is_floating_point() for x in leaves):
+            return self._anyone(call)
+        return self.speller.through(surrogate or call.func, call.args, call.kwargs, call.results, owners_of)
+
+    def _elementwise(self, call: _Call) -> list[Tensor]:
+        total = call.tracked[0].owners
+        for held in call.tracked[1:]:
+            total = combine(total, held.owners)
+        return [total.expand(tensor.shape) for tensor in call.outputs]
+
+    def _anyone(self, call: _Call) -> list[Tensor]:
+        """Every entry of the outputs may depend on every entry of the inputs."""
+        one = whole(torch.cat([held.owners.reshape(1, -1) for held in call.tracked], 1))[0].float()
+        return [one.expand(tensor.shape) for tensor in call.outputs]
+
+
+class _Call:
+    """One operation with what went in and came out."""
+
+    def __init__(
+        self,
+        func: Any,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out: Any,
+        tracked: list[Held],
+    ) -> None:
+        self.func, self.name, self.args, self.kwargs = func, name, args, kwargs
+        self.results = tree_flatten(out)[0]
+        self.outputs = [leaf for leaf in self.results if isinstance(leaf, Tensor)]
+        self.tracked = tracked
+        infos = [argument.alias_info for argument in func._schema.arguments]
+        self.writes = any(info is not None and info.is_write for info in infos)
+        self.views = not self.writes and any(r.alias_info is not None for r in func._schema.returns)
+
+
+def held_by(leaf: Any) -> Held | None:
+    """What a gradient carries; None for any other value."""
+    return getattr(leaf, "_held", None) if isinstance(leaf, Tensor) else None
+
+
+def owners_of(leaf: Any) -> Tensor | None:
+    """Owners of a gradient; None for any other value."""
+    held = held_by(leaf)
+    return None if held is None else held.owners
+
+
+def hold(tensor: Tensor, owners: Tensor, memory: Memory) -> None:
+    """Attach owners in memory of their own, with the tensor's strides, so that views of both go alike."""
+    shape, strides = tuple(tensor.shape), tensor.stride()
+    spread = any(stride == 0 and size > 1 for stride, size in zip(strides, shape, strict=True))
+    fresh = owners.new_empty(shape) if spread else owners.new_empty_strided(shape, strides)
+    tensor._held = Held(fresh.copy_(owners), memory)  # type: ignore[attr-defined]
+
+
+def _same_memory(tensor: Tensor, owners: Tensor) -> bool:
+    """Whether strides into one are strides into the other."""
+    return bool(tensor.stride() == owners.stride() and tensor.storage_offset() == owners.storage_offset() == 0)
+
+
+def with_owners(tree: Any, blank: bool = False) -> Any:
+    """Arguments with owners in place of gradients; with `blank`, other values become nobody's."""
+
+    def swap(leaf: Any) -> Any:
+        owners = owners_of(leaf)
+        if owners is not None:
+            return owners
+        if blank and isinstance(leaf, Tensor) and leaf.is_floating_point():
+            return torch.zeros(tuple(leaf.shape), device=label_device(leaf))
+        return leaf
+
+    return tree_map(swap, tree)
+
+
+def whole(marks: Tensor) -> Tensor:
+    """Owner of every row of owners (rows, entries): (rows,), int64."""
+    if marks.shape[1] == 0:
+        return marks.new_zeros(marks.shape[0], dtype=torch.int64)
+    high = marks.amax(1)
+    low = torch.where(marks == NOBODY, high[:, None], marks).amin(1)  # SHARED is lowest
+    return torch.where(low == high, high, SHARED).to(torch.int64)
+
+
+def track_owners(losses: Tensor, edges: Sequence[Any]) -> list[Tensor | None]:
+    """Owners of the gradients at `edges`, for losses (n,); None where no loss can reach. Keeps the graph.
+
+    Raises Unprovable. Reads no value of the losses or the model: works on tensors without values, too.
+    """
+    n = losses.shape[0]
+    with _OnlyFakeModes():
+        ones = torch.ones_like(losses)
+        with _disable_current_modes():
+            numbers = torch.arange(1, n + 1, dtype=torch.float32, device=label_device(ones))
+            hold(ones, numbers, Memory(True))
+        with OwnerTracking(n):
+            deltas = torch.autograd.grad(losses, list(edges), ones, retain_graph=True, allow_unused=True)
+    if any(delta is not None and held_by(delta) is None for delta in deltas):
+        raise Unprovable("a gradient that came another way")
+    return [owners_of(delta) for delta in deltas]
+
+
+class _OnlyFakeModes:
+    """Leaves all dispatch modes (a tracer would record the pass) except those that make tensors without values."""
+
+    def __enter__(self) -> None:
+        self.fakes = [mode for mode in _get_current_dispatch_mode_stack() if hasattr(mode, "fake_tensor_converter")]
+        self.left = _disable_current_modes()
+        self.left.__enter__()
+        for mode in self.fakes:
+            mode.__enter__()
+
+    def __exit__(self, *exc: Any) -> None:
+        for mode in reversed(self.fakes):
+            mode.__exit__(*exc)
+        self.left.__exit__(*exc)

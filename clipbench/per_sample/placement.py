@@ -1,0 +1,162 @@
+"""Giving every use its gradient and its layout: proven once for a graph, or measured at every step, never guessed.
+
+A per-sample gradient is read off δ, the gradient of Σ losses, row by row. That is right exactly where each row's δ
+comes from one loss alone; whose it is has to be known for ALL rows, of which zero ones are nobody's.
+
+Proven. For a new graph (see `signature`), owners are proven from its operations (see `dependence`). That holds for all
+data, and is kept: such steps cost nothing more and read nothing from the device. A proof takes about three plain
+steps' time, so it is made for a model's first graphs, and then as earlier ones have paid for it.
+Measured. Uses of which the graph does not prove every row's owner, since rows move by data (packed sequences, routed
+or masked tokens, samples sorted) or by constants that it hides (a write into a part of a tensor), and graphs of
+ever-new shapes, are measured at each step, on all samples and rows (see `probe`): rows of one sample each give a layout
+for this step. That takes two or three more backward passes to the outputs, and one look at the values.
+Otherwise the use's rows are no samples', and its parameters go another way (see `graph`), in the end the slow path,
+which is right by definition. So they do where there is no proof and values cannot be read: on tensors without values,
+while tracing, and while a CUDA graph is captured. Proofs need no values and are made there too, but for the last.
+
+Both run the backward pass of the graph, and with it hooks that users put on tensors and modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from clipbench.per_sample.dependence import track_owners, whole
+from clipbench.per_sample.graph import Trace
+from clipbench.per_sample.layout import Layout, Layouts, RowLayout
+from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to, readable
+from clipbench.per_sample.rules import Use
+from clipbench.per_sample.signature import signature
+from clipbench.per_sample.spelling import Unprovable
+
+Verdict = RowLayout | Literal["measure", "mixed", "lost"]
+"""A use's proven layout; "measure" where it depends on the data. Of one step only: "mixed", where samples share a row,
+and "lost", where a row is not finite, so that its owner cannot be known."""
+UNKNOWN = "its rows move by data, and are not finite or cannot be read"
+FREE_PROOFS = 4
+"""Proofs for a model's first graphs; then one more is due for so many steps …"""
+STEPS_PER_PROOF = 64
+HITS_PER_PROOF = 16
+"""… and for so many steps that an earlier proof has served."""
+KEPT = 256
+"""Graphs whose verdicts are kept."""
+
+
+class Placement:
+    """What is known of the layouts of one model's graphs."""
+
+    def __init__(self) -> None:
+        self._verdicts: dict[Hashable, list[Verdict]] = {}
+        self._probe = Probe()
+        self._steps = 0
+        self._hits = 0
+        self._proofs = 0
+
+    def place(self, losses: Tensor, found: Trace, retain_graph: bool) -> tuple[bool, list[Use]]:
+        """Set the layout of every use of `found` and hand it its δ; uses of unknown layout become slow.
+
+        Returns whether the graph is a new one, and the uses whose rows samples share: then nothing was handed out, the
+        graph is kept, and the walk has to pass these on. Raises ValueError where samples mix in every use.
+        """
+        self._steps += 1
+        n = losses.shape[0]
+        key = self._key(found, n)
+        known = None if key is None else self._verdicts.get(key)
+        self._hits += known is not None
+        verdicts = known if known is not None else self._judge(losses, found.uses, key)
+        uses, open_ones = found.uses, "measure" in verdicts
+        again = retain_graph or open_ones or bool(found.slow) or any(use.whole_graph for use in uses)
+        deltas = backward_to(uses, losses, torch.ones_like(losses), again) if uses else []
+        shared: list[Use] = []
+        unknown: list[Use] = []
+        if open_ones and readable(losses):
+            verdicts, shared, unknown = self._measure(losses, uses, deltas, verdicts)
+        elif open_ones:
+            unknown = [use for use, verdict in zip(uses, verdicts, strict=True) if verdict == "measure"]
+        refuse_mixed(verdicts, uses, n)
+        if shared:
+            return known is None, shared
+        for use, verdict in zip(uses, verdicts, strict=True):
+            if not isinstance(verdict, str):
+                use.layout = verdict
+        found.uses = [use for use, part in zip(uses, deltas, strict=True) if use.receive(part)]
+        found.reject([slot for use in unknown for slot in use.slots.values()], UNKNOWN)
+        return known is None, []
+
+    @staticmethod
+    def _key(found: Trace, n: int) -> Hashable:
+        """What verdicts hold for; None where the graph does not tell."""
+        graph = signature(found.nodes) if n > 1 else n
+        return None if graph is None else (graph, found.version, *[use.axes for use in found.uses])
+
+    def _judge(self, losses: Tensor, uses: Sequence[Use], key: Hashable) -> list[Verdict]:
+        """Verdicts on a new graph, kept if there was a proof."""
+        if losses.shape[0] == 1 or not uses:
+            return [Layout.MAJOR] * len(uses)
+        due = FREE_PROOFS + self._hits // HITS_PER_PROOF + self._steps // STEPS_PER_PROOF
+        if readable(losses) and (key is None or self._proofs >= due):
+            return ["measure"] * len(uses)
+        self._proofs += 1
+        verdicts = prove(losses, uses)
+        if key is not None:
+            if len(self._verdicts) >= KEPT:
+                del self._verdicts[next(iter(self._verdicts))]
+            self._verdicts[key] = verdicts
+        return verdicts
+
+    def _measure(
+        self, losses: Tensor, uses: Sequence[Use], deltas: Deltas, verdicts: list[Verdict]
+    ) -> tuple[list[Verdict], list[Use], list[Use]]:
+        """This step's verdicts, the uses with rows that are shared, and those with rows that cannot be known."""
+        at = [index for index, verdict in enumerate(verdicts) if verdict == "measure"]
+        owners = self._probe.owners(losses, [uses[i] for i in at], [deltas[i] for i in at])
+        layouts = Layouts(losses.shape[0])
+        result = list(verdicts)
+        shared: list[Use] = []
+        unknown: list[Use] = []
+        for index, found in zip(at, owners, strict=True):
+            use = uses[index]
+            layout = layouts.find(use.owners_of_rows(found))
+            if layout is not None:
+                result[index] = layout
+                continue
+            lost = bool((found == LOST).any())
+            result[index] = "lost" if lost else "mixed"
+            (unknown if lost else shared).append(use)
+        return result, shared, unknown
+
+
+def prove(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
+    """Layouts that hold for all data, and "measure" where there is no proof."""
+    n = losses.shape[0]
+    edges = [edge for use in uses for edge in use.edges]
+    try:
+        owners = track_owners(losses, edges)
+    except (Unprovable, RuntimeError, TypeError, ValueError, AttributeError):
+        # Whatever an operation made of the numbers it was tried on: what is not proven is measured.
+        return ["measure"] * len(uses)
+    layouts, at = Layouts(n), 0
+    verdicts: list[Verdict] = []
+    with _disable_current_modes():  # owners have values even where nothing else has
+        for use in uses:
+            rows = whole(use.marks(owners[at : at + len(use.edges)])).cpu()
+            at += len(use.edges)
+            verdicts.append(layouts.find(use.owners_of_rows(rows)) or "measure")
+    return verdicts
+
+
+def refuse_mixed(verdicts: Sequence[Verdict], uses: Sequence[Use], n: int) -> None:
+    """Raise ValueError where the samples mix in every use, and one that takes data shows their axis.
+
+    A table that is read by position is no such use.
+    """
+    if all(v == "mixed" for v in verdicts) and any(use.shows_samples and n in use.lead for use in uses):
+        raise ValueError(
+            "losses must depend on one sample each, got losses that mix samples: the gradient of one of them reaches "
+            "the others' rows in every layer (a batch statistic, a contrastive loss, or the mean taken too early?)"
+        )

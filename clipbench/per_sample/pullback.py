@@ -1,0 +1,74 @@
+"""Vector-Jacobian products through a part of an autograd graph, one at a time or a batch of them at once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from clipbench.per_sample.slots import Node
+
+Gradients = Sequence[Tensor | None]
+_LOOPED: set[object] = set()
+"""Names of calls through which torch could not send a batch."""
+
+
+def products(outputs: Sequence[GradientEdge], inputs: Sequence[GradientEdge], deltas: Gradients) -> Gradients:
+    """Jᵀ δ for every input (None where no output depends on it), δ of the shapes of the outputs; keeps the graph."""
+    return torch.autograd.grad(outputs, inputs, deltas, retain_graph=True, allow_unused=True)
+
+
+def node_products(node: Node, operands: Sequence[int], delta: Tensor) -> Gradients:
+    """Jᵀ δ for operands of one node alone, of the operands' shapes; what is below the node is not walked.
+
+    torch's own nodes can be called; they leave it to the engine to sum over broadcast axes. A Python Function's node
+    gives a gradient for every argument, tensor or not: its operands with a gradient are found by their order.
+    """
+    if callable(node):
+        found = node(delta)
+        places = {operand: operand for operand in operands}
+    else:
+        found = node.apply(delta)
+        wanted = [place for place, needed in enumerate(node.needs_input_grad) if needed]
+        given = [index for index, (child, _) in enumerate(node.next_functions) if child is not None]
+        places = dict(zip(given, wanted, strict=True))
+    found = found if isinstance(found, tuple) else (found,)
+    gradients = []
+    for operand in operands:
+        child, output = node.next_functions[operand]
+        gradient, shape = found[places[operand]], child._input_metadata[output].shape
+        gradients.append(gradient if gradient is None else gradient.sum_to_size(shape))
+    return gradients
+
+
+def batched(call: Callable[..., Gradients], deltas: Sequence[Tensor], name: object) -> Gradients:
+    """`call` for b vectors at once: deltas (b, *shape), each, give gradients (b, *shape).
+
+    Where torch cannot send a batch through (an own autograd.Function that reads values), by a loop over b; `name`
+    tells that from then on.
+    """
+    if name not in _LOOPED:
+        try:
+            return _at_once(call, deltas)
+        except (RuntimeError, ValueError):
+            _LOOPED.add(name)
+    rows = [call(*each) for each in zip(*deltas, strict=True)]
+    return [None if parts[0] is None else torch.stack(parts) for parts in zip(*rows, strict=True)]
+
+
+def _at_once(call: Callable[..., Gradients], deltas: Sequence[Tensor]) -> Gradients:
+    """The batch through torch's vmap, which knows no None."""
+    present: list[bool] = []
+
+    def without_none(*each: Tensor) -> tuple[Tensor, ...]:
+        found = call(*each)
+        present[:] = [g is not None for g in found]
+        return tuple(g for g in found if g is not None)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        rows = iter(torch.func.vmap(without_none)(*deltas))
+    return [next(rows) if there else None for there in present]

@@ -1,0 +1,103 @@
+"""Any node at all, differentiated by itself once for each sample: with δ of that sample alone, all others zero.
+
+Costs n times the node, where the slow path costs n times the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from clipbench.per_sample.cost import SUBGRAPH_BYTES
+from clipbench.per_sample.factors import row_norms, wide
+from clipbench.per_sample.layout import SampleWeights
+from clipbench.per_sample.pullback import batched, node_products
+from clipbench.per_sample.rules.base import Use, weighted_rows
+from clipbench.per_sample.slots import Node, Slot
+
+
+class NodeUse(Use):
+    """g_k = Jᵀ (δ with the rows of sample k alone), J the Jacobian of this one node."""
+
+    whole_graph = True
+    shows_samples = False
+
+    def __init__(self, node: Node, slots: dict[str, Slot], operands: dict[str, int], lead: int, n: int) -> None:
+        super().__init__(node, slots, node._input_metadata[0].shape[:lead], n)
+        self.operands = operands
+        self.keep: Tensor | None = None
+
+    def gradients(self, first: int, last: int, roles: Collection[str]) -> list[Tensor]:
+        """Gradients of samples first … last − 1, one (last − first, *part_shape) for each role."""
+        owner = self.layout.spread(torch.arange(1, self.n + 1, device=self.delta.device), self.rows)
+        chosen = torch.arange(first + 1, last + 1, device=self.delta.device)[:, None] == owner
+        chosen = chosen.reshape(last - first, *self.lead, *[1] * (self.delta.dim() - len(self.lead)))
+        deltas = torch.where(chosen, self.delta, 0.0)
+        found = batched(partial(self.products, roles), [deltas], type(self.node).__name__)
+        return [
+            self.delta.new_zeros(last - first, *self.slots[role].part_shape) if rows is None else wide(rows)
+            for role, rows in zip(roles, found, strict=True)
+        ]
+
+    def norms(self, roles: Collection[str]) -> Tensor:
+        parts = []
+        for first, last in self.chunks(roles):
+            rows = [row_norms(g) for g in self.gradients(first, last, roles)]
+            parts.append(torch.linalg.vector_norm(torch.stack(rows), dim=0))
+        return torch.cat(parts)
+
+    def products(self, roles: Collection[str], delta: Tensor) -> Sequence[Tensor | None]:
+        """Jᵀ δ for each role."""
+        return node_products(self.node, [self.operands[role] for role in roles], delta)
+
+    def chunks(self, roles: Collection[str]) -> Iterator[tuple[int, int]]:
+        """First and last samples of parts of the batch whose gradients fit into one working set."""
+        held = self.delta.numel() + sum(self.slots[role].param.numel() for role in roles)
+        size = max(1, int(SUBGRAPH_BYTES // (8 * held)))
+        return ((first, min(first + size, self.n)) for first in range(0, self.n, size))
+
+    def instances(self, role: str, first: int, last: int) -> Tensor:
+        return self.gradients(first, last, [role])[0]
+
+    def drop(self, keep: Tensor) -> None:
+        self.keep = keep
+
+    def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
+        if self.keep is not None:  # what the node saved of a lost sample would reach the sum: 0 · inf = NaN
+            return self._weighted_rows(gamma.values)
+        column = gamma.column(self.layout, self.rows, self.delta.dtype)
+        delta = self.delta * column.reshape(*self.lead, *[1] * (self.delta.dim() - len(self.lead)))
+        found = self.products(self.slots, delta)
+        return {role: g for role, g in zip(self.slots, found, strict=True) if g is not None}
+
+    def _weighted_rows(self, gamma: Tensor) -> dict[str, Tensor]:
+        """The same from the gradients of each sample, without those that are not kept."""
+        assert self.keep is not None
+        sums: dict[str, Tensor] = {}
+        for first, last in self.chunks(self.slots):
+            for role, rows in zip(self.slots, self.gradients(first, last, self.slots), strict=True):
+                kept = torch.where(self.keep[first:last].reshape(-1, *[1] * (rows.dim() - 1)), rows, 0.0)
+                part = weighted_rows(gamma[first:last], kept)
+                sums[role] = sums[role] + part if role in sums else part
+        return sums
+
+
+def read_node(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
+    """Operands whatever; None where the node has several outputs, or none of its axes can be that of the samples."""
+    shape = tuple(node._input_metadata[0].shape)
+    lead = _lead(shape, n)
+    if lead is None or len(node._input_metadata) > 1:
+        return None
+    names = {index: f"operand {index}" for index in slots}
+    return NodeUse(node, {names[i]: slot for i, slot in slots.items()}, {name: i for i, name in names.items()}, lead, n)
+
+
+def _lead(shape: tuple[int, ...], n: int) -> int | None:
+    """Number of leading axes that hold the rows: up to the last one of length n, or one."""
+    fitting = [axis for axis, length in enumerate(shape) if length == n]
+    if fitting:
+        return fitting[-1] + 1 if n > 1 else 1
+    return 1 if shape and shape[0] else None
