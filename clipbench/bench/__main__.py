@@ -8,14 +8,6 @@ import sys
 from clipbench.bench import BENCHMARKS
 from clipbench.cli.command import command
 
-BENCHMARKS = {
-    "per_sample": "per-sample clipping engines: step time and memory as ratios to plain SGD, gradient error",
-    "spectral": "spectral clipping kernels and whole steps: time, error against a float64 SVD",
-    "overhead": "the trainer against a bare hand-written loop on the same model and data",
-    "sweep": "a sweep of 200 tiny runs: seconds per run beyond training, and per run that is skipped",
-    "together": "runs that go together against one by one: steps per core-second, and a sweep both ways",
-}
-
 
 def usage() -> str:
     """The help text."""

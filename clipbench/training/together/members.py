@@ -60,7 +60,7 @@ class Members:
 
 def _check(setup: Setup) -> None:
     """Raise Unbatchable for what has no place in the batch's loop."""
-    if getattr(setup, "update", None) is not None:
+    if setup.update is not None:
         raise Unbatchable("a rule on the optimizer's update belongs to one optimizer")
     if any(group.get("span", 1.0) != 1.0 for group in setup.optimizer.param_groups):
         raise Unbatchable("the optimizer's parts end their schedules apart")
