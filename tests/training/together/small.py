@@ -54,7 +54,8 @@ def _ranges(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[s
 def family(method: str, *overrides: str, rate: float = 0.002) -> list[Request]:
     """MEMBERS runs of one method that differ in rate, seed (two share one) and the method's own numbers."""
     text = any("shakespeare" in word for word in overrides)
-    base = [word for word in SMALL if not (text and word.startswith(("dataset.", "model.")))]
+    left_out = ("dataset.", "model.") * text + ("noise.",) * ("noise=none" in overrides)
+    base = [word for word in SMALL if not word.startswith(left_out)]
     return [
         asked(
             *base, f"method={method}", f"seed={member // 2}", f"optimizer.lr={rate * (member + 1)}",
