@@ -92,10 +92,11 @@ class Value(_Stateless):
             tau = over(self._tau, formed)
             clamped = formed.clamp(-tau, tau)
             entries += formed[0].numel()
-            if not finite:  # an entry that is not finite is left as it is
-                clamped = torch.where(torch.isfinite(formed), clamped, formed)
             changed = torch.ne(clamped, formed, out=torch.empty_like(formed))  # as numbers, which add up faster
-            beyond += changed.flatten(1).nan_to_num().sum(1)
+            if not finite:  # an entry that is not finite is left as it is, and not counted
+                keep = torch.isfinite(formed)
+                clamped, changed = torch.where(keep, clamped, formed), changed * keep
+            beyond += changed.flatten(1).sum(1)
             layer.replace(clamped)
         return Clipped(whole, beyond / max(entries, 1))
 
