@@ -96,7 +96,7 @@ def panels(experiment: Experiment, dataset: str | None = None, model: str | None
         for words, part in comparable(chosen):
             shown = variants(part)
             again = len(part) - sum(len(variant.runs) for variant in shown)
-            twice = [f"{again} runs that differ from another by eval_every alone are not counted."] if again else []
+            twice = [f"{again} runs that repeat another's setting and seed are not counted."] if again else []
             name = "".join(f"__{word}" for word in words).replace(" ", "_")
             about = f"{title} ({', '.join(words)})" if words else title
             result.append(Panel(about, slug + name, experiment, shown, [*notes, *twice, *pooled(part)]))

@@ -51,7 +51,9 @@ class Regression:
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         outputs = _wide(outputs)
-        return _with_noise(F.mse_loss(outputs, batch.targets, reduction="none").mean(1), outputs, batch)
+        errors = F.mse_loss(outputs, batch.targets, reduction="none")
+        losses = errors.squeeze(1) if errors.shape[1] == 1 else errors.mean(1)  # a mean of one costs a kernel
+        return _with_noise(losses, outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
         return {"loss": (_wide(outputs) - batch.targets).square().mean(1)}

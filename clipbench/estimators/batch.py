@@ -29,9 +29,13 @@ class Batch:
         """Add ĝ to `.grad`; `losses` yields (n_m,) per micro-batch, `total` = Σ n_m samples."""
         loss: Tensor | None = None
         for part in losses:
-            summed = part.sum()
-            mean = summed / total
-            (summed if self.reduction == "sum" else mean).backward()
+            if self.reduction == "mean" and len(part) == total:
+                mean = part.mean()
+                mean.backward()
+            else:
+                summed = part.sum()
+                mean = summed / total
+                (summed if self.reduction == "sum" else mean).backward()
             loss = mean.detach() if loss is None else loss + mean.detach()
         if loss is None:
             raise ValueError("losses must hold at least one micro-batch, got none")

@@ -18,8 +18,9 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from clipbench.runs.references import Chain, Finder, bind
+
 Place = tuple[int, int]  # line from 1, column from 0, in characters
-Chain = tuple[str, ...]  # a name and the attributes after it
 LAYOUT = {tokenize.NL, tokenize.COMMENT, tokenize.ENCODING, tokenize.ENDMARKER}
 MARKS = {tokenize.NEWLINE: "\n", tokenize.INDENT: "{{", tokenize.DEDENT: "}}"}
 
@@ -54,12 +55,12 @@ def read(text: str, name: str, package: bool) -> Module:
     home = name if package else name.rpartition(".")[0]
     imports: dict[str, str] = {}
     stars: list[str] = []
-    items: list[tuple[ast.stmt, _Finder]] = []
+    items: list[tuple[ast.stmt, Finder]] = []
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            _bind(node, home, imports, stars)
+            bind(node, home, imports, stars)
         elif not _idle(node):
-            finder = _Finder(home)
+            finder = Finder(home)
             finder.visit(node)
             items.append((node, finder))
             if _is_block(node):
@@ -71,7 +72,7 @@ def read(text: str, name: str, package: bool) -> Module:
     return Module(definitions, imports, stars, effects)
 
 
-def _definition(node: ast.stmt, finder: _Finder, names: set[str], open_names: bool, source: _Source) -> Definition:
+def _definition(node: ast.stmt, finder: Finder, names: set[str], open_names: bool, source: _Source) -> Definition:
     def refers(chain: Chain) -> bool:
         head = chain[0]
         return head in names or head in finder.imports or (open_names and not hasattr(builtins, head))
@@ -123,124 +124,6 @@ def _defined(node: ast.stmt) -> set[str]:
         targets = [node.name]  # type: ignore[attr-defined]
     plain = [t for target in targets for t in (target.elts if isinstance(target, ast.Tuple) else [target])]
     return {t.id for t in plain if isinstance(t, ast.Name)} if all(isinstance(t, ast.Name) for t in plain) else set()
-
-
-def _bind(node: ast.Import | ast.ImportFrom, home: str, imports: dict[str, str], stars: list[str]) -> None:
-    """Enter what an import statement binds."""
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            imports[alias.asname or alias.name.partition(".")[0]] = (
-                alias.name if alias.asname else alias.name.partition(".")[0]
-            )
-        return
-    if node.module == "__future__":
-        return
-    above = home.split(".")[: len(home.split(".")) - node.level + 1] if node.level else []
-    module = ".".join([*above, *([node.module] if node.module else [])])
-    for alias in node.names:
-        if alias.name == "*":
-            stars.append(module)
-        else:
-            imports[alias.asname or alias.name] = f"{module}:{alias.name}"
-
-
-class _Finder(ast.NodeVisitor):
-    """Collects a statement's references, its own imports, and what its tokens are to leave out.
-
-    Annotations are not followed: they bind nothing when the code runs.
-    """
-
-    def __init__(self, home: str) -> None:
-        self.home = home
-        self.placed: list[tuple[tuple[int, int], tuple[int, int], Chain]] = []
-        self.loose: list[Chain] = []  # within f-strings, where older versions of Python know no places
-        self.imports: dict[str, str] = {}
-        self.dropped: list[ast.stmt] = []
-        # Where the element, and where the whole, of each tuple of one ends: its comma is no layout.
-        self.singles: list[tuple[tuple[int, int], tuple[int, int]]] = []
-        self.decorators: list[Chain] = []
-        self._in_string = 0
-
-    def visit_Import(self, node: ast.Import) -> None:
-        _bind(node, self.home, self.imports, [])
-        self.dropped.append(node)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        _bind(node, self.home, self.imports, [])
-        self.dropped.append(node)
-
-    def visit_Name(self, node: ast.Name) -> None:
-        if isinstance(node.ctx, ast.Load):
-            self._found(node, (node.id,))
-
-    def visit_Attribute(self, node: ast.Attribute) -> None:
-        chain, inner = [node.attr], node.value
-        while isinstance(inner, ast.Attribute):
-            chain.append(inner.attr)
-            inner = inner.value
-        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load):
-            self._found(node, (inner.id, *reversed(chain)))
-        else:
-            self.visit(node.value)
-
-    def _found(self, node: ast.expr, chain: Chain) -> None:
-        if self._in_string:
-            self.loose.append(chain)
-        else:
-            self.placed.append(((node.lineno, node.col_offset), _end(node), chain))
-
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        self._in_string += 1
-        self.generic_visit(node)
-        self._in_string -= 1
-
-    def visit_Tuple(self, node: ast.Tuple) -> None:
-        if len(node.elts) == 1 and not self._in_string:
-            self.singles.append((_end(node.elts[0]), _end(node)))
-        self.generic_visit(node)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        self.visit(node.target)
-        if node.value is not None:
-            self.visit(node.value)
-
-    def visit_arg(self, node: ast.arg) -> None:
-        pass
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        self._function(node)
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-        self._function(node)
-
-    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        self._decorators(node.decorator_list)
-        self.visit(node.args)
-        self._body(node.body)
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        self._decorators(node.decorator_list)
-        for each in [*node.bases, *node.keywords]:
-            self.visit(each)
-        self._body(node.body)
-
-    def _decorators(self, nodes: list[ast.expr]) -> None:
-        for node in nodes:
-            before = len(self.placed)
-            self.visit(node)
-            self.decorators += [chain for _, _, chain in self.placed[before : before + 1]]
-
-    def _body(self, body: list[ast.stmt]) -> None:
-        first = body[0]
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-            self.dropped.append(first)
-            body = body[1:]
-        for node in body:
-            self.visit(node)
-
-
-def _end(node: ast.expr) -> tuple[int, int]:
-    return node.end_lineno or 0, node.end_col_offset or 0  # never None in what was parsed from text
 
 
 class _Source:

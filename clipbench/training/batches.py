@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clipbench.data.base import Batch, ByEpoch, Data
-from clipbench.training.seeding import generator, seed_global
+from clipbench.training.seeding import derive, generator, seed_global
 
 
 class Batches:
@@ -21,6 +21,7 @@ class Batches:
         self.data, self.seed, self.device = data, seed, device
         self.batch_size, self.accumulation = batch_size, accumulation
         self.steps_per_epoch = data.sizes["train"] // (batch_size * accumulation)
+        self._draws = torch.Generator(device)  # one, seeded anew each time: making one takes longer
         self._epoch: int | None = None
         self._order = torch.empty(0, dtype=torch.int64)
 
@@ -40,8 +41,9 @@ class Batches:
 
         Each is made when it is asked for, just after the global generators were seeded for its dropout.
         """
-        for part, rows in enumerate(self.indices(step).split(self.batch_size)):
-            draws = generator(self.seed, "augmentation", step, part, self.device)
-            batch = self.data.batch(rows, draws)
+        rows = self.indices(step)
+        for part, own in enumerate([rows] if self.accumulation == 1 else rows.split(self.batch_size)):
+            self._draws.manual_seed(derive(self.seed, "augmentation", step, part))
+            batch = self.data.batch(own, self._draws)
             seed_global(self.seed, "dropout", step, part)
             yield batch

@@ -145,11 +145,11 @@ def test_a_changed_own_class_is_to_do_in_a_sweep_and_in_a_tuning(
     sweep = [*TINY, *own]
     tuning = ["experiment=heavy_tailed_mlp/smoke", *own, f"paths.tuned={tmp_path}", "tuning.methods=[sgd]"]
     assert "1 done, 0 to do" in Sweep(sweep).plan()
-    before = plan(tuning).keys["sgd"]
+    before = plan(tuning).key("sgd")
     helper.write_text("def number():\n    return 22\n")
     fingerprints._digest.cache_clear()
     assert "0 done, 1 to do" in Sweep(sweep).plan()
-    assert plan(tuning).keys["sgd"] != before
+    assert plan(tuning).key("sgd") != before
     fingerprints._digest.cache_clear()
 
 

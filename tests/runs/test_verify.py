@@ -1,0 +1,114 @@
+"""What a reader checks first: a published number beside an own one; and edits that change no number."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from clipbench import report, verify
+from clipbench.analysis import collect
+from clipbench.cli.compose import compose
+from clipbench.errors import ConfigError
+from clipbench.runs import probe
+from clipbench.runs.execute import execute
+from clipbench.runs.reach import PACKAGE
+from clipbench.runs.sweep import Sweep
+
+EXPERIMENT = "heavy_tailed_mlp/smoke"
+SMOKE = [f"experiment={EXPERIMENT}", "device=cpu"]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A results folder as a clone has it: collected runs of two methods, no records."""
+    made = tmp_path / "made"
+    for method in ("sgd", "ps_clip"):
+        execute(compose([*SMOKE, f"method={method}", f"paths.results={made}"]), say=lambda line: None)
+    collect(made)
+    shutil.copytree(made / "data", tmp_path / "results" / "data")
+    return tmp_path / "results"
+
+
+def test_a_clone_finds_repeats_and_shows_what_is_published(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `make run` does: everything is found, one run is trained again and agrees, and no published file changes."""
+    before = {path: path.read_bytes() for path in clone.rglob("*.parquet")}
+    words = [*SMOKE, "method=sgd,ps_clip", "seed=0", f"paths.results={clone}"]
+    assert f"found: 2 of 2 in {clone}/data" in Sweep(words).plan()
+    assert verify.main([EXPERIMENT, "--results", str(clone), "--method", "ps_clip", "--seed", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "ps_clip seed 0: ok" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("  test loss: published ")]
+    assert line.endswith("(the same to the last bit)")
+    assert "made by other code" not in out
+    own = clone.parent / "own"
+    assert report.main(["summary", EXPERIMENT, "--results", str(clone), "--into", str(own)]) == 0
+    assert "ps_clip" in capsys.readouterr().out
+    assert list(own.glob("figures/*.png"))
+    assert {path: path.read_bytes() for path in clone.rglob("*.parquet")} == before
+    assert sorted(path.name for path in clone.iterdir()) == ["data"]
+
+
+def test_what_was_not_published_cannot_be_repeated(clone: Path) -> None:
+    with pytest.raises(ConfigError, match=r"must have published runs that ended ok \(method ps_clip, seed 5\)"):
+        verify.main([EXPERIMENT, "--results", str(clone), "--method", "ps_clip", "--seed", "5"])
+    with pytest.raises(ConfigError, match="EXPERIMENT must be given"):
+        verify.main([])
+
+
+def test_a_short_run_is_the_same_whole_and_resumed_and_tells_methods_apart() -> None:
+    sgd, clip, unknown = probe.probe([[f"method={name}", "device=cpu"] for name in ("sgd", "ps_clip", "nothing")])
+    assert sgd[1] == clip[1] == "ok"
+    assert sgd[2:] != clip[2:]
+    assert isinstance(unknown, str)
+
+
+def test_a_number_that_an_edit_changes_changes_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipbench.training.schedules import Constant
+
+    (before,) = probe.probe([["method=sgd", "device=cpu"]])
+    monkeypatch.setattr(Constant, "factor", lambda self, step, steps: 1.0 + 1e-6)
+    (after,) = probe.probe([["method=sgd", "device=cpu"]])
+    assert before[3] != after[3]
+
+
+@pytest.mark.slow
+def test_equal_code_is_entered_and_other_code_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a checkout of its own: a renamed variable is entered, a changed number is refused."""
+    tree = tmp_path / "tree"
+    shutil.copytree(PACKAGE, tree / "clipbench", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE.parent / "conf", tree / "conf")
+
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+        subprocess.run(["git", "-C", str(tree), *who, *words], check=True, capture_output=True)
+
+    def verified() -> subprocess.CompletedProcess[str]:
+        import os
+        import sys
+
+        command = [sys.executable, "-m", "clipbench.verify", "--equal", "HEAD", EXPERIMENT, "--method", "sgd"]
+        return subprocess.run(
+            command, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, capture_output=True, text=True, check=False
+        )
+
+    git("init")
+    git("add", "-A")
+    git("commit", "-m", "first")
+    trainer = tree / "clipbench/training/trainer.py"
+    text = trainer.read_text()
+    trainer.write_text(text.replace("draws", "seeds"))
+    done = verified()
+    assert done.returncode == 0, done.stderr
+    assert "1 pairs of fingerprints entered" in done.stdout
+    entry = (tree / "conf/equal.yaml").read_text()
+    assert "digest:" in entry
+    trainer.write_text(text.replace("rate * factor", "rate * factor * 1.001"))
+    done = verified()
+    assert done.returncode == 1
+    assert "DIFFERENT" in done.stdout
+    assert (tree / "conf/equal.yaml").read_text() == entry
