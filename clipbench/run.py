@@ -53,6 +53,7 @@ def main() -> None:
     sweep = Sweep(words.overrides)
     print(sweep.plan(), flush=True)
     try:
+        sweep.train_together()
         job()
     finally:
         sweep.report()

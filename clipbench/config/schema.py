@@ -131,7 +131,7 @@ class Options(_Strict):
     log_layers: bool
     eval_batch_size: Count
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
-    precision: Literal["fp32", "tf32", "bf16"]
+    precision: Literal["fp32", "tf32", "bf16", "fp64"]
     compile: bool
     deterministic: bool
     threads: Count | None

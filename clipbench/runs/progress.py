@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
-from clipbench.runs.job import Job
+from clipbench.runs.job import Row
+
+
+class Advancing(Protocol):
+    """A job, or a batch of runs."""
+
+    @property
+    def done(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def rows(self) -> list[Row]: ...
 
 
 class Progress:
     """The bar of one job, as a context."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Advancing) -> None:
         from tqdm import tqdm
 
         self.job = job

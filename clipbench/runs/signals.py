@@ -8,17 +8,23 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Protocol
 
 from clipbench.errors import Interrupted
-from clipbench.runs.job import Job
 
 SAID = b"clipbench: stopping after this step (once more: at once)\n"
+
+
+class Stoppable(Protocol):
+    """A job, or a batch of runs."""
+
+    def stop(self) -> None: ...
 
 
 class Wish:
     """The signal that asked for the stop, None while none has."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Stoppable) -> None:
         self.job = job
         self.number: int | None = None
 
@@ -29,7 +35,7 @@ class Wish:
 
 
 @contextlib.contextmanager
-def obeyed(job: Job) -> Iterator[Wish]:
+def obeyed(job: Stoppable) -> Iterator[Wish]:
     """For the block, the first SIGINT or SIGTERM stops `job`; in other threads than the main one, nothing changes."""
     wish = Wish(job)
     if threading.current_thread() is not threading.main_thread():

@@ -22,11 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from clipbench.cli.compose import CONFIG_PATH, compose_node, resolve
-from clipbench.errors import ConfigError
+from clipbench.errors import ConfigError, RecordError
 from clipbench.runs.catalogue import Known, look
 from clipbench.runs.record import State
 from clipbench.runs.recorder import Outcome
 from clipbench.runs.request import Request, request
+from clipbench.runs.together import run_together
 
 WORDS = {"absent": "not begun", "running": "unfinished"}
 
@@ -60,6 +61,19 @@ class Sweep:
             line += "\nnote: runs beside each other disturb each other's clocks; "
             line += "compare times by clipbench.calibrate only"
         return line
+
+    def train_together(self) -> None:
+        """With together=R, train what can go together; Hydra's jobs then find these runs done, and run the rest.
+
+        Where a batch fails its runs are tried alone, so that each tells of its own error.
+        """
+        try:
+            for outcome in run_together(self.requests):
+                print(shown(outcome))
+        except (ConfigError, RecordError):
+            raise
+        except Exception as error:
+            print(f"together: {type(error).__name__}: {error}; the runs go alone".splitlines()[0], file=sys.stderr)
 
     def report(self) -> None:
         """Print the number of runs by status, and where the records of the failed ones are."""

@@ -31,6 +31,7 @@ from clipbench.spectral.newton_schulz import newton_schulz
 from clipbench.spectral.randomized import check_setting, randomized_clip, randomized_one_
 from clipbench.spectral.report import SpectralReport, gather
 from clipbench.spectral.shapes import as_matrix, matrix_shape
+from clipbench.spectral.shrink import hard_factored, soft_factored
 from clipbench.spectral.soft import soft_matrices_
 
 __all__ = [
@@ -45,9 +46,11 @@ __all__ = [
     "clip_matrices_",
     "clip_singular_values",
     "gather",
+    "hard_factored",
     "matrix_shape",
     "newton_schulz",
     "randomized_clip",
     "randomized_one_",
+    "soft_factored",
     "soft_matrices_",
 ]

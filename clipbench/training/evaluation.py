@@ -19,8 +19,13 @@ def evaluate(model: nn.Module, data: Data, task: Task, split: str, batch_size: i
     with torch.no_grad():
         for batch in data.evaluation(split, batch_size):
             count += len(batch.targets)
-            for name, values in task.metrics(model(batch.inputs).float(), batch).items():
+            for name, values in task.metrics(at_least_single(model(batch.inputs)), batch).items():
                 total = values.double().sum()
                 sums[name] = sums[name] + total if name in sums else total
     model.train()
     return {name: float(total) / count for name, total in sums.items()}
+
+
+def at_least_single(outputs: Tensor) -> Tensor:
+    """Half-precision outputs (autocast) widened to float32, others as they are."""
+    return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs

@@ -7,7 +7,8 @@ without gradient are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -62,18 +63,30 @@ class RankOne(_Sometimes):
     ) -> None:
         super().__init__(probability, noise, index, scale)
 
+    def hits(self, generator: torch.Generator) -> bool:
+        """Whether the step is hit, the generator's first draw; waits for its device."""
+        return bool(self._hit(generator))
+
+    def factors(self, shapes: Sequence[Sequence[int]], generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+        """(s·u, v) for each shape, (shape[0],) and (the rest,), after the draw that decides about the step."""
+        return [self._pair(shape, generator) for shape in shapes]
+
+    def _pair(self, shape: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = shape[0] if shape else 1
+        strength = self._strength(generator)
+        left = _unit(rows, generator)
+        right = _unit(math.prod(shape) // max(rows, 1), generator)
+        return left * strength, right
+
     @torch.no_grad()
     def __call__(self, named_parameters: Named, generator: torch.Generator) -> None:
         hit = self._hit(generator)
         for _, parameter in named_parameters:
             if parameter.grad is None:
                 continue
-            rows = parameter.shape[0] if parameter.dim() else 1
-            strength = self._strength(generator)
-            left = _unit(rows, generator)
-            right = _unit(parameter.numel() // max(rows, 1), generator)
-            outer = torch.outer(left * strength, right).view(parameter.shape)
-            parameter.grad.add_(torch.where(hit, outer, 0.0).to(parameter.grad.dtype))
+            left, right = (vector.to(parameter.grad.dtype) for vector in self._pair(parameter.shape, generator))
+            outer = torch.outer(left, right).view(parameter.shape)
+            parameter.grad.add_(torch.where(hit, outer, 0.0))
 
 
 class Isotropic(_Sometimes):

@@ -14,6 +14,7 @@ from torch import nn
 from clipbench.clipping import Clipper
 from clipbench.config import schema
 from clipbench.data.base import Data, Dataset
+from clipbench.data.double import DoubleData
 from clipbench.errors import ConfigError
 from clipbench.estimators import Estimator
 from clipbench.training.noise import Noise
@@ -100,6 +101,8 @@ def build(config: Mapping[str, Any], options: schema.Options, data: Data | None 
     seed_global(options.seed, "initialisation")
     dataset = schema.instantiate(config["dataset"], "dataset")  # which draws nothing until it is loaded
     model = schema.instantiate(config["model"], "model", spec=dataset.spec)
+    if options.precision == "fp64":
+        model.double()  # the float32 draws, widened
     if device.type != "cpu":
         model.to(device)  # drawn on the CPU, so that all devices start from the same weights
     method = config["method"]
@@ -120,6 +123,8 @@ def build(config: Mapping[str, Any], options: schema.Options, data: Data | None 
         where = options.data
         root = Path(where.root).expanduser()
         data = dataset.load(device, root, options.data_seed, where.verify, where.download)
+    if options.precision == "fp64" and not isinstance(data, DoubleData):
+        data = DoubleData(data)
     samples = options.batch_size * options.accumulation
     if samples > data.sizes["train"]:
         raise ConfigError(

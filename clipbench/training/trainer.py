@@ -16,7 +16,7 @@ from clipbench.runs.finals import best_metrics, final_metrics
 from clipbench.runs.job import Row
 from clipbench.training.batches import Batches
 from clipbench.training.clock import Clock
-from clipbench.training.evaluation import evaluate
+from clipbench.training.evaluation import at_least_single, evaluate
 from clipbench.training.figures import Figures
 from clipbench.training.seeding import derive, generator
 from clipbench.training.setup import Setup
@@ -106,7 +106,7 @@ class Trainer:
         for batch in self.batches.step(step):
             with self._autocast():
                 outputs = self.setup.model(batch.inputs)
-            yield task.losses(outputs.float(), batch)
+            yield task.losses(at_least_single(outputs), batch)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.setup.options.precision == "bf16":

@@ -20,8 +20,7 @@ class SequenceSampler(BaseSampler):  # type: ignore[misc]  # Optuna is checked w
     """Values by the number of the trial's slot: no history, no state, the same for every worker."""
 
     def __init__(self, space: Space, slot: int) -> None:
-        position = point(slot, len(space.ranges))
-        self._values = {r.path: r.at(u) for r, u in zip(space.ranges, position, strict=True)}
+        self._values = of_slot(space, slot)
 
     def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Nothing is sampled jointly."""
@@ -34,6 +33,11 @@ class SequenceSampler(BaseSampler):  # type: ignore[misc]  # Optuna is checked w
     def sample_independent(self, study: Any, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> float:
         """The slot's value of option `name`."""
         return self._values[name]
+
+
+def of_slot(space: Space, slot: int) -> dict[str, float]:
+    """The sequence's value of every range, by the number of the slot alone."""
+    return {r.path: r.at(u) for r, u in zip(space.ranges, point(slot, len(space.ranges)), strict=True)}
 
 
 def sampler(kind: str, space: Space, slot: int, seed: int) -> BaseSampler:

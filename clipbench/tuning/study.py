@@ -16,7 +16,7 @@ from clipbench.errors import ConfigError, RecordError, Stopped
 from clipbench.runs.execute import Outcome, Say, execute
 from clipbench.runs.job import Row
 from clipbench.tuning.plan import BASELINE, Plan
-from clipbench.tuning.sampler import sampler, suggest
+from clipbench.tuning.sampler import of_slot, sampler, suggest
 from clipbench.tuning.slots import Slots
 
 PRUNE_AFTER = 0.25  # share of a trial's steps that is never pruned; our choice
@@ -104,6 +104,12 @@ class Study:
         trial = optuna.Trial(self.study, identity)
         settings = self.plan.settings(owner, suggest(trial, space.ranges))
         return trial, self.plan.config(owner, settings, role="tune", trial=slot, seed=self.tuning.seed)
+
+    def config(self, slot: int) -> dict[str, Any]:
+        """The config of the slot's trial, which the sequence names before any trial has ended."""
+        owner = self._owner(slot)
+        settings = self.plan.settings(owner, of_slot(self.plan.spaces[owner], slot))
+        return self.plan.config(owner, settings, role="tune", trial=slot, seed=self.tuning.seed)
 
     def _watch(self, trial: optuna.Trial, config: dict[str, Any]) -> Any:
         if self.tuning.pruner == "none":

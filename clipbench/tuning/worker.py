@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage
 
 from clipbench.errors import RunLocked
 from clipbench.runs.execute import Outcome, Say
-from clipbench.tuning import files
+from clipbench.tuning import files, together
 from clipbench.tuning.finals import Finals
 from clipbench.tuning.plan import BASELINE, Plan
 from clipbench.tuning.references import Reference, described
@@ -67,12 +67,14 @@ class Worker:
         for study in self.studies:
             study.slots.prepare(self.retry)
         self._say_plan()
+        together.trials(self.studies, self.plan, self._say)
         drain(self.studies, self._trial)
         chosen = self._choices()
         written = {method: files.write(self.plan, method, choice) for method, choice in chosen.items()}
         finals = {method: Finals(self.plan, method, choice, self.storage) for method, choice in chosen.items()}
         for each in finals.values():
             each.slots.prepare(self.retry)
+        together.finals(list(finals.values()), self.plan, self._say)
         drain(list(finals.values()), self._final)
         files.write_outcome(self.plan, chosen, {method: each.run_ids() for method, each in finals.items()})
         counts = {study.method: study.counts() for study in self.studies}

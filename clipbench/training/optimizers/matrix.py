@@ -51,24 +51,29 @@ class MatrixOptimizer:
         rest: torch.optim.Optimizer | None,
         flat: Sequence[tuple[nn.Parameter, Tensor]],
     ) -> None:
-        self._parts = {"matrices": matrices} | ({} if rest is None else {"rest": rest})
+        self.parts = {"matrices": matrices} | ({} if rest is None else {"rest": rest})
         self._flat = list(flat)
+
+    def follow(self) -> None:
+        """Make the views those of the weights again, where a weight's memory has been replaced (`.data`)."""
+        for weight, view in self._flat:
+            view.data = weight.detach().view(view.shape)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The groups of both; read anew each time, since torch replaces them in load_state_dict."""
-        return list(chain.from_iterable(part.param_groups for part in self._parts.values()))
+        return list(chain.from_iterable(part.param_groups for part in self.parts.values()))
 
     def step(self) -> None:
         """Both steps, the views with their weights' gradients."""
         for weight, view in self._flat:
             view.grad = None if weight.grad is None else weight.grad.reshape(view.shape)
-        for part in self._parts.values():
+        for part in self.parts.values():
             part.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all weights; the views never keep theirs."""
-        for part in self._parts.values():
+        for part in self.parts.values():
             part.zero_grad(set_to_none)
         for weight, view in self._flat:
             view.grad = None
@@ -79,11 +84,11 @@ class MatrixOptimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Both states, by name."""
-        return {name: part.state_dict() for name, part in self._parts.items()}
+        return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises KeyError where a part is missing."""
-        for name, part in self._parts.items():
+        for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
 
 
