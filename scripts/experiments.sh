@@ -52,7 +52,8 @@ commands=(
 keep() {
     $python -m clipbench.report collect >results/runs/collect.log 2>&1
     [ -n "$commit" ] || return 0
-    git add results/data conf/tuned 2>/dev/null
+    git add results/data
+    [ ! -d conf/tuned_settings ] || git add conf/tuned_settings
     git diff --cached --quiet || git commit --quiet --message "Add the records of $(date -u +%Y-%m-%dT%H:%M)"
 }
 

@@ -73,7 +73,7 @@ def _model(kind: str, size: int) -> nn.Module:
         return MLP(Spec("vector", (size,), 1, "random vectors"), widths=[size] * 4, bias=False)
     if kind == "transformer":
         spec = Spec("tokens", (size,), CHARACTERS, "random text")
-        return Transformer(spec, layers=LAYERS, heads=HEADS, width=WIDTH, bias=True)
+        return Transformer(spec, layers=LAYERS, heads=HEADS, width=WIDTH, bias=True, tied_head=False)
     return (AlexNet if kind == "alexnet" else AlexNetFC)(Spec("image", (3, 32, 32), CLASSES, "random images"))
 
 

@@ -26,6 +26,9 @@ def wait_passively() -> None:
         os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
+MOST_LISTED = 15  # choices of a group that are all named
+
+
 def command(main: Callable[[], Any], passive: bool = True) -> None:
     """Call `main` and leave with the exit status that belongs to how it ended.
 
@@ -72,13 +75,20 @@ def _hydra_line(text: str) -> str:
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         options = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)
         if options:
-            listed = ", ".join(sorted(line.strip() for line in options[1].splitlines()))
-            return f"{found[1]} must be one of {listed}, got {found[2]}"
+            return _choices(found[1], sorted(line.strip() for line in options[1].splitlines()), found[2])
         return f"{found[1]} has no choice {found[2]}"
     if found := re.search(r"Ambiguous value for argument '([^']*)'", text):
         return f"{found[1]}: several values need the flag -m (multirun)"
     lines = [line.strip() for line in text.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
     return " ".join(line for line in lines[:3] if not line.startswith("See http"))
+
+
+def _choices(group: str, known: list[str], given: str) -> str:
+    """What a group may be: all of a few, of many those that were probably meant."""
+    near = get_close_matches(given, known, n=4)
+    if len(known) <= MOST_LISTED or not near:
+        return f"{group} must be one of {', '.join(known)}, got {given}"
+    return f"{group} must be one of {len(known)} choices (did you mean {' or '.join(near)}?), got {given}"
 
 
 def _near(option: str) -> str:

@@ -25,8 +25,8 @@ PLACES = ("paths.results", "paths.tuned", "data.root", "logger.directory")  # op
 
 
 def expanded(value: str) -> str:
-    """A path with "~" as the user's home."""
-    return str(Path(value).expanduser())
+    """A path with "~" as the user's home; an empty one stays empty, for the check to refuse."""
+    return str(Path(value).expanduser()) if value else value
 
 
 OmegaConf.register_new_resolver("expanded", expanded, replace=True)

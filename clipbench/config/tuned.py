@@ -23,13 +23,14 @@ NONE = "none"
 
 
 def folders(config: Mapping[str, Any], conf: Path, checkout: bool) -> list[Path]:
-    """Where tuned settings lie, the first being where they are written: paths.tuned, else conf/tuned of a checkout.
+    """Where tuned settings lie, the first being where they are written: paths.tuned, else conf/tuned_settings of a
+    checkout (a folder called as the option is would make it a Hydra group).
 
     An installed package's own folder is only read: what is tuned with it lies beside the results.
     """
     if config["paths"]["tuned"]:
         return [Path(config["paths"]["tuned"]).expanduser()]
-    own, beside = conf / "tuned", Path(config["paths"]["results"]).expanduser() / "tuned"
+    own, beside = conf / "tuned_settings", Path(config["paths"]["results"]).expanduser() / "tuned"
     return [own, beside] if checkout else [beside, own]
 
 

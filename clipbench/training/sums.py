@@ -38,7 +38,7 @@ def sum_of(config: Mapping[str, Any], options: schema.Options) -> str | None:
     """The sum of the data that a config names, for an id: only where its files are not verified otherwise."""
     if options.data.verify or "dataset" not in config:
         return None
-    where = options.data.model_dump()
+    where = options.data.model_dump() | {"split_seed": options.data_seed}  # null means the run's own seed
     return _loaded_sum(json.dumps(config["dataset"], sort_keys=True), json.dumps(where, sort_keys=True))
 
 

@@ -43,9 +43,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_rebuilt_from_data_alone_the_bytes_are_the_same(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results / "data", tmp_path / "data")
     assert report.main(["all", "--results", str(tmp_path)]) == 0
-    made = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    made = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"}
     there = {
-        p.relative_to(results): p.read_bytes() for p in results.rglob("*") if p.is_file() and "runs" not in p.parts
+        p.relative_to(results): p.read_bytes()
+        for p in results.rglob("*")
+        if p.is_file() and "runs" not in p.parts and p.suffix != ".lock"
     }
     assert made.keys() == there.keys()
     assert [name for name in made if made[name] != there[name]] == []

@@ -18,6 +18,7 @@ from clipbench.bench.models_cell import exactness, slow_names
 from clipbench.bench.models_zoo import RANDOM, zoo, zoo_problem
 from clipbench.errors import ConfigError
 from clipbench.per_sample import PerSampleClipper
+from tests.per_sample.zoo import Rotated
 
 FOUND = {
     "norm_error": 1e-14, "gradient_error": 2e-14, "slow": {}, "complaint": None, "parameters": 1000, "threshold": 1.0,
@@ -148,12 +149,11 @@ def test_a_model_is_the_same_at_every_call_and_draws_nothing_in_training() -> No
 
 
 def test_slow_names_are_read_from_the_warning() -> None:
-    below, above = torch.nn.Linear(3, 2), torch.nn.Linear(2, 2)
-    hidden = below(torch.randn(4, 3))
-    losses = above(hidden - hidden.mean(0)).square().sum(1)
+    model = Rotated()
+    losses = model(torch.randn(4, 6)).square().sum(1)
     with pytest.warns(UserWarning, match="no per-sample rule") as caught:
-        PerSampleClipper(torch.nn.ModuleList([below, above]), 1.0).backward(losses)
-    assert list(slow_names(str(caught[0].message))) == ["0.weight", "0.bias"]
+        PerSampleClipper(model, 1.0).backward(losses)
+    assert list(slow_names(str(caught[0].message))) == ["angle"]
     assert slow_names("no per-sample rule covers how these parameters are used: a.b (f(x), g), c (y); their gradients"
                       ) == {"a.b": "f(x), g", "c": "y"}  # fmt: skip
     assert slow_names("another warning") == {}

@@ -46,6 +46,7 @@ def test_grid(case: Case, n: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:no per-sample rule")
 @pytest.mark.parametrize("case", ALL)
 def test_grid_at_all_sizes_and_one_clipper_for_all(case: Case) -> None:

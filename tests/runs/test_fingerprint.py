@@ -100,7 +100,7 @@ EDITS = [
     ("the final metrics", "clipbench/runs/finals.py", "not math.isfinite(value)", "math.isnan(value)", False),
     ("the layout of checkpoints", "clipbench/runs/checkpoint.py", "LAYOUT = 2", "LAYOUT = 3", False),
     ("an argument's check", "clipbench/config/checks.py", "value >= 0, argument", "value > 0, argument", False),
-    ("another optimizer", "clipbench/training/optimizers.py", "def muon(", "def muon_anew(", True),
+    ("another optimizer", "clipbench/training/optimizers/muons.py", "def muon(", "def muon_anew(", True),
     ("another method's rule", "clipbench/clipping/value.py", "class ValueClip", "class ValueClips", True),
     ("another model", "clipbench/models/alexnet.py", "class AlexNet", "class AlexNets", True),
     ("tracking", "clipbench/tracking/tracker.py", "CAPACITY = 1000", "CAPACITY = 1001", True),

@@ -10,10 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from clipbench import calibrate
 from clipbench.cli.command import condense
 from clipbench.cli.compose import compose
+from clipbench.config.tuned import base
 from clipbench.errors import ConfigError, RecordError
 from clipbench.timing import session, table
 from clipbench.timing.footprint import Footprint, footprint
@@ -136,17 +138,22 @@ def test_two_calibrations_at_once_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_the_baseline_is_always_there_and_tuned_settings_are_seen(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_baseline_is_always_there_and_tuned_settings_are_seen(tmp_path: Path) -> None:
     found, tuned = calibrate.configs([*SMALL, "calibration.methods=[norm_clip]"])
     assert list(found) == ["sgd", "norm_clip"]
     assert tuned == {"sgd": False, "norm_clip": False}
-    monkeypatch.setattr(calibrate, "CONFIG_PATH", str(tmp_path))
-    (tmp_path / "tuned/heavy_tailed_mlp/smoke").mkdir(parents=True)
-    (tmp_path / "tuned/heavy_tailed_mlp/smoke/norm_clip.yaml").write_text("")
-    assert calibrate.configs(SMALL)[1] == {"sgd": False, "norm_clip": True, "ps_clip": False}
-    assert not any(calibrate.configs([*SMALL, "tuned=none"])[1].values())
+    words = [*SMALL, f"paths.tuned={tmp_path}"]
+    plain = compose([*words, "method=norm_clip"])
+    content = {
+        "mark": "trial 1 of 4 (ours, validation_loss)",
+        "is_baseline": False,
+        "settings": {"optimizer": {"lr": 0.05}},
+    }
+    content["base"] = base(plain, ["optimizer.lr"])
+    (tmp_path / "heavy_tailed_mlp/smoke").mkdir(parents=True)
+    (tmp_path / "heavy_tailed_mlp/smoke/norm_clip.yaml").write_text(yaml.safe_dump(content))
+    assert calibrate.configs(words)[1] == {"sgd": False, "norm_clip": True, "ps_clip": False}
+    assert not any(calibrate.configs([*words, "tuned=none"])[1].values())
 
 
 def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

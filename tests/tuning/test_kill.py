@@ -43,6 +43,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 2])
 def test_twenty_kills_change_nothing(workers: int, undisturbed: Path, tmp_path: Path) -> None:
     seed = random.randrange(10**6)

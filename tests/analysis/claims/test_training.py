@@ -42,7 +42,8 @@ def put(
 def calibrate(root: Path, **seconds: float) -> None:
     rows = [
         {"experiment": "toy/cpu", "method": m, "device": "Test CPU", "threads": 2, "step_seconds": s,
-         "ratio": s, "ratio_low": s * 0.99, "ratio_high": s * 1.01, "n": 30}
+         "ratio": s, "ratio_low": s * 0.99, "ratio_high": s * 1.01, "n": 30, "precision": "fp32",
+         "samples_per_step": 128, "fingerprint": "f" * 16, "tuned": True}
         for m, s in seconds.items()
     ]  # fmt: skip
     (root / "data").mkdir(parents=True, exist_ok=True)

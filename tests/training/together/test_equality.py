@@ -43,7 +43,11 @@ def lone_in_double(method: str) -> list[Trainer]:
 
 
 @pytest.mark.parametrize(
-    "method", [name if name in BATCHED else pytest.param(name, marks=pytest.mark.slow) for name in choices("method")]
+    "method",
+    [
+        name if name in BATCHED else pytest.param(name, marks=[pytest.mark.slow, pytest.mark.long])
+        for name in choices("method")
+    ],
 )
 def test_weights_of_every_method_agree_in_double(method: str) -> None:
     requests = family(method, "precision=fp64", *shape_of(method))
@@ -66,6 +70,7 @@ def test_weights_of_every_method_agree_in_double(method: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", BATCHED)
 def test_single_precision_is_no_further_from_double_than_twice_a_lone_run(method: str) -> None:
     single, truth = family(method, *shape_of(method)), lone_weights(lone_in_double(method))
