@@ -15,7 +15,7 @@ HELP = """\
 usage: python -m clipbench.tune experiment=<name>/<size> [trials=N] [methods=a,b] [key=value …]
 
 Tune every method with the same number of trials of the same length, select on the validation split, write the
-selected settings to conf/tuned_settings (outside a checkout: <results>/tuned), and run them on fresh seeds (role final).
+selected settings to conf/tuned_settings (outside a checkout: <results>/tuned), run them on fresh seeds (role final).
 Trial k of every method has the same learning rate. The first quarter of a clipped method's trials are its baseline's
 (threshold infinity; they are found, not run again), the thresholds of the rest clip 2 to 98 % at first, as a short
 reference run measures. A winner that clips under 1 % IS its baseline. Killed at any time, the same command goes on

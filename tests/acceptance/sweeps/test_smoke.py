@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipbench.cli.compose import CONFIG_PATH, compose, compose_node
+from clipbench.config.schema import is_study
 from clipbench.runs.execute import execute
 from clipbench.tuning.plan import swept_methods
 from tests.data.files import cifar10_files, cifar100_files
@@ -39,7 +40,7 @@ def test_there_are_experiments() -> None:
 def test_the_smoke_size_runs(experiment: str, data: Path, tmp_path: Path) -> None:
     common = [f"experiment={experiment}", "device=cpu", f"paths.results={tmp_path}"]
     common += [f"data.root={data}", "data.verify=false", "data.download=false"]
-    study = "study" in compose(common)
+    study = is_study(compose(common))
     for method in ["sgd"] if study else swept_methods(compose_node(common)):
         outcome = execute(compose([*common, f"method={method}"]), say=lambda line: None)
         assert outcome.status == "ok", method
