@@ -20,4 +20,5 @@ def tables(frame: pd.DataFrame, results: Path, name: str) -> None:
         "| --- | --- | --- |",
         *(f"| {r.case} | {r.estimate:.3f} [{r.low:.3f}, {r.high:.3f}] | {r.n} |" for r in frame.itertuples()),
     ]
+    (results / "tables").mkdir(parents=True, exist_ok=True)
     atomic_text(results / "tables" / f"{name}.md", "\n".join(lines) + "\n")

@@ -20,4 +20,5 @@ def tables(frame: pd.DataFrame, results: Path, name: str) -> None:
         f"| {1e3 * row['overhead_seconds']:.0f} | {1e3 * row['training_seconds']:.0f} "
         f"| {1e3 * row['skipped_seconds']:.1f} | {1e3 * row['empty_job_seconds']:.0f} |",
     ]
+    (results / "tables").mkdir(parents=True, exist_ok=True)
     atomic_text(results / "tables" / f"{name}.md", "\n".join(lines) + "\n")

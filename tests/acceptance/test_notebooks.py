@@ -30,7 +30,7 @@ def command(*words: str) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All methods of the smallest experiment with three seeds, not tuned."""
     root = tmp_path_factory.mktemp("single") / "results"
-    command("clipbench.run", "-m", f"experiment={EXPERIMENT}", f"paths.results={root}", "device=cpu")
+    command("clipbench.run", "-m", f"experiment={EXPERIMENT}", "seed=0,1,2", f"paths.results={root}", "device=cpu")
     command("clipbench.report", "all", "--results", str(root))
     return root
 

@@ -25,7 +25,7 @@ SIZES = [
 
 
 def run(results: Path, *words: str) -> list[str]:
-    command = [sys.executable, "-m", "clipbench.run", f"paths.results={results}", "device=cpu", "threads=1", *words]
+    command = [sys.executable, "-m", "clipbench.run", *words, f"paths.results={results}", "device=cpu", "threads=1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

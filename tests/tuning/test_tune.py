@@ -157,8 +157,8 @@ def test_a_damaged_file_is_named(content: str, tmp_path: Path) -> None:
 def test_settings_lie_in_a_checkout_or_beside_the_results_of_an_installed_package(tmp_path: Path) -> None:
     config = {"paths": {"tuned": None, "results": str(tmp_path / "results")}}
     conf, beside = tmp_path / "conf", tmp_path / "results" / "tuned"
-    assert folders(config, conf, checkout=True) == [conf / "tuned", beside]
-    assert folders(config, conf, checkout=False) == [beside, conf / "tuned"]
+    assert folders(config, conf, checkout=True) == [conf / "tuned_settings", beside]
+    assert folders(config, conf, checkout=False) == [beside, conf / "tuned_settings"]
     config["paths"]["tuned"] = "~/mine"
     assert folders(config, conf, checkout=True) == [Path.home() / "mine"]
 
