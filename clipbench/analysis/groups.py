@@ -82,6 +82,8 @@ def panels(experiment: Experiment, dataset: str | None = None, model: str | None
     title."""
     role, notes = compared_role(experiment.runs)
     runs = experiment.runs[experiment.runs["role"] == role]
+    trained = [not (config.get("study") or {}).get("_target_") for config in runs["config"]]
+    runs = runs[pd.Series(trained, index=runs.index, dtype=bool)]  # a study's rows are read by the claims
     pairs = list(zip(runs["dataset"].map(str), runs["model"].map(str), strict=True))
     places = pd.Series(pairs, index=runs.index, dtype=object)
     result = []
