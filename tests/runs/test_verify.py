@@ -107,7 +107,9 @@ def test_equal_code_is_entered_and_other_code_is_not(
     assert "1 pairs of fingerprints entered" in done.stdout
     entry = (tree / "conf/equal.yaml").read_text()
     assert "digest:" in entry
-    trainer.write_text(text.replace("rate * factor", "rate * factor * 1.001"))
+    changed = text.replace("rate * setup.schedule.factor(", "1.001 * rate * setup.schedule.factor(")
+    assert changed != text
+    trainer.write_text(changed)
     done = verified()
     assert done.returncode == 1
     assert "DIFFERENT" in done.stdout

@@ -34,6 +34,7 @@ def workers(log: Path, lines: list[list[str]]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("places", [1, 4])
 def test_four_workers_never_run_the_same_trial(places: int, alone: Path, tmp_path: Path) -> None:
     log = tmp_path / "executions"
