@@ -7,6 +7,7 @@ where it draws one; its data are results/data/bench_<benchmark>[_<part>].parquet
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -32,7 +33,9 @@ def rebuild(results: Path) -> list[str]:
 
 
 def report_of(name: str) -> ModuleType | None:
-    """The report module of the data `name`: that of the benchmark whose name it begins with; None for other data."""
+    """The report module of the data `name`: that of the benchmark whose name it begins with; None where
+    that draws its tables itself, and for other data."""
     words = name.removeprefix("bench_")
     fitting = [known for known in BENCHMARKS if words == known or words.startswith(f"{known}_")]
-    return importlib.import_module(f"clipbench.bench.{max(fitting, key=len)}_report") if fitting else None
+    module = f"clipbench.bench.{max(fitting, key=len)}_report" if fitting else None
+    return importlib.import_module(module) if module and importlib.util.find_spec(module) else None
