@@ -24,7 +24,7 @@ from clipbench.studies.schedules import MATRIX_METHODS, Constants, Schedule, mat
 
 START = 3.0
 FACTORS_AT_ONCE = 65_536  # numbers of the noise's left factors
-MATRIX_NUMBERS_AT_ONCE = 32768  # 128 KiB
+MATRIX_NUMBERS_AT_ONCE = 65_536  # half a MiB
 RULES = {"spectral_clip": clip_spectrum, "norm_clip": clip_norm, "sgd": keep}
 
 
