@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from clipbench.cli.outside import taken
 from clipbench.errors import ConfigError
 
 HOME = re.compile(r"^([\w.+]+=)(~[\w.-]*(?:/.*)?)$")
@@ -14,17 +15,11 @@ HOME = re.compile(r"^([\w.+]+=)(~[\w.-]*(?:/.*)?)$")
 def overrides(arguments: Sequence[str], node: str, words: Collection[str]) -> list[str]:
     """Hydra overrides: `trials=8` becomes `tuning.trials=8` for node "tuning"; other words stay as they are.
 
-    A list is written with commas: `methods=sgd,ps_clip`. `--config-dir FOLDER` adds a folder of configs of one's own,
-    as for clipbench.run. Raises ConfigError for what is neither.
+    A list is written with commas: `methods=sgd,ps_clip`. `--config-dir` and `--allow` are taken out (see `outside`).
+    Raises ConfigError for what is neither.
     """
     found = []
-    left = at_home(arguments)
-    while left:
-        word = left.pop(0)
-        flag, _, folder = word.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            found.append(_search(folder or (left.pop(0) if left else ""), flag))
-            continue
+    for word in taken(at_home(arguments)):
         key, equals, value = word.partition("=")
         if word.startswith("-") or not equals:
             raise ConfigError(f"{word} must be an option as key=value (--help lists them)")
@@ -34,14 +29,6 @@ def overrides(arguments: Sequence[str], node: str, words: Collection[str]) -> li
         else:
             found.append(word)
     return found
-
-
-def _search(folder: str, flag: str) -> str:
-    """Hydra's override that looks for configs in `folder` too."""
-    path = Path(folder).expanduser().absolute()
-    if not folder or not path.is_dir():
-        raise ConfigError(f"{flag} must be followed by a folder that is there, got {folder or 'nothing'}")
-    return f"hydra.searchpath=[file://{path}]"
 
 
 def at_home(words: Sequence[str]) -> list[str]:

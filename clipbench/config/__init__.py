@@ -1,1 +1,1 @@
-"""The typed options (`schema`) and the checks of constructor arguments (`checks`)."""
+"""What a config may hold: options, targets and the places they fit, trust, building; checks of constructor arguments."""

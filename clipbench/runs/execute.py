@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from clipbench.config import schema
+from clipbench.config.build import instantiate
 from clipbench.errors import Interrupted, Stopped
 from clipbench.runs import catalogue, signals
 from clipbench.runs.job import Job, Row
@@ -82,5 +83,5 @@ def _tracker(wanted: Request) -> Tracker:
     logger = wanted.config.get("logger") or {}
     if "_target_" not in logger:
         return NoTracker()
-    tracker: Tracker = schema.instantiate(logger, "logger", results=wanted.options.paths.results)
+    tracker: Tracker = instantiate(logger, "logger", results=wanted.options.paths.results)
     return tracker
