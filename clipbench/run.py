@@ -45,7 +45,8 @@ def job(config: DictConfig) -> str:
 def main() -> None:
     """The job, or the sweep between its plan and its report, which comes however the sweep ends."""
     own = taken(at_home(sys.argv[1:]))
-    sys.argv[1:] = [*own, *search()]
+    # argparse takes no option's words before and after a flag: flags and their values first.
+    sys.argv[1:] = [*sorted(own, key=lambda word: not word.startswith("-") and "=" in word), *search()]
     words = get_args_parser().parse_args()
     guard(words.overrides)
     if not words.multirun or words.cfg or words.info or words.help or words.hydra_help:

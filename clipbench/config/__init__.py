@@ -1,1 +1,1 @@
-"""What a config may hold: options, targets and the places they fit, trust, building; checks of constructor arguments."""
+"""What a config may hold: options, targets, places, whose code it may name; building; checks of arguments."""

@@ -63,13 +63,13 @@ def _is_a(made: Any, wanted: Any) -> bool:
     if not inspect.isclass(kind):
         return True
     if typing.get_origin(wanted) is collections.abc.Callable:
-        return hasattr(kind, "__call__")  # noqa: B004 - of a class: whether its objects have one
+        return _offers(kind, "__call__")
     wanted = typing.get_origin(wanted) or wanted
     if not inspect.isclass(wanted):
         return wanted is Any
     if typing.is_typeddict(wanted) or not _is_protocol(wanted):
         return issubclass(kind, wanted)
-    return wanted in kind.__mro__ or all(hasattr(kind, name) for name in _members(wanted, values=False))
+    return wanted in kind.__mro__ or all(_offers(kind, name) for name in _members(wanted, values=False))
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -89,6 +89,11 @@ def called(hint: Any) -> str:
         name = names.get(part, getattr(part, "__name__", str(part)))
         found.append(f"an {name}" if name[0] in "AEIOU" else f"a {name}")
     return " or ".join(dict.fromkeys(found))
+
+
+def _offers(kind: type, name: str) -> bool:
+    """Whether objects of a class have a method; the class itself can always be called."""
+    return any(name in vars(base) for base in kind.__mro__)
 
 
 def _has(value: Any, protocol: type) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from clipbench.config import schema
 from clipbench.config.build import instantiate
 from clipbench.errors import Interrupted, Stopped
 from clipbench.runs import catalogue, signals
