@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from clipbench.cli.compose import CONFIG_PATH, compose
-from clipbench.contract import Bench, Finding, examine
+from clipbench.contract import Bench, Finding, examine, promises
 from clipbench.contract.parts import taus
+from clipbench.training.trainer import Trainer
 from tests.contract import broken
 
 METHODS = sorted(path.stem for path in (Path(CONFIG_PATH) / "method").glob("*.yaml"))
@@ -18,6 +19,10 @@ METHODS = sorted(path.stem for path in (Path(CONFIG_PATH) / "method").glob("*.ya
 WITHOUT_TAU = {
     "autoclip", "median", "medoid", "normalized_momentum", "ps_clip_ema", "ps_clip_quantile", "ps_clip_share",
     "rms_clip", "sgd", "spectral_clip_ema", "spectral_clip_quantile", "stable_spam",
+}  # fmt: skip
+ADAPTIVE = {
+    "adagc", "autoclip", "ps_clip_ema", "ps_clip_quantile", "ps_clip_share", "ps_clip_spectral", "rms_clip",
+    "smooth_clip_feedback", "spam", "spectral_clip_ema", "spectral_clip_quantile", "stable_spam", "u_clip", "zclip",
 }  # fmt: skip
 SCALED_BY_TAU = {"automatic", "mix_clip", "psac", "sample_normalized"}
 NORM = {"_target_": "clipbench.clipping.NormClip", "threshold": 1.0}
@@ -112,3 +117,20 @@ def test_an_own_class_may_name_its_tau_and_say_that_it_scales(bench: Bench, monk
     assert findings == {"identity": None, "effect": True, "share": True, "state": True}
     monkeypatch.setattr(broken.Always, "taus", ("limit",), raising=False)
     assert taus(BROKEN["always clips"][0]) == []
+
+
+class Forgetful(Trainer):
+    """Continues with weights and optimizer, and forgets what the method knew."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        own = self.state_dict()
+        super().load_state_dict(state | {part: own[part] for part in own if part in ("estimator", "clipper", "update")})
+
+
+@pytest.mark.parametrize("method", sorted(ADAPTIVE))
+def test_every_rule_that_remembers_would_be_caught_forgetting(
+    method: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose([f"method={method}"])["method"]
+    monkeypatch.setattr("clipbench.contract.bench.Trainer", Forgetful)
+    assert promises.state(config, bench).held is False
