@@ -40,12 +40,13 @@ def execute(config: Mapping[str, Any], say: Say = print, watch: Watch | None = N
 
 def make_job(wanted: Request) -> Job:
     """The training or the study that `wanted` asks for. Raises ConfigError for what does not fit."""
+    from clipbench.runs import fit
     from clipbench.training import setup
     from clipbench.training.trainer import Trainer
 
     if wanted.study:
         return setup.build_study(wanted.config, wanted.options)
-    return Trainer(setup.build(wanted.config, wanted.options))
+    return Trainer(fit.build(wanted.config, wanted.options))
 
 
 def _record(job: Job, recorder: Recorder, tracker: Tracker, watch: Watch | None) -> Outcome:

@@ -15,6 +15,7 @@ from typing import Any
 
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
@@ -115,7 +116,10 @@ def requests(node: DictConfig, words: Sequence[str]) -> list[Request]:
     named = {word.partition("=")[0] for word in own}
     params = node.hydra.sweeper.get("params") or {}
     given = [f"{key}={value}" for key, value in params.items() if key not in named]
-    parsed = OverridesParser.create().parse_overrides(given + own)
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which knows what glob() may find
+    parsed = parser.parse_overrides(given + own)
+    if odd := next((one for one in parsed if one.is_interval_sweep()), None):
+        raise ConfigError(f"a sweep must be a,b or choice(…), range(…) or glob(…), got {odd.input_line}")
     (split,) = BasicSweeper.split_arguments(parsed, None)
     bases: dict[tuple[str, ...], DictConfig] = {}
     found = []
