@@ -1,32 +1,44 @@
-"""Building what a config asks for: what does not fit together is the user's, and is said with the option's path."""
+"""What does not fit together is the user's, and is said with the option's path, however late it is found out."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from clipbench.config import schema
 from clipbench.errors import ConfigError
-from clipbench.training import setup
-from clipbench.training.setup import Setup
+
+if TYPE_CHECKING:
+    from clipbench.training.setup import Setup
 
 
 def build(config: Mapping[str, Any], options: schema.Options) -> Setup:
-    """`clipbench.training.setup.build`, with ConfigError for all that does not fit.
+    """`clipbench.training.setup.build`, with ConfigError for all that does not fit."""
+    from clipbench.training import setup
 
-    Data that are read learn only then how long they are, and a schedule only here how long the run is.
+    with told(config):
+        made = setup.build(config, options)
+    check_schedule(made)
+    return made
+
+
+@contextmanager
+def told(config: Mapping[str, Any]) -> Iterator[None]:
+    """For the block, a check's ValueError of an option of the data is a ConfigError with the option's path in front.
+
+    How long data are is known only where they are read, after the dataset was built from its options.
     """
     try:
-        made = setup.build(config, options)
+        yield
     except ConfigError:
         raise
     except ValueError as error:
-        if placed := place(str(error), config):
-            raise ConfigError(placed) from error
+        found = re.match(r"(\w+)(?:\[\d+\])? must ", str(error))
+        if found and found[1] in (config.get("dataset") or {}):
+            raise ConfigError(f"dataset.{error}") from error
         raise
-    check_schedule(made)
-    return made
 
 
 def check_schedule(made: Setup) -> None:
@@ -34,9 +46,3 @@ def check_schedule(made: Setup) -> None:
     warmup = getattr(made.schedule, "warmup", 0)
     if warmup > made.steps:
         raise ConfigError(f"schedule.warmup must be <= {made.steps}, the steps of the run, got {warmup}")
-
-
-def place(message: str, config: Mapping[str, Any]) -> str | None:
-    """A check's message with the option's path in front; None where it speaks of no option of the data."""
-    found = re.match(r"(\w+)(?:\[\d+\])? must ", message)
-    return f"dataset.{message}" if found and found[1] in (config.get("dataset") or {}) else None

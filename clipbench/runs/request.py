@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from clipbench.config import schema
 from clipbench.runs.fingerprint import fingerprint
+from clipbench.runs.fit import told
 from clipbench.runs.identity import counted, run_id
 
 
@@ -53,5 +54,6 @@ def request(config: Mapping[str, Any]) -> Request:
     options = schema.check(config)
     plain = schema.canonical(schema.used(config), options)
     device = pick_device(options.device)
-    identity, recorded = run_id(plain, device.type, sum_of(plain, options)), counted(plain, "record")
+    with told(plain):
+        identity, recorded = run_id(plain, device.type, sum_of(plain, options)), counted(plain, "record")
     return Request(plain, options, device, identity, fingerprint(plain), recorded)
