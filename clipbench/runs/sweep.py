@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from clipbench.cli.compose import CONFIG_PATH, compose_node, resolve
 from clipbench.errors import ConfigError, RecordError
 from clipbench.runs.catalogue import Known, look
+from clipbench.runs.progress import duration
 from clipbench.runs.record import State
 from clipbench.runs.recorder import Outcome
 from clipbench.runs.request import Request, request
@@ -162,5 +163,4 @@ def _estimate(left: Sequence[Request], known: Sequence[Request], states: Sequenc
     anyone = statistics.mean(value for values in seconds.values() for value in values)
     total = sum(statistics.mean(seconds.get(one.method, [anyone])) for one in left)
     finished = sum(len(values) for values in seconds.values())
-    length = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min" if total < 7200 else f"{total / 3600:.1f} h"
-    return f"about {length}, judged by {finished} finished runs"
+    return f"about {duration(total)}, judged by {finished} finished runs"

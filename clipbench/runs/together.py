@@ -139,8 +139,8 @@ class _Batch:
                 recorder.begin(trainer.members[place])
             self._record_ended(trainer)
             with signals.obeyed(trainer) as wish, Progress(trainer) as progress:
-                for _ in trainer.run():
-                    progress.advance()
+                for rows in trainer.run():
+                    progress.advance(rows)
                     self._record_ended(trainer)
                     if trainer.checkpoint_due:
                         file.save(trainer.state_dict(), before + time.monotonic() - began)
