@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from clipbench.cli.arguments import at_home
+from clipbench.cli.arguments import at_home, flags_first
 from clipbench.cli.command import command, condense
 from clipbench.cli.compose import CONFIG_PATH, resolve
 from clipbench.cli.guard import guard
@@ -44,9 +44,7 @@ def job(config: DictConfig) -> str:
 
 def main() -> None:
     """The job, or the sweep between its plan and its report, which comes however the sweep ends."""
-    own = taken(at_home(sys.argv[1:]))
-    # argparse takes no option's words before and after a flag: flags and their values first.
-    sys.argv[1:] = [*sorted(own, key=lambda word: not word.startswith("-") and "=" in word), *search()]
+    sys.argv[1:] = [*flags_first(taken(at_home(sys.argv[1:])), get_args_parser()), *search()]
     words = get_args_parser().parse_args()
     guard(words.overrides)
     if not words.multirun or words.cfg or words.info or words.help or words.hydra_help:

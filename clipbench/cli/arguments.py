@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+from argparse import ArgumentParser
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
 
 from clipbench.cli.outside import taken
+from clipbench.config.schema import GROUPS, Options
 from clipbench.errors import ConfigError
+
+KNOWN = {*Options.model_fields, *GROUPS}
 
 HOME = re.compile(r"^([\w.+]+=)(~[\w.-]*(?:/.*)?)$")
 
@@ -26,6 +32,8 @@ def overrides(arguments: Sequence[str], node: str, words: Collection[str]) -> li
         if key in words:
             listed = words_of_list(value) if key in ("methods", "final_seeds") else value
             found.append(f"{node}.{key}={listed}")
+        elif key not in KNOWN and (near := get_close_matches(key, words, n=1)):
+            raise ConfigError(f"{key} is not an option (did you mean {near[0]}?)")
         else:
             found.append(word)
     return found
@@ -34,6 +42,23 @@ def overrides(arguments: Sequence[str], node: str, words: Collection[str]) -> li
 def at_home(words: Sequence[str]) -> list[str]:
     """The words, with `key=~/folder` as the folder in the user's home: a shell leaves that alone, Hydra refuses it."""
     return [HOME.sub(lambda found: found[1] + str(Path(found[2]).expanduser()), word) for word in words]
+
+
+def flags_first(words: Sequence[str], parser: ArgumentParser) -> list[str]:
+    """The words with the parser's flags (and their values) before all others, which is the only order that it takes.
+
+    Raises ConfigError for a flag that it does not know.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message} (--help lists the flags)")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    plain = parser.parse_intermixed_args(list(words)).overrides
+    flags = list(words)
+    for word in reversed(plain):  # from the end: a flag's value that reads the same stands before it
+        del flags[len(flags) - 1 - flags[::-1].index(word)]
+    return [*flags, *plain]
 
 
 def words_of_list(value: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from clipbench.config import schema
 from clipbench.config.environment import referring
 from clipbench.runs.fingerprint import fingerprint
+from clipbench.runs.fit import told
 from clipbench.runs.identity import counted, run_id
 
 
@@ -55,6 +56,7 @@ def request(config: Mapping[str, Any]) -> Request:
     options = schema.check(config)
     plain = schema.canonical(schema.used(config), options)
     device = pick_device(options.device)
-    identity = run_id(plain, device.type, sum_of(plain, options))
+    with told(plain):
+        identity = run_id(plain, device.type, sum_of(plain, options))
     recorded = referring(counted(plain, "record"), options.environment)
     return Request(plain, options, device, identity, fingerprint(plain), recorded)
