@@ -65,7 +65,11 @@ class Bench:
         self.options = schema.check(self.config)
         self._data: Data | None = None
         self._trained: dict[str, Trained] = {}
-        self.sgd = self.train(self.config["method"])
+
+    @property
+    def sgd(self) -> Trained:
+        """Plain SGD on it."""
+        return self.train(self.config["method"])
 
     def trainer(self, method: Mapping[str, Any]) -> Trainer:
         """A trainer at its first step. Raises ConfigError for a method that cannot be built."""
