@@ -26,6 +26,7 @@ from clipbench.errors import RecordError
 from clipbench.runs.files import atomic_write
 from clipbench.runs.record import COLUMNS
 
+SHIPPED = Path(__file__).parents[1] / "published"  # in a wheel
 METRIC_COLUMNS = list(COLUMNS)
 MAPPINGS = ("final", "best", "seconds", "device", "versions", "data", "config", "continued_by")
 _NEEDED = {"run_id", "experiment", "config", "metric"}
@@ -44,6 +45,11 @@ def stem(experiment: str) -> str:
     if plain.replace("__", "/") == experiment and "%" not in experiment:
         return plain
     return experiment.replace("%", "%25").replace("_", "%5F").replace("/", "__")
+
+
+def places(results: Path) -> list[Path]:
+    """Results folders whose data/ holds collected runs: one's own, and what an installed package brings with it."""
+    return [results, SHIPPED] if (SHIPPED / "data").is_dir() else [results]
 
 
 def data_file(results: Path, experiment: str) -> Path:

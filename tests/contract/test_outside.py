@@ -54,7 +54,9 @@ def test_the_exit_status_and_the_reason(capsys: pytest.CaptureFixture[str]) -> N
     assert "1 of 9 broken" in out
 
 
-@pytest.mark.parametrize("words", [["os.path.join"], ["clipbench.models.MLP", "kind=x"], ["clipbench.nothing"], ["x y"]])
+@pytest.mark.parametrize(
+    "words", [["os.path.join"], ["clipbench.models.MLP", "kind=x"], ["clipbench.nothing"], ["x y"]]
+)
 def test_bad_input_is_one_line(words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
         check.main(words)
