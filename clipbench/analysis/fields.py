@@ -17,8 +17,8 @@ from clipbench.runs.identity import counted
 ENTRIES = (
     "run_id", "experiment", "attempt", "method", "dataset", "model", "optimizer", "seed", "role", "trial", "tuned",
     "status", "error", "started", "finished", "versions", "commit", "dirty", "fingerprint", "continued_by", "device",
-    "precision", "steps", "samples_per_step", "parameters", "data", "steps_done", "together", "seconds",
-    "train_step_seconds", "peak_memory_bytes", "final", "best",
+    "precision", "steps", "samples_per_step", "parameters", "data", "steps_done", "together", "together_fingerprint",
+    "seconds", "train_step_seconds", "peak_memory_bytes", "final", "best",
 )  # fmt: skip
 HIDDEN = "…"
 WORDS = re.compile(r"[\w .,:;+()\[\]{}=<>%*×'-]{0,200}")
