@@ -57,7 +57,7 @@ def resolve(
     own = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
     plain = OmegaConf.to_container(own, resolve=True)
     assert isinstance(plain, dict)  # a DictConfig gives nothing else
-    environment = references(own, plain)
+    environment = references(own, {str(k): v for k, v in plain.items()})
     for option in PLACES:
         group, _, name = option.partition(".")
         node = plain.get(group)
