@@ -42,6 +42,7 @@ def short(words: Sequence[str]) -> list[Any]:
     with tempfile.TemporaryDirectory() as folder:
         for name in ("whole", "resumed"):
             config = compose([*words, f"paths.results={folder}/{name}"])
+            config["schedule"]["warmup"] = min(config["schedule"].get("warmup", 0), STEPS)
             if name == "resumed":
                 with contextlib.suppress(Stopped):
                     execute(config, _nobody, lambda rows: bool(rows) and rows[-1]["step"] >= STOP)

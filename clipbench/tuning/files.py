@@ -11,6 +11,7 @@ import yaml
 
 from clipbench.config.tuned import base, nested
 from clipbench.errors import RecordError
+from clipbench.runs.archive import read_mapping, stem
 from clipbench.runs.files import atomic_text
 from clipbench.tuning.plan import BASELINE, Plan
 from clipbench.tuning.reference import Measurement
@@ -107,8 +108,8 @@ def write_outcome(plan: Plan, choices: Mapping[str, Choice], runs: Mapping[str, 
 
     Methods of an earlier tuning of the experiment that this one leaves out stay.
     """
-    path = plan.results / "data" / f"{plan.experiment.replace('/', '__')}__tuning.json"
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path = plan.results / "data" / f"{stem(plan.experiment)}__tuning.json"
+    earlier = read_mapping(path) if path.exists() else {}
     now = {
         method: {
             "trials": sum(choice.counts.values()), "counts": choice.counts, "protocol": plan.options.tuning.protocol,
