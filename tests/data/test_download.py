@@ -182,6 +182,21 @@ def test_an_unwritable_folder_is_named(mirror: type[Mirror], tmp_path: Path) -> 
         fetch([mirror("good").url], tmp_path / "file" / "data.bin", "md5", MD5)
 
 
+def test_a_planted_link_is_not_written_through(mirror: type[Mirror], tmp_path: Path) -> None:
+    good, victim = mirror("good"), tmp_path / "victim"
+    for content in (b"whole", None):  # a file that is there, and one that would be made
+        if content is not None:
+            victim.write_bytes(content)
+        target = tmp_path / "folder" / "file"
+        target.parent.mkdir(exist_ok=True)
+        part_of(target).unlink(missing_ok=True)
+        part_of(target).symlink_to(victim)
+        with pytest.raises(DataUnavailable, match=r"cannot write .*symbolic link"):
+            fetch([good.url], target, "md5", MD5)
+        assert (victim.read_bytes() if victim.exists() else None) == content
+        victim.unlink(missing_ok=True)
+
+
 def test_digest(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert digest(tmp_path / "a", "md5") == "900150983cd24fb0d6963f7d28e17f72"  # RFC 1321
