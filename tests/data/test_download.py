@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import importlib
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,10 +160,25 @@ def test_a_host_that_never_answers_costs_a_bounded_time(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_three_silent_mirrors_stay_within_twenty_seconds() -> None:
-    from clipbench.data import cifar, text
+@pytest.mark.parametrize("source", ["cifar", "text"])
+def test_silent_mirrors_are_each_asked_once_and_stay_within_twenty_seconds(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirrors = importlib.import_module(f"clipbench.data.{source}").MIRRORS
+    allowed, asked, release = download_module.ANSWER_SECONDS, [], threading.Event()
 
-    assert max(len(cifar.MIRRORS), len(text.MIRRORS)) * download_module.ANSWER_SECONDS < 20
+    def hang(request: urllib.request.Request, timeout: float) -> None:
+        asked.append(request.full_url)
+        release.wait(10)
+        raise OSError("too late")
+
+    monkeypatch.setattr(download_module, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(download_module.urllib.request, "urlopen", hang)
+    with pytest.raises(DataUnavailable, match=r"no answer within 0\.1 s"):
+        fetch(mirrors, tmp_path / "data.bin", "md5", MD5)
+    release.set()
+    assert asked == list(mirrors)
+    assert len(asked) * allowed < 20
 
 
 def test_two_at_once_download_once(mirror: type[Mirror], tmp_path: Path) -> None:
