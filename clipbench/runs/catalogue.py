@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clipbench.runs.archive import data_file, published
 from clipbench.runs.equal import same
@@ -18,7 +19,14 @@ def settled(state: State, request: Request) -> bool:
         return request.options.retry == "never"
     if state.status not in FINISHED:
         return False
-    return request.options.stale == "keep" or same(state.info.get("fingerprint"), request.fingerprint)
+    return request.options.stale == "keep" or same_code(state.info, request)
+
+
+def same_code(info: Mapping[str, Any], request: Request) -> bool:
+    """Whether a record was made by code that counts as the request's; by the batched program's, where it was that."""
+    if not same(info.get("fingerprint"), request.fingerprint):
+        return False
+    return info.get("together") is None or same(info.get("together_fingerprint"), request.together_fingerprint)
 
 
 def collected(request: Request) -> State:
@@ -57,7 +65,7 @@ def find(request: Request, say: Say = print) -> Outcome | None:
     state, place = known = look(request, say)
     if place is None:
         return None
-    if not same(state.info.get("fingerprint"), request.fingerprint):
+    if not same_code(state.info, request):
         say(f"made by other code and kept (stale=keep): {place}")
     if not known.travelled and state.status in FINISHED:
         Record(request.folder, say).tidy(request.recorded)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipbench.config import schema
-from clipbench.runs.fingerprint import fingerprint
+from clipbench.runs.fingerprint import fingerprint, together_fingerprint
 from clipbench.runs.fit import told
 from clipbench.runs.identity import counted, run_id
 
@@ -39,6 +39,11 @@ class Request(NamedTuple):
     def study(self) -> bool:
         """Whether this is a study, which trains no network."""
         return schema.is_study(self.config)
+
+    @property
+    def together_fingerprint(self) -> str:
+        """That of the code that this run reaches as a member of a batch."""
+        return together_fingerprint(self.config)
 
     @property
     def method(self) -> str:

@@ -33,6 +33,9 @@ class MemberRecorder(Recorder):
         self._wall_before = seconds
         self.record.clean()
 
+    def _first_info(self, report: Report) -> dict[str, Any]:
+        return super()._first_info(report) | {"together_fingerprint": self.request.together_fingerprint}
+
     def _wall(self) -> float:
         return super()._wall() / self.size
 
