@@ -84,6 +84,7 @@ ENTRIES: dict[str, Callable[[Any], Any]] = {
     "started": matching(TIME), "finished": matching(TIME), "versions": clean, "commit": matching(WORD),
     "dirty": numbers, "fingerprint": matching(WORD), "continued_by": matching(WORD), "device": clean,
     "precision": matching(WORD), "steps": numbers, "samples_per_step": numbers, "parameters": numbers, "data": clean,
-    "steps_done": numbers, "together": numbers, "together_fingerprint": matching(WORD), "seconds": numbers, "train_step_seconds": numbers,
+    "steps_done": numbers, "together": numbers, "together_fingerprint": matching(WORD), "seconds": numbers,
+    "train_step_seconds": numbers,
     "peak_memory_bytes": numbers, "final": numbers, "best": numbers,
 }  # fmt: skip
