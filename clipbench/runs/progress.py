@@ -31,7 +31,7 @@ class Advancing(Protocol):
 
 
 class Progress:
-    """The bar, or the lines, of one job, as a context; `lines` False where its caller says a line of each run anyway."""
+    """The bar, or the lines, of one job, as a context; `lines` False where its caller says a line a run anyway."""
 
     def __init__(self, job: Advancing, lines: bool = True) -> None:
         from tqdm import tqdm
