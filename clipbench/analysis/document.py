@@ -67,6 +67,7 @@ def write_figures(
     """
     from clipbench.analysis import plots  # Matplotlib takes a second to import, tables can do without
     from clipbench.analysis.study_plots import study_figures
+    from clipbench.analysis.tuning_plots import tuning_figures
 
     written = []
     for name in names:
@@ -74,7 +75,7 @@ def write_figures(
         for panel in panels(experiment):
             figure = plots.comparison(panel, results, baseline, rows)
             written += plots.save(figure, results, panel.slug) if figure is not None else []
-        for word, drawn in study_figures(experiment).items():
+        for word, drawn in (study_figures(experiment) | tuning_figures(experiment)).items():
             written += plots.save(drawn, results, f"{stem(name)}__{word}")
         trials = sensitivity(experiment)
         if trials is not None:
