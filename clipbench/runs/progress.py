@@ -31,12 +31,12 @@ class Advancing(Protocol):
 
 
 class Progress:
-    """The bar, or the lines, of one job, as a context."""
+    """The bar, or the lines, of one job, as a context; `lines` False where its caller says a line a run anyway."""
 
-    def __init__(self, job: Advancing) -> None:
+    def __init__(self, job: Advancing, lines: bool = True) -> None:
         from tqdm import tqdm
 
-        self.job = job
+        self.job, self._lines = job, lines
         self._quiet = not sys.stderr.isatty()
         self._bar: Any = tqdm(total=job.steps, initial=job.done, unit="step", disable=self._quiet)
         self._first, self._began, self._said = job.done, time.monotonic(), 0.0
@@ -55,7 +55,7 @@ class Progress:
         splits = {row["split"] for row in rows}
         now = time.monotonic()
         due = "study" in splits and (now - self._said >= PAUSE or self.job.done >= self.job.steps)
-        if due or splits - {"train", "study"}:
+        if self._lines and (due or splits - {"train", "study"}):
             self._said = now
             print(
                 f"step {self.job.done} of {self.job.steps}{self._left(now)}{shown(rows)}", file=sys.stderr, flush=True

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from clipbench.config.tuned import base, nested
-from clipbench.errors import RecordError
+from clipbench.errors import Unwritable
 from clipbench.runs.archive import read_mapping, stem
 from clipbench.runs.files import atomic_text
 from clipbench.tuning.plan import BASELINE, Plan
@@ -30,7 +30,7 @@ def _write(path: Path, text: str, option: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecordError(f"{option} must be a writable folder, got {path.parent} ({error.strerror})") from error
+        raise Unwritable(f"{option} must be a writable folder, got {path.parent} ({error.strerror})") from error
     atomic_text(path, text)
     return path
 

@@ -38,6 +38,11 @@ def test_one_line_at_each_evaluation(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert out == "", "what a command is asked for goes to stdout, and this is not it"
 
 
+def test_a_trial_s_lines_are_its_tunings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    execute(compose([*SMALL, f"paths.results={tmp_path}", "role=tune", "trial=0"]))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_study_says_a_line_at_most_every_ten_seconds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
