@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipbench.per_sample.derived import entangled, pull_back
 from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
-from clipbench.per_sample.graph import Known, Trace, packed, trace, trace_packed
+from clipbench.per_sample.graph import Known, Reading, Trace, packed, trace, trace_packed
 from clipbench.per_sample.heap import keep_freed_memory
 from clipbench.per_sample.joint import joint_norms, shared
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.placement import Placement
+from clipbench.per_sample.rules import Use
+from clipbench.per_sample.total import Part, total_norms
 
 
 class SampleGradients:
@@ -34,17 +36,17 @@ class SampleGradients:
 
     def norms(self) -> Tensor:
         """‖g_k‖₂ over all parameters together, (n,)."""
-        norms = [joint_norms(group) for group in self.shared]
-        norms += [group.norms() for group in self.entangled]
+        parts = [Part(partial(joint_norms, group), uses_of(group)) for group in self.shared]
+        parts += [Part(group.norms, uses_of(group.readings)) for group in self.entangled]
         for use in self.uses:
             roles: Collection[str] = use.slots
             if self.joint:
                 roles = [role for role, slot in use.slots.items() if slot not in self.joint]
             if roles:
-                norms.append(use.norms(roles))
+                parts.append(Part(partial(use.norms, roles), [use]))
         if self.slow:
-            norms.append(slow_norms(self.losses, self.slow))
-        return torch.linalg.vector_norm(torch.stack(norms), dim=0) if norms else torch.zeros_like(self.losses)
+            parts.append(Part(partial(slow_norms, self.losses, self.slow), None))
+        return total_norms(parts, self.losses)
 
     def accumulate(self, gamma: Tensor, keep: Tensor | None) -> None:
         """Add Σ_k γ_k g_k to `.grad`. Samples that `keep` (n,) leaves out are taken out, whatever they hold."""
@@ -60,6 +62,11 @@ class SampleGradients:
         if self.slow:
             for param, gradient in zip(self.slow, slow_weighted(self.losses, self.slow, gamma, keep), strict=True):
                 param.grad = gradient if param.grad is None else param.grad.add_(gradient)
+
+
+def uses_of(group: Sequence[Reading]) -> list[Use]:
+    """The uses of some readings, each once."""
+    return list({id(use): use for use, _ in group}.values())
 
 
 class PerSampleGradients:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.factors import wide
+from clipbench.per_sample.care import deep, wide
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use
 from clipbench.per_sample.slots import Node, Slot, signed
@@ -52,7 +52,8 @@ class BagUse(Use):
         key, order = key.sort()
         place = torch.cat([key.new_zeros(1), (key[1:] != key[:-1]).cumsum(0)]) if len(key) else key
         rows = self.looked_up()[order]
-        sums = torch.zeros_like(rows).index_add_(0, place, rows).square().sum(1)
+        sums = torch.zeros_like(rows).index_add_(0, place, rows)
+        sums = deep(sums).square().sum(1)
         owner = torch.zeros_like(place).index_copy_(0, place, self.owners()[order])
         return sums.new_zeros(self.n + 1).index_add_(0, owner, sums)[: self.n].sqrt_()
 

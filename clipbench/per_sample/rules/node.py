@@ -11,8 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from clipbench.per_sample.care import wide
 from clipbench.per_sample.cost import SUBGRAPH_BYTES
-from clipbench.per_sample.factors import row_norms, wide
+from clipbench.per_sample.factors import across, row_norms
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.pullback import batched, node_products
 from clipbench.per_sample.rules.base import Use, weighted_rows
@@ -46,7 +47,7 @@ class NodeUse(Use):
         parts = []
         for first, last in self.chunks(roles):
             rows = [row_norms(g) for g in self.gradients(first, last, roles)]
-            parts.append(torch.linalg.vector_norm(torch.stack(rows), dim=0))
+            parts.append(across(rows))
         return torch.cat(parts)
 
     def products(self, roles: Collection[str], delta: Tensor) -> Sequence[Tensor | None]:
@@ -70,6 +71,7 @@ class NodeUse(Use):
             return self._weighted_rows(gamma.values)
         column = gamma.column(self.layout, self.rows, self.delta.dtype)
         delta = self.delta * column.reshape(*self.lead, *[1] * (self.delta.dim() - len(self.lead)))
+        delta = delta.to(self.delta.dtype)
         found = self.products(self.slots, delta)
         return {role: g for role, g in zip(self.slots, found, strict=True) if g is not None}
 
