@@ -193,6 +193,10 @@ def _batch_norm(grad: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Te
     return each.expand_as(x), channel, channel
 
 
+BY_INDEX = frozenset({"index", "_unsafe_index", "index_put", "_index_put_impl", "_unsafe_index_put", "gather",
+                      "index_select", "scatter_add", "scatter", "index_add", "index_copy",
+                      "embedding_dense_backward"})  # fmt: skip
+"""Operations that need a surrogate only where their indices may be others another time."""
 SURROGATES: dict[str, Callable[..., Any]] = {
     "index": _index,
     "_unsafe_index": _index,
