@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.rules import READERS, Use, read_node
+from clipbench.per_sample.rules import READERS, Use, read_empty, read_node
 from clipbench.per_sample.slots import REINDEXINGS, Derived, Node, Root, Slot, resolve
 
 Reading = tuple[Use, str]
@@ -152,6 +152,10 @@ class _Walk:
 
     def _read(self, node: Node, edges: Edges, operands: list[int], alone: bool, samples: bool) -> None:
         """The node's use by its rule; what that leaves is passed on, differentiated by itself or rejected."""
+        empty = read_empty(node, {index: Slot(self.root(*edges[index])) for index in operands}, self.n)
+        if empty is not None:
+            self.found.uses.append(empty)
+            return
         use, rest = self._by_rule(node, {index: resolve(*edges[index], self.root) for index in operands})
         if use is None:
             use, rest = self._by_rule(node, {index: Slot(self.root(*edges[index])) for index in operands})

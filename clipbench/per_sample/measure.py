@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from clipbench.per_sample.balance import Sizes, largest, level
 from clipbench.per_sample.dependence import track_owners, whole
-from clipbench.per_sample.layout import SHARED, Layout, Segments
+from clipbench.per_sample.layout import Layout, Segments
 from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to
 from clipbench.per_sample.rules import Use
 from clipbench.per_sample.spelling import Unprovable
@@ -80,10 +80,7 @@ class Measurement:
         told = rows_by_operations(self.losses, self.uses)
         if told is None:
             return owners
-        return [
-            torch.where((found == LOST) & (rows != SHARED), rows, found)
-            for found, rows in zip(owners, told, strict=True)
-        ]
+        return [torch.where(found == LOST, rows, found) for found, rows in zip(owners, told, strict=True)]
 
 
 def rows_by_operations(losses: Tensor, uses: Sequence[Use], moving: bool = False) -> list[Tensor] | None:

@@ -37,7 +37,7 @@ class NodeUse(Use):
         chosen = torch.arange(first + 1, last + 1, device=self.delta.device)[:, None] == owner
         chosen = chosen.reshape(last - first, *self.lead, *[1] * (self.delta.dim() - len(self.lead)))
         deltas = torch.where(chosen, self.delta, 0.0)
-        found = batched(partial(self.products, roles), [deltas], type(self.node).__name__)
+        found = batched(partial(self.products, roles), [deltas, chosen], type(self.node).__name__)
         return [
             self.delta.new_zeros(last - first, *self.slots[role].part_shape) if rows is None else wide(rows)
             for role, rows in zip(roles, found, strict=True)
@@ -50,9 +50,11 @@ class NodeUse(Use):
             parts.append(across(rows))
         return torch.cat(parts)
 
-    def products(self, roles: Collection[str], delta: Tensor) -> Sequence[Tensor | None]:
-        """Jᵀ δ for each role."""
-        return node_products(self.node, [self.operands[role] for role in roles], delta)
+    def products(
+        self, roles: Collection[str], delta: Tensor, chosen: Tensor | None = None
+    ) -> Sequence[Tensor | None]:
+        """Jᵀ δ for each role; `chosen` are the rows of δ that are not zero."""
+        return node_products(self.node, [self.operands[role] for role in roles], delta, chosen)
 
     def chunks(self, roles: Collection[str]) -> Iterator[tuple[int, int]]:
         """First and last samples of parts of the batch whose gradients fit into one working set."""
