@@ -53,7 +53,7 @@ def level(weights: Tensor, sizes: Tensor, dtype: torch.dtype) -> Tensor | None:
     if len(exponents) == 0:
         return None
     low, high = int(exponents.min()), int(exponents.max())
-    if high - low <= EVEN and -CENTRE < low and high < CENTRE:
+    if high - low <= EVEN and low > -CENTRE and high < CENTRE:
         return None
     limit = LIMITS.get(dtype, 100)
     wanted = torch.frexp(weights).exponent - 1 - torch.frexp(sizes).exponent * (sizes > 0)

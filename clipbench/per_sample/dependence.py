@@ -38,7 +38,6 @@ from clipbench.per_sample.surrogates import (
     SURROGATES,
 )
 
-
 PARTS = frozenset({"view_as_real", "view_as_complex", "_conj", "_neg_view"})
 """Views between complex numbers and their parts, and of conjugates."""
 

@@ -96,7 +96,11 @@ class ConvolutionUse(Use):
         unfolded = min(gram_cost(positions, fan_out, fan_in * taps), instance_cost(positions, fan_out, fan_in * taps))
         cut = 4.0 * positions * fan_in * taps
         unfolded += traffic_cost(2.0 * cut, cut)
-        in_place = self.one_each and grams_apart(image) and position_gram_cost(area, positions, taps, fan_in, fan_out) < unfolded
+        in_place = (
+            self.one_each
+            and grams_apart(image)
+            and position_gram_cost(area, positions, taps, fan_in, fan_out) < unfolded
+        )
         held = self.groups * (4.0 * (area * area + 2 * positions**2) if in_place else cut)
         size = chunk_size(held * self.positions, image.device.type)
         form = self.position_norms if in_place else self.unfolded_norms

@@ -60,7 +60,9 @@ class LinearUse(Use):
         if "bias" in self.slots:
             sums["bias"] = (delta.t() @ column)[:, 0] if wide(delta) is delta else (wide(delta) * column).sum(0)
         if "weight" in self.slots and a is not None:
-            if delta.shape[1] <= a.shape[1] or self.doubted:  # γ goes to the side with fewer entries, or γ a falls to zero
+            if (
+                delta.shape[1] <= a.shape[1] or self.doubted
+            ):  # γ goes to the side with fewer entries, or γ a falls to zero
                 delta = gamma.times(delta, self.layout)
             else:
                 a = gamma.times(a, self.layout)

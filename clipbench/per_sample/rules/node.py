@@ -50,9 +50,7 @@ class NodeUse(Use):
             parts.append(across(rows))
         return torch.cat(parts)
 
-    def products(
-        self, roles: Collection[str], delta: Tensor, chosen: Tensor | None = None
-    ) -> Sequence[Tensor | None]:
+    def products(self, roles: Collection[str], delta: Tensor, chosen: Tensor | None = None) -> Sequence[Tensor | None]:
         """Jᵀ δ for each role; `chosen` are the rows of δ that are not zero."""
         return node_products(self.node, [self.operands[role] for role in roles], delta, chosen)
 
