@@ -31,16 +31,13 @@ from clipbench.per_sample.surrogates import (
     FACTORIES,
     MOVES,
     NOBODY,
+    PARTS,
     READS_VALUES,
     SCALES,
     SHAPE_ONLY,
     SHARED,
     SURROGATES,
 )
-
-PARTS = frozenset({"view_as_real", "view_as_complex", "_conj", "_neg_view"})
-"""Views between complex numbers and their parts, and of conjugates."""
-
 
 class Memory:
     """Of a tensor and its views: whether a gradient was written into it since it was made, all zeros."""

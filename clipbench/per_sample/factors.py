@@ -52,7 +52,7 @@ def across(parts: Sequence[Tensor]) -> Tensor:
     """Norms (n,) of what has these norms by parts, each (n,)."""
     if len(parts) == 1:
         return parts[0]
-    stacked = torch.stack(parts)
+    stacked = torch.stack(list(parts))
     return torch.linalg.vector_norm(stacked, dim=0) if fast() else scaled_norms(stacked.t())
 
 

@@ -64,12 +64,12 @@ class Speller:
         except (RuntimeError, TypeError, IndexError) as error:
             raise Unprovable(f"{function}: {error}") from error
         tensors = [output for output in outputs if isinstance(output, Tensor)]
-        found = []
+        found: list[Tensor] = []
         for one, digits, like in zip(base, zip(*others, strict=True), tensors, strict=True):
-            owners = self._decode(one, digits)
+            decoded = self._decode(one, digits)
             if like.is_complex():
-                owners = combine(owners[..., 0], owners[..., 1])
-            found.append(owners.expand(like.shape))
+                decoded = combine(decoded[..., 0], decoded[..., 1])
+            found.append(decoded.expand(like.shape))
         return found
 
     def _spell(self, plain: Tensor, owners: Tensor, place: int) -> Tensor:

@@ -205,6 +205,6 @@ def test_the_comparison_fails_without_its_parts(monkeypatch: pytest.MonkeyPatch)
         assert worst("RNN, time first, last") > 1e-3
         assert worst("sorted") > 1e-3
     with monkeypatch.context() as patch:
-        patch.setattr(placement.Probe, "owners", lambda self, losses, uses, deltas, base=None: [
+        patch.setattr(placement.Probe, "owners", lambda self, losses, uses, deltas, under=None: [
             torch.arange(use.rows) * 4 // use.rows + 1 for use in uses])  # fmt: skip
         assert worst("experts") > 1e-3
