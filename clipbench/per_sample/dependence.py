@@ -39,6 +39,7 @@ from clipbench.per_sample.surrogates import (
     SURROGATES,
 )
 
+
 class Memory:
     """Of a tensor and its views: whether a gradient was written into it since it was made, all zeros."""
 

@@ -19,9 +19,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from clipbench.per_sample.care import wide
 from clipbench.per_sample.cost import SUBGRAPH_BYTES
 from clipbench.per_sample.factors import across, row_norms
-from clipbench.per_sample.graph import Reading, Trace
 from clipbench.per_sample.pullback import batched, products
 from clipbench.per_sample.slots import Derived, Root, Slot
+from clipbench.per_sample.traces import Reading, Trace
 
 
 class Entangled:

@@ -8,15 +8,16 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clipbench.per_sample.derived import entangled, pull_back
+from clipbench.per_sample.derived import Entangled, entangled, pull_back
 from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
-from clipbench.per_sample.graph import Known, Reading, Trace, packed, trace, trace_packed
+from clipbench.per_sample.graph import packed, trace, trace_packed
 from clipbench.per_sample.heap import keep_freed_memory
 from clipbench.per_sample.joint import joint_norms, shared
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.placement import Placement
 from clipbench.per_sample.rules import Use
 from clipbench.per_sample.total import Part, total_norms
+from clipbench.per_sample.traces import Known, Reading, Trace
 
 
 class SampleGradients:
@@ -24,15 +25,30 @@ class SampleGradients:
 
     def __init__(self, losses: Tensor, found: Trace) -> None:
         self.losses = losses
+        self.finite = False  # whether all norms are known to be
         self.uses = found.uses
         self.slow = list(found.slow.values())
+        plan = found.plan
+        self.shared: list[list[Reading]] = []
+        self.entangled: list[Entangled] = []
+        if plan is None or not plan.plain:
+            self._join(found)
+            if plan is not None and not found.slow and len(found.uses) == len(plan.steps):
+                plan.plain = not self.shared and not self.entangled
+        self.joint = {use.slots[role] for group in self.readings() for use, role in group}
+        self.derived = [root for group in self.entangled for root in group.derived]
+        self.below = {key: param for group in self.entangled for key, param in group.params.items()}
+
+    def readings(self) -> list[Sequence[Reading]]:
+        """Groups of readings that are not looked at one by one."""
+        return [*self.shared, *(group.readings for group in self.entangled)]
+
+    def _join(self, found: Trace) -> None:
+        """Find the groups."""
         self.entangled = entangled(found)
         apart = {use.slots[role] for group in self.entangled for use, role in group.readings}
         readings = [(use, role) for use in self.uses for role, slot in use.slots.items() if slot not in apart]
         self.shared = shared(readings)
-        self.joint = apart | {use.slots[role] for group in self.shared for use, role in group}
-        self.derived = [root for group in self.entangled for root in group.derived]
-        self.below = {key: param for group in self.entangled for key, param in group.params.items()}
 
     def norms(self) -> Tensor:
         """‖g_k‖₂ over all parameters together, (n,)."""
@@ -46,7 +62,8 @@ class SampleGradients:
                 parts.append(Part(partial(use.norms, roles), [use]))
         if self.slow:
             parts.append(Part(partial(slow_norms, self.losses, self.slow), None))
-        return total_norms(parts, self.losses)
+        norms, self.finite = total_norms(parts, self.losses)
+        return norms
 
     def accumulate(self, gamma: Tensor, keep: Tensor | None) -> None:
         """Add Σ_k γ_k g_k to `.grad`. Samples that `keep` (n,) leaves out are taken out, whatever they hold."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from clipbench.per_sample.care import deep, fast, grams_apart, least
 from clipbench.per_sample.cost import chunk_size
 from clipbench.per_sample.factors import SHARE, factor_norms, row_norms
-from clipbench.per_sample.graph import Reading
 from clipbench.per_sample.rules.embedding import lookup_norms
+from clipbench.per_sample.traces import Reading
 
 
 def shared(readings: Sequence[Reading]) -> list[list[Reading]]:

@@ -167,7 +167,9 @@ class SampleWeights:
     def times(self, rows: Tensor, layout: RowLayout) -> Tensor:
         """γ times rows (rows, *features), in their dtype."""
         column = self.column(layout, rows.shape[0], rows.dtype)
-        return (rows * column.view(-1, *[1] * (rows.dim() - 1))).to(rows.dtype)
+        if rows.dim() != 2:
+            column = column.view(-1, *[1] * (rows.dim() - 1))
+        return (rows * column).to(rows.dtype)
 
     def column(self, layout: RowLayout, rows: int, dtype: torch.dtype) -> Tensor:
         """γ of every row's sample, (rows, 1); in float32 beside half precisions, which do not hold small weights."""

@@ -26,12 +26,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from clipbench.per_sample.graph import Trace
 from clipbench.per_sample.layout import Layout, Layouts, RowLayout
 from clipbench.per_sample.measure import Measurement, rows_by_operations
 from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to, readable
 from clipbench.per_sample.rules import Use
-from clipbench.per_sample.signature import signature
+from clipbench.per_sample.traces import Trace
 
 Verdict = RowLayout | Literal["measure", "mixed", "lost"]
 """A use's proven layout; "measure" where it depends on the data. Of one step only: "mixed", where samples share a row,
@@ -90,7 +89,7 @@ class Placement:
     @staticmethod
     def _key(found: Trace, n: int) -> Hashable:
         """What verdicts hold for; None where the graph does not tell."""
-        graph = signature(found.nodes) if n > 1 else n
+        graph = found.signature if n > 1 else n
         return None if graph is None else (graph, found.version, *[use.axes for use in found.uses])
 
     def _judge(self, losses: Tensor, uses: Sequence[Use], key: Hashable) -> list[Verdict]:

@@ -21,25 +21,26 @@ class Part(NamedTuple):
     uses: Sequence[Use] | None
 
 
-def total_norms(parts: Sequence[Part], like: Tensor) -> Tensor:
-    """‖g_k‖₂ over all parts, (n,), on the device of `like`; inf or NaN only where a gradient or its norm is.
+def total_norms(parts: Sequence[Part], like: Tensor) -> tuple[Tensor, bool]:
+    """‖g_k‖₂ over all parts, (n,), on the device of `like`, and whether all are known to be finite.
 
+    They are inf or NaN only where a gradient or its norm is.
     On a CPU, where reading is free, parts of samples in doubt (see `care`) are computed again, SURE; where values
     cannot be read or should not be waited for, all are computed BLIND.
     """
     if not parts:
-        return torch.zeros_like(like)
+        return torch.zeros_like(like), False
     if like.device.type != "cpu" or not readable(like):
         with taking(Care.BLIND):
             found = [part.norms() for part in parts]
-            return across(found).to(_kind(parts, like))
+            return across(found).to(_kind(parts, like)), False
     found = [part.norms() for part in parts]
     total = across(found)
     low = max(least(norms.dtype) for norms in found)
     smallest, largest = (value.item() for value in total.aminmax())
     if low < smallest and largest < torch.inf:  # false for NaN
-        return total
-    return _made_sure(parts, found, ~((total > low) & (total < torch.inf)), total)
+        return total, True
+    return _made_sure(parts, found, ~((total > low) & (total < torch.inf)), total), False
 
 
 def _made_sure(parts: Sequence[Part], found: Sequence[Tensor], doubt: Tensor, total: Tensor) -> Tensor:
