@@ -31,10 +31,15 @@ class SampleGradients:
         plan = found.plan
         self.shared: list[list[Reading]] = []
         self.entangled: list[Entangled] = []
-        if plan is None or not plan.plain:
+        if plan is None or found.slow or len(found.uses) != len(plan.steps):
             self._join(found)
-            if plan is not None and not found.slow and len(found.uses) == len(plan.steps):
-                plan.plain = not self.shared and not self.entangled
+        elif plan.shared is not None:
+            self.shared = [[(self.uses[index], role) for index, role in group] for group in plan.shared]
+        else:
+            self._join(found)
+            if not self.entangled:
+                number = {id(use): index for index, use in enumerate(self.uses)}
+                plan.shared = [[(number[id(use)], role) for use, role in group] for group in self.shared]
         self.joint = {use.slots[role] for group in self.readings() for use, role in group}
         self.derived = [root for group in self.entangled for root in group.derived]
         self.below = {key: param for group in self.entangled for key, param in group.params.items()}

@@ -34,7 +34,8 @@ class Step(NamedTuple):
 class Plan:
     """Holds parameters, but nothing of the graph it was made from.
 
-    plain: whether no parameter was read more than once, nor through others (None: not yet known).
+    shared: groups of readings of the same parameters, by number of use and role, where no parameter is read through
+    others nor in parts that overlap (None: not known, or there is such a one).
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Plan:
         found: Trace,
     ) -> None:
         number = {node: index for index, (node, _) in enumerate(order)}
-        self.plain: bool | None = None
+        self.shared: list[list[tuple[int, str]]] | None = None
         self.leaves = [(index, _parameter(node, params)) for index, (node, _) in enumerate(order) if _is_leaf(node)]
         self.below: dict[tuple[int, int], dict[int, Tensor]] = {}
         self.steps = []

@@ -66,12 +66,15 @@ def _described(
     try:
         for node, edges in order:
             kind = type(node)
-            shapes = [tuple(meta.shape) for meta in node._input_metadata]
+            leaf = not edges and kind.__name__ == "AccumulateGrad"
+            shapes = [node.variable.shape] if leaf else [tuple(meta.shape) for meta in node._input_metadata]
             if made and node in made:
                 add(tuple(shapes))
                 continue
             add(kind)
             parts += shapes
+            if leaf:
+                continue
             for child, output in edges:
                 add(number[child] if output == 0 else (number[child], output))
             names, special = _KINDS.get(kind) or _learn(kind)
@@ -95,8 +98,6 @@ def _learn(kind: type) -> Kind:
     special: Callable[[Node], Hashable] | None = None
     if issubclass(kind, FunctionCtx):
         names, special = (), _attributes
-    elif kind.__name__ == "AccumulateGrad":
-        names = ()
     elif OPEN.fullmatch(kind.__name__):
         known = dir(kind)
         saved = [name for name in known if name.startswith("_saved_") and "_raw" + name not in known]
