@@ -53,8 +53,8 @@ class PerSample:
         nonfinite: Literal["drop", "raise"] = "drop",
         weight: SampleWeight | None = None,
     ) -> None:
-        rules = {"threshold": threshold, "weight": weight}
-        self.rules = {name: rule for name, rule in rules.items() if isinstance(rule, Stateful)}
+        rules: dict[str, object] = {"threshold": threshold, "weight": weight}
+        self.rules: dict[str, Stateful] = {name: rule for name, rule in rules.items() if isinstance(rule, Stateful)}
         self.clipper = PerSampleClipper(model, threshold, weight, nonfinite)
 
     def __call__(self, losses: Iterable[Tensor], total: int) -> Estimate:
