@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clipbench.cli.command import command
 from clipbench.cli.compose import CONFIG_PATH, compose, compose_node
+from clipbench.cli.outside import taken
 from clipbench.errors import ConfigError
 
 DESCRIPTION = """\
@@ -22,6 +23,8 @@ Repeat a published run and print both numbers, or prove that an edit changes no 
                                  conf/equal.yaml and count as the same from then on
 """
 EPILOG = """\
+--config-dir DIR adds a folder of configs, --allow PACKAGE a package that they may name.
+
 examples:
   python -m clipbench.verify heavy_tailed_mlp/cpu --sample 1
   python -m clipbench.verify heavy_tailed_mlp/cpu --method ps_clip --seed 0
@@ -47,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0; 1 where old and new code differ. Raises ConfigError for bad input."""
-    args = parser().parse_args(argv)
+    args = parser().parse_args(taken(argv))
     if args.sample < 1:
         raise ConfigError(f"--sample must be >= 1, got {args.sample}")
     if args.equal is not None:
@@ -88,25 +91,41 @@ def _equal(args: argparse.Namespace) -> int:
 
     names = args.experiments or [name for name in experiments(args.results) if name != "single"]
     with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
-        cases = [(name, method) for name in names for method in swept_methods(compose_node([f"experiment={name}"]))]
+        cases = [
+            (name, method, together)
+            for name in names
+            for method in swept_methods(compose_node([f"experiment={name}"]))
+            for together in ((False, True) if _went_together(args.results, name) else (False,))
+        ]
     commit = resolved(args.equal)
     found = compare(commit, [case for case in cases if args.method in (None, case[1])])
     for one in found:
         word = "equal" if one.equal else "new" if one.old is None else "DIFFERENT"
         codes = f"{one.old.fingerprint if one.old else '-'}, {one.new.fingerprint}"
-        print(f"  {one.experiment} {one.method}: {word} ({codes})")
+        print(f"  {one.experiment} {one.method}{' together' if one.together else ''}: {word} ({codes})")
     if any(one.old is not None and not one.equal for one in found):
         print("nothing entered: an edit changed a number", file=sys.stderr)
         return 1
     added = equal.enter([
         {
             "old": one.old.fingerprint, "new": one.new.fingerprint, "experiment": one.experiment, "method": one.method,
-            "commit": commit, "steps": STEPS, "rows": one.new.rows, "digest": one.new.digest,
+            "together": one.together, "commit": commit, "steps": STEPS, "rows": one.new.rows, "digest": one.new.digest,
         }
         for one in found if one.old is not None
     ])  # fmt: skip
     print(f"{added} pairs of fingerprints entered in {equal.PATH}" if added else "nothing to enter: all are the same")
     return 0
+
+
+def _went_together(results: Path, experiment: str) -> bool:
+    """Whether published runs of the experiment were members of one program."""
+    from clipbench.analysis.load import load
+    from clipbench.runs.archive import data_file
+
+    if not data_file(results, experiment).exists():
+        return False
+    runs = load(results, experiment).runs
+    return "together" in runs and bool(runs["together"].notna().any())
 
 
 if __name__ == "__main__":

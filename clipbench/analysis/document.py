@@ -66,6 +66,8 @@ def write_figures(
     `rows` are (split, metric) pairs to draw, one below the other; without them, a choice by what there is.
     """
     from clipbench.analysis import plots  # Matplotlib takes a second to import, tables can do without
+    from clipbench.analysis.study_plots import study_figures
+    from clipbench.analysis.tuning_plots import tuning_figures
 
     written = []
     for name in names:
@@ -73,6 +75,8 @@ def write_figures(
         for panel in panels(experiment):
             figure = plots.comparison(panel, results, baseline, rows)
             written += plots.save(figure, results, panel.slug) if figure is not None else []
+        for word, drawn in (study_figures(experiment) | tuning_figures(experiment)).items():
+            written += plots.save(drawn, results, f"{stem(name)}__{word}")
         trials = sensitivity(experiment)
         if trials is not None:
             written += plots.save(plots.sensitivity(trials), results, f"{stem(name)}__sensitivity")

@@ -50,6 +50,16 @@ def jackknife(whole: float, left_out: Iterable[float], level: float = 0.95) -> I
     return Interval(whole, whole - half, whole + half, groups)
 
 
+def interval_of_parts(parts: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """`low` and `high` of the mean over the columns of each row: Student's t over groups of equal size."""
+    groups = parts.shape[1]
+    if groups < 2:
+        return pd.DataFrame(columns=["low", "high"], dtype=float)
+    half = float(scipy_stats.t.ppf((1 + level) / 2, groups - 1)) * parts.std(axis=1, ddof=1) / np.sqrt(groups)
+    mean = parts.mean(axis=1)
+    return pd.DataFrame({"low": mean - half, "high": mean + half})
+
+
 def log_slope(values: pd.Series) -> float:
     """The least-squares slope of log value against log step, NaN below two points."""
     if len(values) < 2:

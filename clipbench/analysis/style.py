@@ -45,6 +45,20 @@ KNOWN = {
     "spectral_clip_ema": ("indigo", 3, 7),
     "spectral_clip_quantile": ("wine", 1, 0),
     "soft_spectral_clip": ("teal", 2, 1),
+    # Estimators, methods and kinds of outlier that appear in studies only.
+    "mean": ("black", 0, 0),
+    "batch_clip": ("blue", 1, 1),
+    "constant_clip": ("orange", 1, 5),
+    "ps_clip_theory": ("wine", 3, 3),
+    "coordinate_median": ("green", 3, 3),
+    "median_of_means": ("teal", 2, 4),
+    "mini_batch": ("sky", 1, 4),
+    "normalised": ("green", 3, 3),
+    "clean": ("black", 0, 0),
+    "control": ("sky", 1, 4),
+    "targets": ("vermillion", 0, 2),
+    "inputs": ("blue", 1, 1),
+    "loss": ("green", 3, 3),
 }
 
 RC: Any = {

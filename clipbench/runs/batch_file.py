@@ -11,14 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from clipbench.errors import ConfigError
-from clipbench.runs import catalogue
+from clipbench.runs import catalogue, equal
 from clipbench.runs.files import atomic_text, atomic_write, set_aside
 from clipbench.runs.recorder import Say
 from clipbench.runs.request import Request, request
 
 FOLDER = ".together"
 LAYOUT = 1  # of the checkpoint
-OWN = ("tuning", "calibration", "paths", "data", "stale", "retry")  # where a resumed member follows the new command
+OWN = (
+    "tuning",
+    "calibration",
+    "paths",
+    "data",
+    "stale",
+    "retry",
+    "environment",
+)  # where a resumed member follows the new command
 
 
 class BatchFile:
@@ -38,7 +46,13 @@ class BatchFile:
         """Keep the list of members, before any of them has begun."""
         self.folder.mkdir(parents=True, exist_ok=True)
         members = [
-            {"run_id": one.run_id, "fingerprint": one.fingerprint, "config": one.recorded} for one in self.requests
+            {
+                "run_id": one.run_id,
+                "fingerprint": one.fingerprint,
+                "together_fingerprint": one.together_fingerprint,
+                "config": one.recorded,
+            }
+            for one in self.requests
         ]
         atomic_text(self.folder / "members.json", json.dumps(members, indent=1, default=str) + "\n")
 
@@ -94,17 +108,19 @@ def _members(folder: Path, like: Request, say: Say) -> list[Request] | None:
         members = json.loads((folder / "members.json").read_text(encoding="utf-8"))
         own = {key: like.config[key] for key in OWN if key in like.config}
         requests = [_rebuilt(member["config"], own) for member in members]
-        same = [
-            (one.run_id, one.fingerprint) == (member["run_id"], member["fingerprint"])
+        fits = [
+            one.run_id == member["run_id"]
+            and equal.same(one.fingerprint, member["fingerprint"])
+            and equal.same(one.together_fingerprint, member["together_fingerprint"])
             for one, member in zip(requests, members, strict=True)
         ]
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         say(f"together: the batch {folder.name} cannot be rebuilt ({type(error).__name__}); its runs begin anew")
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    if not all(same):
+    if not all(fits):
         say(f"together: the batch {folder.name} was made by other code or options; its runs begin anew")
-    if not all(same) or all(catalogue.find(one, lambda _: None) for one in requests):
+    if not all(fits) or all(catalogue.find(one, lambda _: None) for one in requests):
         shutil.rmtree(folder, ignore_errors=True)
         return None
     return requests

@@ -1,7 +1,8 @@
 """Fingerprints that count as the same: pairs of code whose short runs were equal bit for bit (conf/equal.yaml).
 
-An entry is `{old, new, experiment, method, commit, steps, rows, digest}`: the fingerprints, what was run, the commit
-of the old code, and the digest of the metric rows that both left. `python -m clipbench.verify --equal` writes them.
+An entry is `{old, new, experiment, method, together, commit, steps, rows, digest}`: the fingerprints, what was run
+(together: as members of one program), the commit of the old code, and the digest of the metric rows that both left.
+`python -m clipbench.verify --equal` writes them.
 """
 
 from __future__ import annotations

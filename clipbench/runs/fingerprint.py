@@ -26,12 +26,18 @@ SETTLED = 2.0  # seconds after which a file's time tells that it was not written
 COMMON = ("clipbench.runs.checkpoint", "clipbench.training.setup.set_numerics", "clipbench.training.setup.pick_device")
 TRAINING = ("clipbench.training.trainer.Trainer", "clipbench.training.setup.build")
 STUDY = ("clipbench.training.setup.build_study",)
+TOGETHER = ("clipbench.training.together.building.build_all", "clipbench.training.together.trainer.TogetherTrainer")
 GROUPS = ("model", "dataset", "method", "optimizer", "schedule", "noise", "study")
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
     """12 hexadecimal digits of the code that the run of `config` (groups it does not use left out) can reach."""
     return _digest(frozenset(roots(config)))
+
+
+def together_fingerprint(config: Mapping[str, Any]) -> str:
+    """`fingerprint` of what a run reaches that goes together with others: the batched program, beside its own code."""
+    return _digest(frozenset({*roots(config), *TOGETHER}))
 
 
 def roots(config: Mapping[str, Any]) -> set[str]:

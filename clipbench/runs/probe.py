@@ -15,6 +15,7 @@ from typing import Any
 
 COLUMNS = ("step", "epoch", "samples", "split", "metric", "value")  # of a row, what is no time
 STEPS, STOP = 6, 3  # of a short run, and where it is interrupted and resumed
+BATCHED = "together=2"
 SHORT = [f"steps={STEPS}", "epochs=null", "eval_every=3", "checkpoint_every=2", "log_every=1", "seed=0", "tuned=none"]
 
 
@@ -23,7 +24,7 @@ def probe(cases: Sequence[Sequence[str]]) -> list[Any]:
     found: list[Any] = []
     for words in cases:
         try:
-            found.append(short([*words, *SHORT]))
+            found.append((batched if BATCHED in words else short)([*words, *SHORT]))
         except Exception as error:  # the old code may not know the method: that is an answer
             found.append(f"{type(error).__name__}: {error}".splitlines()[0])
     return found
@@ -33,14 +34,13 @@ def short(words: Sequence[str]) -> list[Any]:
     """Run undisturbed and, beside it, interrupted and resumed. RuntimeError where these two differ."""
     import pyarrow.parquet as pq
 
-    from clipbench.cli.compose import compose
     from clipbench.errors import Stopped
     from clipbench.runs.execute import execute
 
     left = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ("whole", "resumed"):
-            config = compose([*words, f"paths.results={folder}/{name}"])
+            config = _config([*words, f"paths.results={folder}/{name}"])
             if name == "resumed":
                 with contextlib.suppress(Stopped):
                     execute(config, _nobody, lambda rows: bool(rows) and rows[-1]["step"] >= STOP)
@@ -50,6 +50,35 @@ def short(words: Sequence[str]) -> list[Any]:
     if left[0] != left[1]:
         raise RuntimeError(f"the resumed run differs from the undisturbed one: {left}")
     return left[0]
+
+
+def batched(words: Sequence[str]) -> list[Any]:
+    """Two seeds as one program, with the fingerprint of its code. RuntimeError where they go alone."""
+    import pyarrow.parquet as pq
+
+    from clipbench.runs.request import request
+    from clipbench.runs.together import run_together
+
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        own = [*words, f"paths.results={folder}"]
+        outcomes = run_together([request(_config([*own, f"seed={seed}"])) for seed in (0, 1)], _nobody)
+        if not outcomes:
+            raise RuntimeError("these runs go alone")
+        for outcome in sorted(outcomes, key=lambda outcome: int(outcome.info["seed"])):
+            rows += pq.read_table(outcome.folder / "metrics.parquet").to_pylist()
+    statuses = " ".join(str(outcome.status) for outcome in outcomes)
+    return [outcomes[0].info["together_fingerprint"], statuses, *digest(rows)]
+
+
+def _config(words: Sequence[str]) -> dict[str, Any]:
+    """The config of a short run: a warm-up that is longer ends with it."""
+    from clipbench.cli.compose import compose
+
+    config = compose(words)
+    if "warmup" in config.get("schedule", {}):
+        config["schedule"]["warmup"] = min(config["schedule"]["warmup"], STEPS)
+    return config
 
 
 def _nobody(line: str) -> None:

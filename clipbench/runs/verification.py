@@ -36,6 +36,7 @@ class Comparison(NamedTuple):
 
     experiment: str
     method: str
+    together: bool  # whether as members of one program
     old: Probed | None
     new: Probed
 
@@ -45,20 +46,23 @@ class Comparison(NamedTuple):
         return self.old is not None and self.old[1:] == self.new[1:]
 
 
-def compare(commit: str, cases: Sequence[tuple[str, str]], say: Any = print) -> list[Comparison]:
-    """The short runs of (experiment, method) under the code of `commit` and under this one.
+def compare(commit: str, cases: Sequence[tuple[str, str, bool]], say: Any = print) -> list[Comparison]:
+    """The short runs of (experiment, method, whether together) under the code of `commit` and under this one.
 
     Raises ConfigError where `commit` is none of this checkout's.
     """
     with _checkout(commit) as old:
-        words = [[f"experiment={experiment}", f"method={method}"] for experiment, method in cases]
+        words = [
+            [f"experiment={experiment}", f"method={method}", *([probe.BATCHED] if together else [])]
+            for experiment, method, together in cases
+        ]
         say(f"{len(cases)} short runs of {probe.STEPS} steps, undisturbed and resumed, under {commit} and this code")
         before, after = _probed(old, words), _probed(PACKAGE.parent, words)
     found = []
-    for (experiment, method), was, now in zip(cases, before, after, strict=True):
+    for (experiment, method, together), was, now in zip(cases, before, after, strict=True):
         if isinstance(now, str):
             raise ConfigError(f"experiment must be one that this code can run, got {experiment} with {method} ({now})")
-        found.append(Comparison(experiment, method, None if isinstance(was, str) else was, now))
+        found.append(Comparison(experiment, method, together, None if isinstance(was, str) else was, now))
     return found
 
 

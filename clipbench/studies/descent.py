@@ -6,6 +6,7 @@ Problems act on each coordinate alone:
 
     valley   ∇F = x/√(1 + x²) + 0.75 sin 3x     bounded; L = 3.25
     quad     ∇F = x + 3 sin 2x                  L = 7
+    well     ∇F = x − 4x/(1 + x²)²              L = 3
 """
 
 from __future__ import annotations
@@ -41,6 +42,17 @@ def quad(x: np.ndarray) -> np.ndarray:
     return found
 
 
+def well(x: np.ndarray) -> np.ndarray:
+    """∇F of a double well with its minima at ±1, coordinate by coordinate; four operations, no sine."""
+    found = x * x
+    found += 1.0
+    found *= found
+    np.divide(-4.0, found, out=found)
+    found += 1.0
+    found *= x
+    return found
+
+
 class Problem(NamedTuple):
     """Its gradient and L, the gradient's largest slope."""
 
@@ -48,7 +60,7 @@ class Problem(NamedTuple):
     smoothness: float
 
 
-PROBLEMS = {"valley": Problem(valley, 3.25), "quad": Problem(quad, 7.0)}
+PROBLEMS = {"valley": Problem(valley, 3.25), "quad": Problem(quad, 7.0), "well": Problem(well, 3.0)}
 
 
 class Settings(NamedTuple):

@@ -8,7 +8,8 @@ Rows (step = samples = K): `gradient_norm`, the average over steps of ‖∇F‖
 one of `groups` equal parts of the seeds; with method and quantile: over all seeds; `gradient_norm_without` with
 method, quantile and part, for a jackknife, where there are seeds enough; `steps` and `samples_per_step` with method.
 At the largest K: `grid_error` with method and the three constants; `constant` with method and which; `at_edge` with
-method and which: 1 where the best of more than one is the first or last of its list.
+method and which: 1 where the best of more than one is the first or last of its list, and a value beyond it could be
+better; `at_limit` with method and which: 1 where none could, as a batch has at least one sample.
 """
 
 from __future__ import annotations
@@ -169,8 +170,10 @@ class RateStudy(Study):
         for which, value in constants._asdict().items():
             values = self.values(method, which)
             rows.append(self._row(total, "constant", value, method=method, which=which))
-            edge = len(values) > 1 and value in (min(values), max(values))
+            limit = which == "batch" and method in self.batched and self.schedule(method, constants, total).samples == 1
+            edge = len(values) > 1 and value in (min(values), max(values)) and not limit
             rows.append(self._row(total, "at_edge", edge, method=method, which=which))
+            rows.append(self._row(total, "at_limit", limit, method=method, which=which))
         return rows
 
     def _slope(self, method: str, new: list[Row]) -> float:

@@ -58,7 +58,7 @@ def mean_noise(
 class Rates(RateStudy):
     """One problem and one p; PS-Clip, mini-batch SGD, normalised SGD, SGD and norm clipping.
 
-    problem: valley or quad.  margin: tail index = power + margin.  dimension: d.  The others: see RateStudy.
+    problem: valley, quad or well.  margin: tail index = power + margin.  dimension: d.  The others: see RateStudy.
     """
 
     methods = VECTOR_METHODS

@@ -55,7 +55,7 @@ class Trainer:
         memory.forget_peak(self.device)
         self._last_evaluation = time.monotonic()
         if not self.rows:
-            yield self._kept(self._evaluation_rows("validation"))
+            yield self._kept(self._evaluation_rows())
         while self.status == "running" and self.done < self.steps and not self._stopping:
             self.clock.start()
             steps = self._to_boundary()
@@ -140,9 +140,7 @@ class Trainer:
         if self.done % options.log_every == 0 or last:
             rows += self._training_rows()
         if self.status == "running" and (last or self._evaluation_due()):
-            rows += self._evaluation_rows("validation")
-            if last and options.role != "tune":  # tuning never touches test
-                rows += self._evaluation_rows("test")
+            rows += self._evaluation_rows()
         return rows
 
     def _evaluation_due(self) -> bool:
@@ -164,12 +162,19 @@ class Trainer:
             values |= {f"{layer}/{k}": float(v) for layer, stats in layers.items() for k, v in stats.items()}
         return [self._row("train", name, value) for name, value in values.items()]
 
-    def _evaluation_rows(self, split: str) -> list[Row]:
+    def _evaluation_rows(self) -> list[Row]:
+        """Metrics on the validation split and, but in tuning, on the test split, which no selection reads."""
+        rows = self._metric_rows("validation")
+        if self.status == "running" and self.setup.options.role != "tune":
+            rows += self._metric_rows("test")
+        self._last_evaluation = time.monotonic()
+        return rows
+
+    def _metric_rows(self, split: str) -> list[Row]:
         setup, start = self.setup, time.perf_counter()
         with self._autocast():
             metrics = evaluate(setup.model, setup.data, setup.dataset.task, split, setup.options.eval_batch_size)
         self.clock.evaluation += max(0.0, time.perf_counter() - start)
-        self._last_evaluation = time.monotonic()
         if split == "validation" and not math.isfinite(metrics["loss"]):
             self.status = "diverged"
         return [self._row(split, name, value) for name, value in metrics.items()]

@@ -10,6 +10,8 @@ import numpy as np
 def gradient(problem: str, x: np.ndarray) -> np.ndarray:
     if problem == "valley":
         return np.array([v / math.sqrt(1 + v * v) + 0.75 * math.sin(3 * v) for v in x.ravel()]).reshape(x.shape)
+    if problem == "well":
+        return np.array([v - 4 * v / (1 + v * v) ** 2 for v in x.ravel()]).reshape(x.shape)
     return np.array([v + 3 * math.sin(2 * v) for v in x.ravel()]).reshape(x.shape)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from clipbench.cli.compose import compose
-from clipbench.runs import kinship
+from clipbench.runs import catalogue, kinship
 from clipbench.runs.execute import execute
 from clipbench.runs.record import Record
 from clipbench.runs.request import Request, request
@@ -57,6 +57,18 @@ def test_what_is_done_is_found_and_only_the_rest_trained(tmp_path: Path) -> None
     assert len(run_together(requests[:2], quiet)) == 2
     assert {outcome.info["seed"] for outcome in run_together(requests, quiet)} == {2, 3}
     assert run_together(requests, quiet) == []
+
+
+def test_other_code_of_the_batched_program_makes_its_runs_stale_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [asked(tmp_path, f"seed={seed}") for seed in range(3)]
+    outcomes = run_together(requests[:2], quiet)
+    execute(requests[2].config, quiet)
+    assert outcomes[0].info["together_fingerprint"] == requests[0].together_fingerprint
+    assert [catalogue.find(one, quiet) is not None for one in requests] == [True] * 3
+    monkeypatch.setattr("clipbench.runs.request.together_fingerprint", lambda config: "0" * 12)
+    assert [catalogue.find(one, quiet) is not None for one in requests] == [False, False, True]
 
 
 def test_seconds_are_shares_of_the_program(tmp_path: Path) -> None:

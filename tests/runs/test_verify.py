@@ -65,6 +65,24 @@ def test_a_short_run_is_the_same_whole_and_resumed_and_tells_methods_apart() -> 
     assert isinstance(unknown, str)
 
 
+def test_the_batched_program_has_a_fingerprint_and_a_digest_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipbench.training.together.trainer import TogetherTrainer
+
+    words = ["experiment=heavy_tailed_mlp/smoke", "device=cpu"]
+    cases = [
+        [*words, "method=sgd"],
+        [*words, "method=sgd", probe.BATCHED],
+        ["device=cpu", "compile=true", probe.BATCHED],
+    ]
+    lone, before, refused = probe.probe(cases)
+    assert before[0] != lone[0]
+    assert before[1] == "ok ok"
+    assert "these runs go alone" in refused
+    step = TogetherTrainer.step
+    monkeypatch.setattr(TogetherTrainer, "step", lambda self, number: step(self, number // 2))
+    assert probe.probe(cases[1:2])[0][3] != before[3]
+
+
 def test_a_number_that_an_edit_changes_changes_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     from clipbench.training.schedules import Constant
 

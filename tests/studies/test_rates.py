@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from clipbench.studies import descent
+from clipbench.studies import descent, rates_matrix
 from clipbench.studies.base import random_generator
 from clipbench.studies.descent import PROBLEMS, Settings, descend, descend_per_sample
 from clipbench.studies.matrix_clip import clip_spectrum
@@ -87,7 +87,7 @@ def test_spectral_descent_equals_its_twin():
         assert found[0, s] == pytest.approx(wanted, rel=1e-12)
 
 
-@pytest.mark.parametrize("strength", [0.0, 1.0, 30.0, 1e6])
+@pytest.mark.parametrize("strength", [0.0, 1.0, 3.0, 30.0, 1e6])
 def test_clip_spectrum_is_exact_with_and_without_a_dominant_value(strength):
     draw = random_generator(4, "noise")
     rank_one = np.einsum("csi,csj->csij", *draw.standard_normal((2, 2, 50, 8))).reshape(2, 50, 64)
@@ -181,6 +181,26 @@ def test_a_quantile_can_choose_the_constants():
     assert made.best("sgd").rate == 0.3
 
 
+def test_an_edge_of_the_grid_is_named_and_a_batch_of_one_sample_is_none():
+    """Rates fall and thresholds rise without end; a batch of one sample is the smallest there is."""
+    grid = {**GRID, "mini_batch": {"batch": [1e-9, 0.5], "rate": [0.25, 0.5]}, "sgd": {"rate": [0.003, 0.3, 30.0]}}
+    made = Rates(**{**SMALL, "grid": grid})
+    best = {"mini_batch": Constants(1e-9, 0.25, 1.0), "sgd": Constants(1.0, 0.3, 1.0)}
+
+    def marks(method, constants):
+        rows = made._constant_rows(method, 128, constants)
+        return {tuple(row["metric"].split("/which=")) for row in rows if row["value"] == 1}
+
+    for constants, edges, limits in [
+        (best["mini_batch"], {"rate"}, {"batch"}),
+        (best["mini_batch"]._replace(batch=0.5, rate=0.5), {"rate", "batch"}, set()),
+    ]:
+        found = marks("mini_batch", constants)
+        assert {which for name, which in found if name.startswith("at_edge")} == edges
+        assert {which for name, which in found if name.startswith("at_limit")} == limits
+    assert not {name for name, _ in marks("sgd", best["sgd"]) if name.startswith("at_")}
+
+
 def test_a_rate_that_diverges_is_never_chosen():
     grid = {**GRID, "sgd": {"rate": [1e6, 0.3]}}
     made = finished(Rates(**{**SMALL, "grid": grid}))
@@ -197,10 +217,31 @@ def test_a_resumed_study_is_bit_for_bit_the_undisturbed_one(kind, setting):
     assert second.status == "ok"
 
 
+def test_measuring_matrices_equals_the_twin_seed_by_seed(monkeypatch):
+    """Seeds run a few at a time, settings of other lengths side by side, on the noise of their own draw."""
+    monkeypatch.setattr(rates_matrix, "MATRIX_NUMBERS_AT_ONCE", 40)
+    for directions in ("fixed", "random"):
+        made = RatesMatrix(**{**MATRIX, "directions": directions, "problem": "well"})
+        settings = Settings(np.array([50, 20]), np.array([0.1, 0.3]), np.array([2.0, 1.0]))
+        at_once = made.seeds_at_once(settings, 7)
+        assert at_once == 3  # two parts of three and one of one
+        found = made.measure("spectral_clip", 1, settings, 7, random_generator(8, "noise"))
+        draw = random_generator(8, "noise")
+        noise = [np.concatenate([block.copy() for block in made.noise(n, 50, draw)]) for n in (3, 3, 1)]
+        noise = np.concatenate(noise, axis=1)
+        for c, tau in enumerate(settings.thresholds):
+            for s in range(7):
+                steps = noise[: settings.steps[c], s].reshape(-1, 3, 3)
+                start = made.start().reshape(3, 3)
+                wanted = reference.matrices("well", start, steps, settings.rates[c], tau)
+                assert found[c, s] == pytest.approx(wanted, rel=1e-12)
+
+
 def test_matrix_noise_has_rank_one_and_fixed_or_random_directions():
     for directions, same in (("fixed", True), ("random", False)):
         made = RatesMatrix(**{**MATRIX, "directions": directions})
-        block = next(made.noise(4, 6, random_generator(0, "noise"))).reshape(24, 3, 3)
+        blocks = [block.copy() for block in made.noise(4, 6, random_generator(0, "noise"))]
+        block = np.concatenate(blocks).reshape(24, 3, 3)
         sigma = np.linalg.svd(block)[1]
         assert (sigma[:, 1] < 1e-12 * sigma[:, 0]).all()
         unit = block / np.linalg.norm(block, axis=(1, 2), keepdims=True)

@@ -11,7 +11,7 @@ from clipbench.analysis.claims.source import Missing, Source
 from clipbench.analysis.claims.statement import Statement
 from clipbench.analysis.study_rows import jackknife, log_slope, over_groups, pick, study_table
 
-SKEWED = ("pareto", "stable")
+SKEWED = ("pareto", "alpha_stable")
 HIGH = "0.999"
 
 
@@ -37,7 +37,7 @@ def robust_estimator(
             effect = over_groups(whole, parts, lambda curve: log_slope(curve[curve.index >= slope_from]))
             text = f"slope of the {level}-quantile ≤ {bound:.3f}: {place}"
             statements.append(Statement(text, effect, "below", bound=bound, seeds=False))
-        if str(study["noise"]).startswith(SKEWED):
+        if study["noise"] in SKEWED:
             statements += _below(table, method, against, size, place)
     if not statements:
         raise Missing(f"{experiment} has no finished runs")

@@ -21,7 +21,14 @@ RUN_COLUMNS = ["run", "method", "seed", "status", "role", "commit", "code", "mac
 
 def write_report(results: Path) -> list[Path]:
     """results/REPORT.md, report.html, tables/verdicts.md and the lists of runs. The same data give the same bytes."""
+    from clipbench.analysis import plots  # Matplotlib takes a second to import
+    from clipbench.analysis.claim_plots import claim_figure
+
     outcomes = verdicts(results)
+    for outcome in outcomes:
+        figure = claim_figure(outcome)
+        if figure is not None:
+            plots.save(figure, results, claim_slug(outcome))
     shown = [panel for name in experiments(results) for panel in panels(load(results, name))]
     table = verdict_table(outcomes)
     written = [write_text(results / "tables" / "verdicts.md", table.markdown())]
@@ -58,12 +65,17 @@ def _front(table: Table, outcomes: Sequence[Outcome], shown: Sequence[Panel], re
 def _claim(outcome: Outcome, results: Path) -> str:
     """A claim's section, with its figure where there is one and the way to the runs behind it."""
     text = claim_section(outcome)
-    figure = f"claim_{outcome.claim.name.replace('.', '_')}.png"
+    figure = f"{claim_slug(outcome)}.png"
     if (results / "figures" / figure).exists():
         text += f"\n![Effects behind {outcome.claim.name}](figures/{figure})\n"
     names = sorted(_named(outcome.claim.options))
     links = [f"[{n}](tables/{stem(n)}__runs.md)" for n in names if (results / "data" / f"{stem(n)}.parquet").exists()]
     return text + (f"\nEvery run behind it: {', '.join(links)}.\n" if links else "")
+
+
+def claim_slug(outcome: Outcome) -> str:
+    """The name of a claim's figure."""
+    return f"claim_{outcome.claim.name.replace('.', '_')}"
 
 
 def _named(options: object) -> set[str]:
@@ -104,6 +116,17 @@ def _experiments(results: Path) -> list[str]:
             slugs.append((f"{stem(name)}__sensitivity", f"{name}: learning-rate sensitivity"))
         for slug, title in slugs:
             parts += _pictured(results, slug, title)
+        parts += _others(results, name, {slug for slug, _ in slugs})
+    return parts
+
+
+def _others(results: Path, name: str, shown: set[str]) -> list[str]:
+    """The experiment's figures that belong to no table: those of studies and of tuning."""
+    parts = []
+    for path in sorted((results / "figures").glob(f"{stem(name)}__*.png")):
+        words = path.stem.removeprefix(f"{stem(name)}__")
+        if path.stem not in shown and "__" not in words:
+            parts += [f"![{name}: {words.replace('_', ' ')}](figures/{path.name})", ""]
     return parts
 
 

@@ -74,7 +74,7 @@ class TogetherTrainer:
         memory.forget_peak(self.device)
         self._last_evaluation = time.monotonic()
         if not any(member.rows for member in self.members):
-            yield self._evaluation_rows("validation")
+            yield self._evaluation_rows()
         while self.status == "running" and self.done < self.steps and not self._stopping:
             self.clock.start()
             steps = self._to_boundary()
@@ -132,9 +132,7 @@ class TogetherTrainer:
         if self.done % options.log_every == 0 or last:
             rows += self._training_rows()
         if self.status == "running" and (last or self._evaluation_due()):
-            rows += self._evaluation_rows("validation")
-            if last and options.role != "tune" and self.status == "running":  # tuning never touches test
-                rows += self._evaluation_rows("test")
+            rows += self._evaluation_rows()
         return rows
 
     def _evaluation_due(self) -> bool:
@@ -152,11 +150,18 @@ class TogetherTrainer:
             values["steps_per_second"] = [rate] * len(self.members)
         return self._add("train", values)
 
-    def _evaluation_rows(self, split: str) -> list[Row]:
+    def _evaluation_rows(self) -> list[Row]:
+        """Metrics on the validation split and, but in tuning, on the test split, which no selection reads."""
+        rows = self._metric_rows("validation")
+        if self.status == "running" and self.options.role != "tune":
+            rows += self._metric_rows("test")
+        self._last_evaluation = time.monotonic()
+        return rows
+
+    def _metric_rows(self, split: str) -> list[Row]:
         start = time.perf_counter()
         values = evaluate(self.stacked, self.engine, split, [member.status == "running" for member in self.members])
         self.clock.evaluation += max(0.0, time.perf_counter() - start)
-        self._last_evaluation = time.monotonic()
         return self._add(split, values)
 
     def _add(self, split: str, values: dict[str, list[float]]) -> list[Row]:

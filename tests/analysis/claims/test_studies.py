@@ -15,6 +15,7 @@ from clipbench.analysis.claims import decide, estimators, rates, spectra
 from clipbench.analysis.claims.source import Missing, Source
 from clipbench.analysis.collect import collect
 from clipbench.analysis.study_rows import jackknife, log_slope, pick, study_table
+from clipbench.studies import heavy_tails
 from tests.analysis.synthetic import write_run
 
 GROUPS = 10
@@ -166,14 +167,16 @@ def error_rows(slopes: dict[str, float], factors: dict[str, float], seed: int) -
 def test_robust_estimator(tmp_path: Path, slope: float, factor: float, verdict: str) -> None:
     names = {"ps_clip": slope, "mean": -0.3, "batch_clip": -0.3}
     factors = {"ps_clip": factor, "mean": 6.0, "batch_clip": 6.0}
-    for i, noise in enumerate(("pareto", "student_t")):
+    for i, noise in enumerate(heavy_tails.SAMPLERS):
         study = {"noise": noise, "index": 1.5, "margin": 0.05, "mean_norm": 1.0, "dimension": 10}
         put(tmp_path, study, error_rows(names, factors, i), "estimator_error/cpu")
     collect(tmp_path)
     statements = estimators.robust_estimator(
         Source(tmp_path), "estimator_error/cpu", "ps_clip", ["mean", "batch_clip"], 0.05, 64, 1024
     )
-    assert len(statements) == 6  # two slopes in each cell, two comparisons in the skewed one
+    places = [s.text for s in statements if s.text.startswith("0.999-quantile at")]
+    assert len(statements) == 2 * len(heavy_tails.SAMPLERS) + 4  # two slopes in each cell, two comparisons if skewed
+    assert [sum(name in text for text in places) for name in ("pareto", "alpha_stable", "student_t")] == [2, 2, 0]
     assert decide(statements).verdict == verdict
 
 
