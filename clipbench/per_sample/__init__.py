@@ -11,20 +11,26 @@ What is guaranteed: norms are right or refused, never guessed. Every row of ever
 one sample, or its parameters' gradients are taken in a way that does not need it, in the end by one backward pass a
 sample. Rows may be time first, packed, ragged, routed, masked, sorted or cut; samples that mix in every layer are
 refused (ValueError). Known means proven from the graph's operations, for any data, or else measured at that very step
-on all samples and rows (see `placement`; what rounding hides in the gradients themselves cannot be measured).
+on all samples and rows (see `placement`), brought level before, so that what rounding may hide of a sample there is
+small beside that sample itself. Gradients may be of any size that their dtype holds, and positions may cancel: what
+squares or a Gram form would lose is computed again in float64 (see `care`). A sample that is not finite is dropped
+alone; with it goes the batch only where an operation of the user's own, or the slow path, sums over samples unseen.
 
 What it costs: a proof, about three plain steps, once for every graph (operations, constants and shapes); proven steps
 cost nothing more and never wait for the device. Where rows move by data, or shapes are new at every step, a step
-takes two or three more backward passes to the layers' outputs and reads values. On tensors without values, while
+takes two or three more backward passes to the layers' outputs and reads values; two or three more where samples differ
+by more than 2¹⁰. Norms asked for a second time cost about that of the first twice. On accelerators nothing is asked
+for twice: squares are summed in float64 at every step. On tensors without values, while
 tracing and while a CUDA graph is captured, what would have to be measured takes the slow path; take one ordinary step
 before capturing. `torch.compile` cannot see through the walk over the autograd graph, but traces what it leads to: a
 whole step as a function, traced by `torch.fx.experimental.proxy_tensor.make_fx`, compiles as one graph.
 
 Read in this order: `clipper` (what users call), `engine` (one step), `graph` and `slots` (which node reads which
 parameter), `rules` (norms and weighted sums by kind of layer), `factors` and `cost` (the arithmetic and its price),
-`joint` (tied weights), `derived` and `pullback` (what is computed from parameters alone), `fallback` (the slow path);
-and for whose row is whose: `placement`, `layout`, `signature` (what a proof holds for), `dependence` with `spelling`
-and `surrogates` (the proof), `probe` (the measurement).
+`care` and `total` (of what size numbers may be), `joint` (tied weights), `derived` and `pullback` (what is computed
+from parameters alone), `fallback` (the slow path); and for whose row is whose: `placement`, `layout`, `signature`
+(what a proof holds for; and with `plan` how a graph is read again), `dependence` with `spelling` and `surrogates` (the
+proof), `measure` with `probe` and `balance` (the measurement).
 """
 
 from clipbench.per_sample.clipper import ClipStats, PerSampleClipper

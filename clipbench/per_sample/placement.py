@@ -89,7 +89,7 @@ class Placement:
     @staticmethod
     def _key(found: Trace, n: int) -> Hashable:
         """What verdicts hold for; None where the graph does not tell."""
-        graph = found.signature if n > 1 else n
+        graph = found.signature if n > 1 else "one sample"
         return None if graph is None else (graph, found.version, *[use.axes for use in found.uses])
 
     def _judge(self, losses: Tensor, uses: Sequence[Use], key: Hashable) -> list[Verdict]:

@@ -214,3 +214,28 @@ def test_autocast_in_bfloat16(build: Callable[[], nn.Module], side: int, device:
     assert ours <= 2 * plain
     assert ours <= 5e-2 * rows.mean(0).norm()
     assert all(p.grad is not None and p.grad.dtype is torch.float32 for p in net.parameters())
+
+
+@pytest.mark.filterwarnings("error:no per-sample rule")
+def test_a_graph_read_as_an_earlier_one_was_is_its_own() -> None:
+    """The same operations with other factors, other frozen parameters, another tensor in a parameter's place."""
+    torch.manual_seed(0)
+    model = nn.ParameterList([nn.Parameter(torch.randn(3, 4).double()), nn.Parameter(torch.randn(4).double())])
+    other = torch.randn(3, 4).double().requires_grad_()
+    clipper = PerSampleClipper(model, 0.5)
+    for alpha in (1.0, 1.0, 2.0, 1.0, -3.0):
+        for weight in (model[0], other, model[0]):
+            for frozen in (False, True, False):
+                model[1].requires_grad_(not frozen)
+
+                def loss(x: Tensor, weight: Tensor = weight, alpha: float = alpha) -> Tensor:
+                    out = torch.addmm(model[1], x, weight, alpha=alpha) + alpha * model[0].sum(0)
+                    return 0.5 * out.square().sum(1) + out.sum(1)
+
+                x = torch.randn(5, 3).double()
+                leaves = [p for p in model if p.requires_grad]
+                rows = []
+                for value in loss(x):
+                    grads = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+                    rows.append(torch.cat([g.flatten() for g in grads if g is not None]))
+                torch.testing.assert_close(clipper.norms(loss(x)), torch.stack(rows).norm(dim=1))
