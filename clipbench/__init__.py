@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from clipbench.spectral import clip_factored as clip_factored
     from clipbench.spectral import clip_singular_values as clip_singular_values
     from clipbench.spectral import randomized_clip as randomized_clip
+    from clipbench.suggestion import suggest as suggest
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,9 @@ _ROOMS = {
     ),
     "clipbench.spectral": (
         "clip_factored", "clip_singular_values", "randomized_clip",
+    ),
+    "clipbench.suggestion": (
+        "suggest",
     ),
 }  # fmt: skip
 

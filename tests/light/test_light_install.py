@@ -35,6 +35,8 @@ assert torch.linalg.matrix_norm(clipped, 2) < 0.1001
 clip_factored(torch.randn(8, 3), torch.randn(8, 2), 0.1)
 loaded = {name.partition(".")[0] for name in sys.modules} & set(%r)
 assert not loaded, loaded
+found = suggest(model, [x, x], lambda model, x: model(x).square().sum(1))
+assert found.norm > 0
 print("clipped")
 """.replace("from clipbench import *", "from clipbench import (\n%s\n)")
 
@@ -57,7 +59,7 @@ def test_commands_are_found() -> None:
 def test_the_clippers_need_no_extra(tmp_path: Path) -> None:
     names = (
         "Chain, EmaThreshold, NormClip, PerSampleClipper, PowerThreshold, SampleQuantile, SmoothWeight, "
-        "SpectralClip, ValueClip, ZClip, clip_factored, clip_singular_values"
+        "SpectralClip, ValueClip, ZClip, clip_factored, clip_singular_values, suggest"
     )
     done = run(tmp_path, EXTRAS, "-c", CLIPPING % (names, sorted(EXTRAS)))
     assert (done.returncode, done.stdout.strip()) == (0, "clipped"), done.stderr

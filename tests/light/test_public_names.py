@@ -13,7 +13,7 @@ import clipbench.per_sample
 
 NAMES = [
     *(set(clipbench.clipping.__all__) | set(clipbench.per_sample.__all__)) - {"ClipStats"},  # two rooms have their own
-    "SampleEma", "SampleQuantile", "SampleShare", "clip_factored", "clip_singular_values", "randomized_clip",
+    "SampleEma", "SampleQuantile", "SampleShare", "clip_factored", "clip_singular_values", "randomized_clip", "suggest",
 ]  # fmt: skip
 
 
