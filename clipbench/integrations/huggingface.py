@@ -20,7 +20,7 @@ from clipbench.per_sample import PerSampleClipper
 FILE = "clipper.pt"  # in the Trainer's checkpoints
 
 
-class ClipCallback(TrainerCallback):
+class ClipCallback(TrainerCallback):  # type: ignore[misc]
     """`Trainer(…, callbacks=[ClipCallback(clipper)])`: clips the accumulated gradients before every optimizer step.
 
     Set `max_grad_norm=0`, or the Trainer clips before it. A GradScaler's scale (fp16) is out by then. What the clipper

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import clipbench.suggestion.propose
+import clipbench.suggestion.proposal
 from clipbench import PerSampleClipper, PowerThreshold, suggest
 from clipbench.suggestion import Norms, propose
-from clipbench.suggestion.propose import tail_index
+from clipbench.suggestion.proposal import tail_index
 
 COUNT = 20_000
 
@@ -97,5 +97,5 @@ def test_bad_input(words: dict[str, Any], message: str) -> None:
 
 
 def test_the_example() -> None:
-    result = doctest.testmod(clipbench.suggestion.propose)
+    result = doctest.testmod(clipbench.suggestion.proposal)
     assert (result.attempted > 0, result.failed) == (True, 0)

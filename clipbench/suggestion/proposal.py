@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipbench.suggestion.measure import Norms, SampleLosses, measure
+from clipbench.suggestion.measured import Norms, SampleLosses, measure
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 TAIL = 0.1  # share of the largest norms that tell the tail's index; our choice
@@ -63,7 +63,7 @@ def suggest(
 
         >>> model, loader = torch.nn.Linear(3, 1), [torch.ones(4, 3), torch.ones(4, 3)]
         >>> found = suggest(model, loader, lambda model, x: model(x)[:, 0])  # every sample's gradient is (1, 1, 1, 1)
-        >>> found.norm, found.beta, found.norms.samples.shape
+        >>> round(found.norm, 4), found.beta, found.norms.samples.shape
         (2.0, 2.0, torch.Size([8]))
     """
     _check(share)
