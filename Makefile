@@ -6,7 +6,7 @@ PY := .venv/bin/python
 SIZE = $(shell $(PY) -c "import torch; print('paper' if torch.cuda.is_available() else 'cpu')" 2>/dev/null || echo cpu)
 EXPERIMENT ?= ps_clip_alexnet_cifar100/$(SIZE)
 .DEFAULT_GOAL := help
-.PHONY: help install run sweep test test-all test-gpu lint format bench calibrate tune collect figures report clean
+.PHONY: help install run sweep test test-all test-gpu lint format bench calibrate tune collect figures report notebooks clean
 
 help:  ## list all targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ lint: install  ## ruff (format and rules), mypy, and the import contracts
 format: install  ## format the code and mend what ruff can mend
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+notebooks: install  ## execute the notebooks on results/ and store them with their outputs
+	$(PY) scripts/notebooks.py
 
 bench: install  ## per-sample engines, spectral kernels and the trainer's overhead, as ratios (about an hour)
 	$(PY) -m clipbench.bench all

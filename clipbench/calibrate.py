@@ -30,6 +30,7 @@ cannot be compared; figures over time use steps × these step times.
   train_steps=200    plain training before; default: half a run, at most 200
   settle_steps=20    steps of each method after that, for thresholds that follow the gradients
   --config-dir DIR   a folder of methods and experiments of your own
+  --allow PACKAGE    a package of your own that their files may name
 
 Everything else is an option of the runs, as on the command line of clipbench.run. The rows go to
 <results>/data/calibration.parquet, one set for each experiment, device and number of threads.

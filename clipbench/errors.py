@@ -11,6 +11,10 @@ class RecordError(RuntimeError):
     """A file of the results that cannot be written or read; the message names it."""
 
 
+class Unwritable(RecordError):
+    """A results folder in which nothing can be written: the user named it, so it counts as bad input."""
+
+
 class RunLocked(RecordError):
     """Another process is executing this run."""
 

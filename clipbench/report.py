@@ -15,7 +15,7 @@ from clipbench.analysis.embed import embed
 from clipbench.analysis.groups import BASELINE
 from clipbench.analysis.page import write_report
 from clipbench.errors import RecordError
-from clipbench.runs.archive import data_file, read_data
+from clipbench.runs.archive import data_file, places, read_data
 
 DESCRIPTION = """\
 Turn the records of runs into tables and figures.
@@ -70,6 +70,11 @@ def _options(command: argparse.ArgumentParser, name: str) -> None:
             "--roots", nargs="+", type=_folder, default=[], metavar="DIR", action="extend",
             help="results folders to merge, as from several machines (default: that of --results)",
         )  # fmt: skip
+    if name in ("collect", "all", "summary"):
+        command.add_argument(
+            "--data", nargs="+", type=_folder, default=[], metavar="DIR", action="extend",
+            help="results folders of others, whose collected data are added to yours",
+        )  # fmt: skip
     if name != "collect":
         command.add_argument("--baseline", default=BASELINE, metavar="METHOD", help=f"default: {BASELINE}")
     if name == "figures":
@@ -113,19 +118,29 @@ def _collect(args: argparse.Namespace, names: Sequence[str]) -> None:
 
 def _collected(args: argparse.Namespace) -> Path:
     """The results folder that holds all runs of the experiment: its own, or `--into` with what is published too."""
+    others = [*args.data, *places(args.results)[1:]]
+    _bring(args.results if args.into is None else args.into, others, args.experiment)
     if args.into is None:
         _collect(args, [args.experiment])
         return Path(args.results)
     (args.into / "data").mkdir(parents=True, exist_ok=True)
-    published = data_file(args.results, args.experiment)
-    if published.exists():
-        add(data_file(args.into, args.experiment), read_data(published))
+    _bring(args.into, [args.results], args.experiment)
     for warning in collect(args.into, args.roots or [args.results], [args.experiment]).warnings:
         print(f"warning: {warning}", file=sys.stderr)
     calibration = args.results / "data" / "calibration.parquet"
     if calibration.exists():
         shutil.copy(calibration, args.into / "data")
     return Path(args.into)
+
+
+def _bring(results: Path, others: Sequence[Path], experiment: str) -> None:
+    """Add what other results folders have collected of an experiment, calibrations where there is none."""
+    for other in others:
+        if (found := data_file(other, experiment)).exists():
+            add(data_file(results, experiment), read_data(found))
+        there, here = (folder / "data" / "calibration.parquet" for folder in (other, results))
+        if found.exists() and there.exists() and not here.exists():
+            shutil.copy(there, here)
 
 
 def _summary(args: argparse.Namespace) -> None:
@@ -163,6 +178,9 @@ def run(args: argparse.Namespace) -> None:
         _summary(args)
         return
     if args.command in ("collect", "all"):
+        for other in args.data:
+            for name in args.experiments or experiments(other):
+                _bring(args.results, [other], name)
         _collect(args, args.experiments)
         if args.command == "collect":
             return

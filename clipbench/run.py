@@ -14,9 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from clipbench.cli.arguments import at_home
+from clipbench.cli.arguments import at_home, flags_first
 from clipbench.cli.command import command, condense
 from clipbench.cli.compose import CONFIG_PATH, resolve
+from clipbench.cli.guard import guard
+from clipbench.cli.outside import search, taken
 from clipbench.errors import JobError, RunLocked
 
 
@@ -46,8 +48,9 @@ def job(config: DictConfig) -> str:
 
 def main() -> None:
     """The job, or the sweep between its plan and its report, which comes however the sweep ends."""
-    sys.argv[1:] = at_home(sys.argv[1:])
+    sys.argv[1:] = [*flags_first(taken(at_home(sys.argv[1:])), get_args_parser()), *search()]
     words = get_args_parser().parse_args()
+    guard(words.overrides)
     if not words.multirun or words.cfg or words.info or words.help or words.hydra_help:
         job()
         return

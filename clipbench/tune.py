@@ -29,6 +29,7 @@ where it was; started several times, it shares the work.
   pruner=none               none; median: stop what is worse than the median (favours fast starters)
   final_seeds=0,1,2,3,4     seeds of the winners' runs
   --config-dir DIR          a folder of methods and experiments of your own
+  --allow PACKAGE           a package of your own that their files may name
   storage=URL               an Optuna database for workers on several machines; default: SQLite in <results>/tune
 
 Everything else is an option of the runs, as on the command line of clipbench.run (steps=500, data.root=/data);

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clipbench.cli.command import command
 from clipbench.cli.compose import CONFIG_PATH, compose, compose_node
+from clipbench.cli.outside import taken
 from clipbench.errors import ConfigError
 
 DESCRIPTION = """\
@@ -22,6 +23,8 @@ Repeat a published run and print both numbers, or prove that an edit changes no 
                                  conf/equal.yaml and count as the same from then on
 """
 EPILOG = """\
+--config-dir DIR adds a folder of configs, --allow PACKAGE a package that they may name.
+
 examples:
   python -m clipbench.verify heavy_tailed_mlp/cpu --sample 1
   python -m clipbench.verify heavy_tailed_mlp/cpu --method ps_clip --seed 0
@@ -47,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0; 1 where old and new code differ. Raises ConfigError for bad input."""
-    args = parser().parse_args(argv)
+    args = parser().parse_args(taken(argv))
     if args.sample < 1:
         raise ConfigError(f"--sample must be >= 1, got {args.sample}")
     if args.equal is not None:

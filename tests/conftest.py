@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from clipbench.cli import outside
+from clipbench.config import trust
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -15,6 +18,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's own --config-dir and --allow end with it."""
+    for name in (outside.VARIABLE, trust.VARIABLE):
+        monkeypatch.setenv(name, "")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

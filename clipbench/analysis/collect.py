@@ -197,14 +197,10 @@ def add(path: Path, new: Sequence[Run]) -> tuple[list[Run], list[str]]:
 def merge_files(ours: Path, theirs: Path) -> list[str]:
     """Git's merge of two versions of a collected file, into `ours`: the union by run id; lines on conflicts.
 
-    Raises ValueError where one of them is no collected file.
+    Raises ValueError where one of them is no collected file, RecordError where it cannot be read.
     """
     for path in (ours, theirs):
-        try:
-            fits = holds_runs(path)
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{path} cannot be read ({type(error).__name__})") from error
-        if not fits:
+        if not holds_runs(path):
             raise ValueError(f"a file to merge must hold collected runs, got {path.name}")
     runs, conflicts = merge([*read_data(ours), *read_data(theirs)])
     write_data(ours, runs)

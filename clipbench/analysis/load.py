@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow.parquet as pq
 
-from clipbench.runs.archive import MAPPINGS, METRIC_COLUMNS, data_file, holds_runs, stem
+from clipbench.runs.archive import MAPPINGS, METRIC_COLUMNS, data_file, holds_runs, read_mapping, read_table, stem
 from clipbench.timing.match import matching
 
 CALIBRATION_COLUMNS = [
@@ -61,7 +61,7 @@ def load(results: Path, experiment: str) -> Experiment:
     if not path.exists():
         known = ", ".join(experiments(results)) or "none"
         raise ValueError(f"experiment must be one collected under {results / 'data'} ({known}), got {experiment}")
-    table = pd.read_parquet(path)
+    table = read_table(path)
     metrics = table[["run_id", *METRIC_COLUMNS]].dropna(subset=["metric"]).reset_index(drop=True)
     metrics = metrics.astype({"step": int})
     runs = table.drop(columns=METRIC_COLUMNS).drop_duplicates("run_id").reset_index(drop=True)
@@ -77,7 +77,7 @@ def tuned_to_baseline(results: Path, experiment: str) -> frozenset[str]:
     path = results / "data" / f"{stem(experiment)}__tuning.json"
     if not path.exists():
         return frozenset()
-    outcome = json.loads(path.read_text(encoding="utf-8"))
+    outcome = read_mapping(path)
     return frozenset(method for method, found in outcome.items() if found.get("is_baseline"))
 
 
@@ -102,7 +102,7 @@ def load_calibration(results: Path, experiment: str, runs: pd.DataFrame) -> pd.D
     nothing = pd.DataFrame(columns=CALIBRATION_COLUMNS).set_index("method")
     if not path.exists():
         return nothing
-    table = pd.read_parquet(path)
+    table = read_table(path)
     missing = [c for c in CALIBRATION_COLUMNS if c not in table]
     if missing:
         raise ValueError(f"{path} must have the column {missing[0]}, it has {', '.join(table.columns)}")

@@ -38,8 +38,8 @@ class Tried(NamedTuple):
 
 def tuning_figures(experiment: Experiment, metric: str = "validation_loss") -> dict[str, Figure]:
     """A map of the trials and the curve of expected best losses; none where methods have fewer than LEAST trials."""
-    found = [one for one in trials(experiment, metric) if len(one.loss) >= LEAST and np.isfinite(one.loss).any()]
-    if not found:
+    found = [one for one in trials(experiment, metric) if len(one.loss) >= LEAST]
+    if not any(np.isfinite(one.loss).any() for one in found):
         return {}
     with matplotlib.rc_context(RC):
         figures = {"budget": _budget(found, metric)}
@@ -90,8 +90,11 @@ def _budget(found: list[Tried], metric: str) -> Figure:
     figure, axes = grid(1, 1, 3.4)
     axis = axes[0][0]
     styles = dict(zip([one.method for one in found], looks([one.method for one in found]), strict=True))
-    worst = max(float(one.loss[np.isfinite(one.loss)].max()) for one in found)
+    worst = max(float(one.loss[np.isfinite(one.loss)].max()) for one in found if np.isfinite(one.loss).any())
     for one in found:
+        if not np.isfinite(one.loss).any():
+            styles[f"{one.method} (every trial diverged)"] = styles.pop(one.method)
+            continue
         capped = np.where(np.isfinite(one.loss), one.loss, worst)  # a diverged trial is worth the worst that ended
         counts = [count for count in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 100, 200, 300) if count <= len(capped)]
         curve = pd.Series([expected_best(capped, count) for count in counts], index=counts)
@@ -120,8 +123,9 @@ def _map(found: list[Tried], metric: str) -> Figure:
         good = np.isfinite(one.loss)
         painted = axis.scatter(one.lr[good], one.values[good], c=one.loss[good], norm=norm, cmap="viridis", s=16)
         axis.plot(one.lr[~good], one.values[~good], linestyle="none", marker="x", color="#777777", markersize=4)
-        best = int(one.loss.argmin())
-        axis.plot(one.lr[best], one.values[best], marker="o", markersize=9, markerfacecolor="none", color="#D55E00")
+        if good.any():
+            best = int(one.loss.argmin())
+            axis.plot(one.lr[best], one.values[best], marker="o", markersize=9, markerfacecolor="none", color="#D55E00")
         axis.set_xscale("log")
         positive = one.values[np.isfinite(one.values)]
         if len(positive) and positive.min() > 0 and positive.max() > 20 * positive.min():

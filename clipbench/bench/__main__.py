@@ -7,6 +7,7 @@ import sys
 
 from clipbench.bench import BENCHMARKS
 from clipbench.cli.command import command
+from clipbench.cli.outside import taken
 
 
 def usage() -> str:
@@ -30,4 +31,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command(lambda: main(sys.argv[1:]), passive=False)
+    command(lambda: main(taken(sys.argv[1:])), passive=False)

@@ -6,15 +6,16 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from clipbench.errors import ConfigError, Interrupted, JobError
+from clipbench.cli import hints
+from clipbench.errors import ConfigError, Interrupted, JobError, RecordError, Unwritable
 
+# "<argument> must be <what>, got <value>", as every check of the package writes it.
+BAD_INPUT = re.compile(r"[\w.*\[\]]+ must [^\n]+, got [^\n]*")
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # any of these is the user's own choice
 
 
@@ -26,7 +27,33 @@ def wait_passively() -> None:
         os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
-MOST_LISTED = 15  # choices of a group that are all named
+class Lasting:
+    """A stream that goes on in silence where its reader is gone (`| head`, a closed terminal): work comes first."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return int(self._stream.write(text))
+        except (BrokenPipeError, OSError):
+            self._silence()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (BrokenPipeError, OSError):
+            self._silence()
+
+    def _silence(self) -> None:
+        """Let the stream's own descriptor lead nowhere, so that what is still in its buffer disturbs no exit."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def command(main: Callable[[], Any], passive: bool = True) -> None:
@@ -37,6 +64,7 @@ def command(main: Callable[[], Any], passive: bool = True) -> None:
     """
     if passive:
         wait_passively()
+    sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)  # type: ignore[assignment]
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises then, and leaves the printing to us
     try:
@@ -52,55 +80,17 @@ def command(main: Callable[[], Any], passive: bool = True) -> None:
         if full or line is None:
             raise error from None
         print(f"clipbench: {line}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, RuntimeError) else 2)
+        sys.exit(2 if isinstance(error, ConfigError | Unwritable | ValueError | HydraException) else 1)
 
 
 def condense(error: BaseException) -> str | None:
     """The user's line for an error a user can cause (three at most, for missing data); None for any other."""
-    from clipbench.errors import RecordError
-
     if isinstance(error, ConfigError | RecordError):
         return str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _hydra_line(str(error))
+        return hints.line(str(error))
     if isinstance(error, ValueError) and "Config group override must be" in str(error):
         return "a group must be given a choice, got null (noise=none, logger=none and tuned=none switch those off)"
+    if isinstance(error, ValueError) and BAD_INPUT.fullmatch(str(error)):
+        return str(error)
     return None
-
-
-def _hydra_line(text: str) -> str:
-    """Hydra's and OmegaConf's errors of 5 to 10 lines, as one."""
-    if found := re.search(r"Could not override '([^']*)'", text):
-        return f"{found[1]} is not an option{_near(found[1])}"
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        options = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)
-        if options:
-            return _choices(found[1], sorted(line.strip() for line in options[1].splitlines()), found[2])
-        return f"{found[1]} has no choice {found[2]}"
-    if found := re.search(r"Ambiguous value for argument '([^']*)'", text):
-        return f"{found[1]}: several values need the flag -m (multirun)"
-    lines = [line.strip() for line in text.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
-    return " ".join(line for line in lines[:3] if not line.startswith("See http"))
-
-
-def _choices(group: str, known: list[str], given: str) -> str:
-    """What a group may be: all of a few, of many those that were probably meant."""
-    near = get_close_matches(given, known, n=4)
-    if len(known) <= MOST_LISTED or not near:
-        return f"{group} must be one of {', '.join(known)}, got {given}"
-    return f"{group} must be one of {len(known)} choices (did you mean {' or '.join(near)}?), got {given}"
-
-
-def _near(option: str) -> str:
-    """A hint at the option of the default config that was probably meant."""
-    from clipbench.cli.compose import compose
-
-    def names(node: Any, path: str = "") -> list[str]:
-        if not isinstance(node, dict):
-            return [path]
-        return [name for key, value in node.items() for name in [f"{path}.{key}", *names(value, f"{path}.{key}")]]
-
-    GlobalHydra.instance().clear()
-    known = {name.lstrip(".") for name in names(compose([]))}
-    near = get_close_matches(option, known, n=1)
-    return f" (did you mean {near[0]}?)" if near else " (python -m clipbench.run --help lists them)"

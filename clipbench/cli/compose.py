@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from clipbench.cli.outside import search
 from clipbench.config import tuned
+from clipbench.config.environment import references
+from clipbench.config.trust import allow_typed
+from clipbench.errors import ConfigError
 
 _PACKAGE = Path(__file__).parents[1]
 _BESIDE = _PACKAGE.parent / "conf"
@@ -50,28 +54,46 @@ def resolve(
     if choices is None:
         given = list(HydraConfig.get().overrides.task)
     chosen = choices if choices is not None else HydraConfig.get().runtime.choices
-    plain = OmegaConf.to_container(
-        OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), resolve=True
-    )
+    own = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
+    plain = OmegaConf.to_container(own, resolve=True)
     assert isinstance(plain, dict)  # a DictConfig gives nothing else
+    environment = references(own, {str(k): v for k, v in plain.items()})
     for option in PLACES:
         group, _, name = option.partition(".")
         node = plain.get(group)
         if isinstance(node, dict) and isinstance(node.get(name), str):
             node[name] = expanded(node[name])
-    whole = {"experiment": chosen.get("experiment") or "single", **{str(k): v for k, v in plain.items()}}
+    _check_choices(chosen)
+    named = {"experiment": chosen.get("experiment") or "single", **{str(k): v for k, v in plain.items()}}
+    whole = named | {"environment": environment}
     return tuned.apply(whole, given, tuned.folders(whole, Path(CONFIG_PATH), IN_CHECKOUT), say)
 
 
+def _check_choices(choices: Mapping[str, Any]) -> None:
+    """A choice is a name within its group, not a path that leads elsewhere: records are called as it is."""
+    for group, choice in choices.items():
+        for name in choice if isinstance(choice, list) else [choice]:
+            if isinstance(name, str) and {"..", ""} & set(name.split("/")):
+                raise ConfigError(f"{group} must be a name within conf/{group} (or that of --config-dir), got {name}")
+
+
 def compose_node(overrides: Sequence[str]) -> DictConfig:
-    """The composed config with Hydra's own node, interpolations unresolved. Raises Hydra's errors."""
+    """The composed config with Hydra's own node, interpolations unresolved. Raises Hydra's errors.
+
+    Configs are looked for in clipbench's own folder, in those of `--config-dir` and in those of installed packages.
+    """
+    words = [word for word in overrides if not word.startswith("hydra.searchpath=")] + search()
     if GlobalHydra.instance().is_initialized():
-        return hydra_compose("config", list(overrides), return_hydra_config=True)
+        return hydra_compose("config", words, return_hydra_config=True)
     with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
-        return hydra_compose("config", list(overrides), return_hydra_config=True)
+        return hydra_compose("config", words, return_hydra_config=True)
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
-    """The resolved config that `python -m clipbench.run <overrides>` would run. Raises Hydra's errors."""
+    """The resolved config that `python -m clipbench.run <overrides>` would run. Raises Hydra's errors.
+
+    A `_target_` that stands in `overrides` is the caller's own, and allowed.
+    """
+    allow_typed(overrides)
     config = compose_node(overrides)
     return resolve(config, config.hydra.runtime.choices, overrides)

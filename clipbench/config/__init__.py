@@ -1,1 +1,1 @@
-"""The typed options (`schema`) and the checks of constructor arguments (`checks`)."""
+"""What a config may hold: options, targets, places, whose code it may name; building; checks of arguments."""

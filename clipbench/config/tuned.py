@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from clipbench.config import schema
+from clipbench.config.environment import SIGN, referring
 from clipbench.errors import ConfigError
 from clipbench.runs.identity import counted, effective
 
@@ -40,7 +41,7 @@ def base(config: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     Raises ConfigError for a config that cannot run.
     """
     plain = schema.canonical(schema.used(config), schema.check(config))
-    kept = counted(effective(plain, "cuda"), "variant")
+    kept = referring(counted(effective(plain, "cuda"), "variant"), config.get("environment", {}))
     return {path: value for path, value in flatten(kept).items() if path not in settings}
 
 
@@ -108,6 +109,8 @@ def _unfit(
     now = base(config, list(settings))
     for option in dict.fromkeys([*kept, *now]):
         before, here = kept.get(option), now.get(option)
+        if SIGN in repr(before) + repr(here):
+            return f"{option} is of the environment, whose values are not kept to compare"
         if json.dumps(before, default=str) != json.dumps(here, default=str):
             return f"{option} is {here}, tuned was {before}"
     return ""

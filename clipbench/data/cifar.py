@@ -10,7 +10,7 @@ import math
 import pickle
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -104,19 +104,19 @@ class _Cifar:
         folder = root / base.base_folder
         self._ensure_files(root, folder, base, download)
         names = [name for name, _ in base.train_list + base.test_list] + [base.meta["filename"]]
-        parser = base if verify else _unverified(base, folder, names, self.classes)
+        if not verify:
+            parts = _unverified(base, folder, self.classes)
+            self.provenance = _provenance(folder, names, verify)
+            return parts
         try:
-            parts = parser(root, train=True), parser(root, train=False)
+            parts = base(root, train=True), base(root, train=False)
         except (RuntimeError, FileNotFoundError) as error:
             raise DataUnavailable(
                 f"{self.name}: a file in {folder} is missing or its MD5 is not the official one\n"
                 f"put the official {base.filename} (MD5 {base.tgz_md5}) into {root} and remove {folder},\n"
                 f"from {PAGE}; or set data.verify=false to use the files as they are"
             ) from error
-        self.provenance = {
-            "files": {name: f"md5:{digest(folder / name, 'md5')}" for name in names},
-            "verified": verify,
-        }
+        self.provenance = _provenance(folder, names, verify)
         return parts
 
     def _ensure_files(self, root: Path, folder: Path, base: Any, download: bool) -> None:
@@ -179,33 +179,50 @@ def _unpack(archive: Path, root: Path, folder: str) -> None:
             raise DataUnavailable(f"{archive} cannot be unpacked ({reason})") from error
 
 
-def _unverified(base: Any, folder: Path, names: list[str], classes: int) -> Any:
-    """torchvision's parser without checksums, for files the restricted unpickler has accepted.
+def _provenance(folder: Path, names: list[str], verify: bool) -> dict[str, Any]:
+    return {"files": {name: f"md5:{digest(folder / name, 'md5')}" for name in names}, "verified": verify}
 
-    Raises DataUnavailable where a file holds anything but plain arrays, numbers and text, or the wrong
-    shapes.
+
+class _Part(NamedTuple):
+    """What is used of torchvision's dataset: data (n, 32, 32, 3) uint8, and n classes."""
+
+    data: np.ndarray
+    targets: list[int]
+
+
+def _unverified(base: Any, folder: Path, classes: int) -> tuple[_Part, _Part]:
+    """The training and the test files without checksums: such files are parsed by the restricted reader alone.
+
+    Raises DataUnavailable where a file holds anything but plain arrays, numbers and text, or the wrong shapes.
     """
-    for name in names:
+    content = {}
+    for name in [*(name for name, _ in base.train_list + base.test_list), base.meta["filename"]]:
         path = folder / name
         try:
-            content = unpickle.read(path)
-            if name != base.meta["filename"] and not _plausible(content, classes):
+            content[name] = unpickle.read(path)
+            if name != base.meta["filename"] and not _plausible(content[name], classes):
                 raise pickle.UnpicklingError("does not hold images of 3 × 32 × 32 bytes, each with its class")
         except (OSError, pickle.UnpicklingError) as error:
             raise DataUnavailable(f"{path}: {error}\nput the official file there,\nfrom {PAGE}") from error
-    unchecked = {
-        "train_list": [[name, None] for name, _ in base.train_list],
-        "test_list": [[name, None] for name, _ in base.test_list],
-        "meta": {**base.meta, "md5": None},
-    }
-    return type(f"Unverified{base.__name__}", (base,), unchecked)
+    train, test = ([content[name] for name, _ in files] for files in (base.train_list, base.test_list))
+    return _joined(train), _joined(test)
+
+
+def _joined(batches: list[dict[str, Any]]) -> _Part:
+    """The images of a split's files, laid out as torchvision does."""
+    data = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return _Part(data, [label for batch in batches for label in _labels(batch)])
+
+
+def _labels(batch: dict[str, Any]) -> Any:
+    return batch.get("labels", batch.get("fine_labels"))
 
 
 def _plausible(content: Any, classes: int) -> bool:
     """Whether a batch file's content is what torchvision's parser and the loss can take."""
     if not isinstance(content, dict) or not isinstance(content.get("data"), np.ndarray):
         return False
-    labels = content.get("labels", content.get("fine_labels"))
+    labels = _labels(content)
     data = content["data"]
     if not isinstance(labels, list) or not all(isinstance(label, int) and 0 <= label < classes for label in labels):
         return False

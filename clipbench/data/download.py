@@ -66,7 +66,7 @@ def fetch(urls: Sequence[str], target: Path, algorithm: str, checksum: str) -> N
 def _locked(part: Path) -> Iterator[BinaryIO]:
     """`part` opened for appending, for one process at a time; removed if it is empty and the body failed."""
     while True:
-        with part.open("ab") as file:
+        with open(part, "ab", opener=_no_link) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not _same_file(part, file):  # who held the lock renamed or removed it meanwhile
                 continue
@@ -77,6 +77,11 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
                     part.unlink()
                 raise
             return
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file, and no link that somebody else has put in its place."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _same_file(path: Path, file: BinaryIO) -> bool:

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from clipbench.estimators.base import Estimate
-from clipbench.estimators.sample_thresholds import SampleEma, SampleQuantile, SampleShare
-from clipbench.per_sample import PerSampleClipper, PowerThreshold
+from clipbench.per_sample import PerSampleClipper
 
 
+@runtime_checkable
+class SampleThreshold(Protocol):
+    """A rule (k, norms) → τ, all (n,), as `PowerThreshold` and those of `clipbench.estimators.sample_thresholds`."""
+
+    def __call__(self, k: Tensor, norms: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class SampleWeight(Protocol):
     """A rule (norms, thresholds) → γ, all (n,); see `clipbench.per_sample.weights`."""
 
     def __call__(self, norms: Tensor, thresholds: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A threshold or a weight that remembers, and continues in a resumed run."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class PerSample:
@@ -33,11 +49,12 @@ class PerSample:
     def __init__(
         self,
         model: nn.Module,
-        threshold: float | PowerThreshold | SampleEma | SampleQuantile | SampleShare,
+        threshold: float | SampleThreshold,
         nonfinite: Literal["drop", "raise"] = "drop",
         weight: SampleWeight | None = None,
     ) -> None:
-        self.rule = threshold if isinstance(threshold, SampleEma | SampleQuantile | SampleShare) else None
+        rules: dict[str, object] = {"threshold": threshold, "weight": weight}
+        self.rules: dict[str, Stateful] = {name: rule for name, rule in rules.items() if isinstance(rule, Stateful)}
         self.clipper = PerSampleClipper(model, threshold, weight, nonfinite)
 
     def __call__(self, losses: Iterable[Tensor], total: int) -> Estimate:
@@ -64,11 +81,11 @@ class PerSample:
         """Nothing is drawn here."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.rule is None else {"threshold": self.rule.state_dict()}
+        return {name: rule.state_dict() for name, rule in self.rules.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.rule is not None:
-            self.rule.load_state_dict(state["threshold"])
+        for name, rule in self.rules.items():
+            rule.load_state_dict(state[name])
 
 
 def _finite_mean(values: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from clipbench.per_sample.aside import Aside
 from clipbench.per_sample.distributed import Ranks, group_of, stays_local
 from clipbench.per_sample.engine import PerSampleGradients, SampleGradients
-from clipbench.per_sample.graph import Trace
 from clipbench.per_sample.probe import readable
 from clipbench.per_sample.thresholds import Remembered, ThresholdRule, check_threshold, clip_weight, evaluate_threshold
+from clipbench.per_sample.traces import Trace
 from clipbench.per_sample.verify import Verification, trainable
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class PerSampleClipper:
         norms = scaled if unscaled(scale) else scaled / scale
         thresholds = evaluate_threshold(self.threshold, self._remembered, norms, offset, total, before)
         gamma = self.weight(norms, thresholds)
-        keep = self._finite(norms, ranks)
+        keep = self._finite(norms, ranks, gradients.finite and unscaled(scale))
         dropped = norms.new_zeros((), dtype=torch.int64) if keep is None else n - keep.sum()
         if keep is not None:
             gamma = torch.where(keep, gamma, 0.0 if unscaled(scale) else torch.nan)
@@ -180,12 +180,14 @@ class PerSampleClipper:
             self._ranks = Ranks(group)
         return self._ranks
 
-    def _finite(self, norms: Tensor, ranks: Ranks | None) -> Tensor | None:
-        """Which samples are kept, (n,); None where all are known to be.
+    def _finite(self, norms: Tensor, ranks: Ranks | None, known: bool) -> Tensor | None:
+        """Which samples are kept, (n,); None where all are, as is `known` or found now.
 
         That is asked only where asking is free, on a CPU. Elsewhere samples are always taken out by a mask, which
         costs one pass over δ and a but does not wait for the device.
         """
+        if known and self.nonfinite == "drop":
+            return None
         keep = norms < torch.inf  # false for NaN too
         if self.nonfinite == "raise":
             lost = (~keep).sum() if ranks is None else ranks.add_up((~keep).sum())

@@ -26,10 +26,12 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from clipbench.per_sample.spelling import Speller, Unprovable, combine, label_device
 from clipbench.per_sample.surrogates import (
+    BY_INDEX,
     ELEMENTWISE,
     FACTORIES,
     MOVES,
     NOBODY,
+    PARTS,
     READS_VALUES,
     SCALES,
     SHAPE_ONLY,
@@ -43,6 +45,7 @@ class Memory:
 
     def __init__(self, written: bool) -> None:
         self.written = written
+        self.frozen = False  # whether other owners than a view's were made of it, which do not see what is written
 
 
 class Held:
@@ -54,10 +57,14 @@ class Held:
 
 
 class OwnerTracking(TorchDispatchMode):
-    """Carries owners beside every gradient of a backward pass, as an attribute of the tensor."""
+    """Carries owners beside every gradient of a backward pass, as an attribute of the tensor.
 
-    def __init__(self, n: int) -> None:
+    moving: whether indices may be others another time.
+    """
+
+    def __init__(self, n: int, moving: bool = True) -> None:
         super().__init__()
+        self.moving = moving
         self.speller = Speller(n)
 
     def __torch_dispatch__(
@@ -108,17 +115,20 @@ class OwnerTracking(TorchDispatchMode):
             held = held_by(tensor)
             if held is None:  # a saved value is overwritten: whoever else looks at its memory is not known
                 raise Unprovable(f"{call.name} into a saved value")
+            if held.memory.frozen:
+                raise Unprovable(f"{call.name} into real and imaginary parts")
             held.owners.copy_(self._owners(call)[0])
             held.memory.written = True
         else:
             for tensor, owners in zip(call.outputs, self._owners(call), strict=True):
-                if tensor.is_floating_point():
+                if tensor.is_floating_point() or tensor.is_complex():
                     hold(tensor, owners, Memory(True))
 
     def _view(self, call: _Call) -> None:
         """Owners of a view are the same view of the owners: writing to one shows in the other."""
-        if any(tensor.is_complex() for tensor in call.outputs):
-            raise Unprovable("complex gradients")
+        if call.name in PARTS:
+            self._take_parts(call)
+            return
         if call.name == "as_strided" and not _same_memory(call.args[0], call.tracked[0].owners):
             raise Unprovable("as_strided of a part")
         try:
@@ -127,6 +137,19 @@ class OwnerTracking(TorchDispatchMode):
             raise Unprovable(f"{call.name}: {error}") from error
         for tensor, owners in zip(call.outputs, views, strict=True):
             tensor._held = Held(owners, call.tracked[0].memory)  # type: ignore[attr-defined]
+
+    def _take_parts(self, call: _Call) -> None:
+        """Owners of a complex number and of its parts, or of its conjugate."""
+        (held,) = call.tracked
+        (tensor,) = call.outputs
+        owners = held.owners
+        if call.name in ("view_as_real", "view_as_complex"):
+            held.memory.frozen = True
+            if call.name == "view_as_real":
+                owners = owners.unsqueeze(-1).expand(tensor.shape)
+            else:
+                owners = combine(owners[..., 0], owners[..., 1])
+        tensor._held = Held(owners, held.memory)  # type: ignore[attr-defined]
 
     def _blank(self, call: _Call) -> None:
         """Only zeros come in that were made in this pass and hold no gradient: they may become ordinary values."""
@@ -155,9 +178,10 @@ class OwnerTracking(TorchDispatchMode):
         if base in MOVES:
             options = {key: value for key, value in call.kwargs.items() if key != "dtype"}
             return [call.func(*with_owners(call.args, True), **with_owners(options, True))]
-        surrogate = SURROGATES.get(base)
+        surrogate = SURROGATES.get(base) if self.moving or base not in BY_INDEX else None
         leaves = tree_flatten((call.args, call.kwargs))[0]
-        if surrogate is None and any(isinstance(x, Tensor) and not x.is_floating_point() for x in leaves):
+        numbers = any(isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex()) for x in leaves)
+        if surrogate is None and numbers and self.moving:
             return self._anyone(call)
         return self.speller.through(surrogate or call.func, call.args, call.kwargs, call.results, owners_of)
 
@@ -225,7 +249,7 @@ def with_owners(tree: Any, blank: bool = False) -> Any:
         owners = owners_of(leaf)
         if owners is not None:
             return owners
-        if blank and isinstance(leaf, Tensor) and leaf.is_floating_point():
+        if blank and isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
             return torch.zeros(tuple(leaf.shape), device=label_device(leaf))
         return leaf
 
@@ -241,10 +265,11 @@ def whole(marks: Tensor) -> Tensor:
     return torch.where(low == high, high, SHARED).to(torch.int64)
 
 
-def track_owners(losses: Tensor, edges: Sequence[Any]) -> list[Tensor | None]:
+def track_owners(losses: Tensor, edges: Sequence[Any], moving: bool = True) -> list[Tensor | None]:
     """Owners of the gradients at `edges`, for losses (n,); None where no loss can reach. Keeps the graph.
 
-    Raises Unprovable. Reads no value of the losses or the model: works on tensors without values, too.
+    moving: whether that has to hold wherever data may move entries, or for the indices of this graph alone. Raises
+    Unprovable. Reads no value of the losses or the model, but for these: works on tensors without values, too.
     """
     n = losses.shape[0]
     with _OnlyFakeModes():
@@ -252,7 +277,7 @@ def track_owners(losses: Tensor, edges: Sequence[Any]) -> list[Tensor | None]:
         with _disable_current_modes():
             numbers = torch.arange(1, n + 1, dtype=torch.float32, device=label_device(ones))
             hold(ones, numbers, Memory(True))
-        with OwnerTracking(n):
+        with OwnerTracking(n, moving):
             deltas = torch.autograd.grad(losses, list(edges), ones, retain_graph=True, allow_unused=True)
     if any(delta is not None and held_by(delta) is None for delta in deltas):
         raise Unprovable("a gradient that came another way")

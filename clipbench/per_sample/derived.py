@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from clipbench.per_sample.care import wide
 from clipbench.per_sample.cost import SUBGRAPH_BYTES
-from clipbench.per_sample.factors import row_norms, wide
-from clipbench.per_sample.graph import Reading, Trace
+from clipbench.per_sample.factors import across, row_norms
 from clipbench.per_sample.pullback import batched, products
 from clipbench.per_sample.slots import Derived, Root, Slot
+from clipbench.per_sample.traces import Reading, Trace
 
 
 class Entangled:
@@ -64,7 +65,7 @@ class Entangled:
                 if rows is not None:
                     add_rows(totals, Slot(param), rows)
         parts = [row_norms(totals[key]) for key in self.params if key in totals]
-        return torch.linalg.vector_norm(torch.stack(parts), dim=0)
+        return across(parts)
 
 
 def add_rows(totals: dict[int, Tensor], slot: Slot, rows: Tensor) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clipbench.per_sample.derived import entangled, pull_back
+from clipbench.per_sample.derived import Entangled, entangled, pull_back
 from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
-from clipbench.per_sample.graph import Known, Trace, packed, trace, trace_packed
+from clipbench.per_sample.graph import packed, trace, trace_packed
 from clipbench.per_sample.heap import keep_freed_memory
 from clipbench.per_sample.joint import joint_norms, shared
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.placement import Placement
+from clipbench.per_sample.rules import Use
+from clipbench.per_sample.total import Part, total_norms
+from clipbench.per_sample.traces import Known, Reading, Trace
 
 
 class SampleGradients:
@@ -22,29 +25,50 @@ class SampleGradients:
 
     def __init__(self, losses: Tensor, found: Trace) -> None:
         self.losses = losses
+        self.finite = False  # whether all norms are known to be
         self.uses = found.uses
         self.slow = list(found.slow.values())
+        plan = found.plan
+        self.shared: list[list[Reading]] = []
+        self.entangled: list[Entangled] = []
+        if plan is None or found.slow or len(found.uses) != len(plan.steps):
+            self._join(found)
+        elif plan.shared is not None:
+            self.shared = [[(self.uses[index], role) for index, role in group] for group in plan.shared]
+        else:
+            self._join(found)
+            if not self.entangled:
+                number = {id(use): index for index, use in enumerate(self.uses)}
+                plan.shared = [[(number[id(use)], role) for use, role in group] for group in self.shared]
+        self.joint = {use.slots[role] for group in self.readings() for use, role in group}
+        self.derived = [root for group in self.entangled for root in group.derived]
+        self.below = {key: param for group in self.entangled for key, param in group.params.items()}
+
+    def readings(self) -> list[Sequence[Reading]]:
+        """Groups of readings that are not looked at one by one."""
+        return [*self.shared, *(group.readings for group in self.entangled)]
+
+    def _join(self, found: Trace) -> None:
+        """Find the groups."""
         self.entangled = entangled(found)
         apart = {use.slots[role] for group in self.entangled for use, role in group.readings}
         readings = [(use, role) for use in self.uses for role, slot in use.slots.items() if slot not in apart]
         self.shared = shared(readings)
-        self.joint = apart | {use.slots[role] for group in self.shared for use, role in group}
-        self.derived = [root for group in self.entangled for root in group.derived]
-        self.below = {key: param for group in self.entangled for key, param in group.params.items()}
 
     def norms(self) -> Tensor:
         """‖g_k‖₂ over all parameters together, (n,)."""
-        norms = [joint_norms(group) for group in self.shared]
-        norms += [group.norms() for group in self.entangled]
+        parts = [Part(partial(joint_norms, group), uses_of(group)) for group in self.shared]
+        parts += [Part(group.norms, uses_of(group.readings)) for group in self.entangled]
         for use in self.uses:
             roles: Collection[str] = use.slots
             if self.joint:
                 roles = [role for role, slot in use.slots.items() if slot not in self.joint]
             if roles:
-                norms.append(use.norms(roles))
+                parts.append(Part(partial(use.norms, roles), [use]))
         if self.slow:
-            norms.append(slow_norms(self.losses, self.slow))
-        return torch.linalg.vector_norm(torch.stack(norms), dim=0) if norms else torch.zeros_like(self.losses)
+            parts.append(Part(partial(slow_norms, self.losses, self.slow), None))
+        norms, self.finite = total_norms(parts, self.losses)
+        return norms
 
     def accumulate(self, gamma: Tensor, keep: Tensor | None) -> None:
         """Add Σ_k γ_k g_k to `.grad`. Samples that `keep` (n,) leaves out are taken out, whatever they hold."""
@@ -60,6 +84,11 @@ class SampleGradients:
         if self.slow:
             for param, gradient in zip(self.slow, slow_weighted(self.losses, self.slow, gamma, keep), strict=True):
                 param.grad = gradient if param.grad is None else param.grad.add_(gradient)
+
+
+def uses_of(group: Sequence[Reading]) -> list[Use]:
+    """The uses of some readings, each once."""
+    return list({id(use): use for use, _ in group}.values())
 
 
 class PerSampleGradients:

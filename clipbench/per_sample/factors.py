@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.cost import chunk_size, gram_cost, instance_cost
+from clipbench.per_sample.care import deep, fast, grams_apart, marked, wide
+from clipbench.per_sample.cost import DOUBLE, chunk_size, gram_cost, instance_cost
 
 LONG_ROW = 1 << 15
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """The tensor in the precision norms are computed in: float32 for half precisions, else its own."""
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+SHARE = 2.0**-6
+"""Of what a Gram form adds up, the part that has to be left. Below it half of float32's digits may be lost."""
 
 
 def row_norms(rows: Tensor) -> Tensor:
@@ -22,6 +21,8 @@ def row_norms(rows: Tensor) -> Tensor:
 
     Long rows go in levels: torch's float32 norm loses 1e-5 at a million entries, 3e-3 at forty million.
     """
+    if not fast():
+        return scaled_norms(rows)
     flat = wide(rows)
     if flat.dim() == 1:
         return flat.abs()
@@ -35,14 +36,58 @@ def row_norms(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(flat, dim=1)
 
 
-def gram_sum(first: Tensor, second: Tensor) -> Tensor:
-    """√ Σ_{ts} first_{ts} second_{ts} of two Gram matrices (n, t, t), (n,). Overwrites the first."""
-    sums = torch.real(first.mul_(second).sum((1, 2)))
-    return sums.clamp(min=0.0).sqrt_()  # rounding may leave a negative sum
+def scaled_norms(rows: Tensor) -> Tensor:
+    """Norms (n,) of rows of any size, in float64; float64's own numbers are scaled by the largest."""
+    if rows.dim() == 1:
+        return deep(rows).abs()
+    flat = (torch.view_as_real(rows.resolve_conj()) if rows.is_complex() else rows).flatten(1)
+    if flat.dtype is not torch.float64 or flat.shape[1] == 0:
+        return torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+    top = flat.abs().amax(1, keepdim=True)
+    top = torch.where((top > 0) & (top < torch.inf), top, 1.0)
+    return torch.linalg.vector_norm(flat / top, dim=1).mul_(top[:, 0])
+
+
+def across(parts: Sequence[Tensor]) -> Tensor:
+    """Norms (n,) of what has these norms by parts, each (n,)."""
+    if len(parts) == 1:
+        return parts[0]
+    stacked = torch.stack(list(parts))
+    return torch.linalg.vector_norm(stacked, dim=0) if fast() else scaled_norms(stacked.t())
+
+
+def trace(gram: Tensor) -> Tensor | float:
+    """Σ_t gram_tt of Gram matrices (n, t, t), (n,); of truth values, which are true there, the number."""
+    if gram.dtype is torch.bool:
+        return float(gram.shape[1])
+    return torch.real(gram.diagonal(dim1=1, dim2=2).sum(1))
+
+
+def gram_sum(first: Tensor, *others: Tensor) -> Tensor:
+    """√ Σ_{ts} of the product of Gram matrices (n, t, t), (n,). Overwrites the first.
+
+    Σ_{ts} of absolute values is at most the product of the traces, about t times the sum where positions do not
+    cancel. FAST marks what is less than a share of that: the digits are lost where more cancels, and where entries
+    fell out of the dtype (`floor` stands for those of up to 2¹⁶ products each).
+    """
+    if not fast():
+        for other in others:
+            first = first.mul_(other)
+        return torch.real(first.sum((1, 2))).clamp_(min=0.0).sqrt_()  # rounding may leave a negative sum
+    positions = first.shape[1]
+    share = SHARE / max(positions, 1)
+    floor = positions * 2.0**17 * torch.finfo(first.dtype).tiny / share
+    bound = (trace(first) + floor) * share
+    for other in others:
+        bound = bound * (trace(other) + floor)
+        first = first.mul_(other)
+    sums = torch.real(first.sum((1, 2)))
+    return sums.masked_fill_(sums <= bound, torch.inf).sqrt_()
 
 
 def gram_form(left: Tensor, right: Tensor, bias: bool) -> Tensor:
     """√ Σ_{ts} ⟨l_t, l_s⟩ (⟨r_t, r_s⟩ + bias), shape (n,)."""
+    left, right = deep(left), deep(right)
     grams = torch.bmm(right, right.mH)
     if bias:
         grams += 1.0
@@ -51,16 +96,19 @@ def gram_form(left: Tensor, right: Tensor, bias: bool) -> Tensor:
 
 def instantiated_form(left: Tensor, right: Tensor, bias: bool) -> Tensor:
     """√ (‖lᵀ r‖² + bias · ‖Σ_t l_t‖²), shape (n,)."""
+    left, right = wide(left), wide(right)
     norms = row_norms(torch.bmm(left.transpose(1, 2), right))
     return torch.hypot(norms, row_norms(left.sum(1))) if bias else norms
 
 
 def outer_norms(left: Tensor, right: Tensor, bias: bool = False) -> Tensor:
     """‖l‖ √(‖r‖² + bias) for every sample, (n,), from rows (n, p) and (n, q): the case of one position."""
+    if not fast():
+        norms = scaled_norms(right)
+        return (torch.hypot(norms, torch.ones_like(norms)) if bias else norms) * scaled_norms(left)
     norms = torch.linalg.vector_norm(wide(right), dim=1)
-    if bias:
-        norms = norms.square_().add_(1.0).sqrt_()
-    return norms.mul_(torch.linalg.vector_norm(wide(left), dim=1))
+    norms = norms.square_().add_(1.0).sqrt_() if bias else marked(norms)
+    return norms.mul_(marked(torch.linalg.vector_norm(wide(left), dim=1)))
 
 
 def factor_norms(left: Tensor, right: Tensor, bias: bool = False) -> Tensor:
@@ -74,9 +122,10 @@ def factor_norms(left: Tensor, right: Tensor, bias: bool = False) -> Tensor:
     q = right.shape[-1]
     if positions == 1:
         return outer_norms(left[:, 0], right[:, 0], bias)
-    gram = gram_cost(positions, p, q) <= instance_cost(positions, p, q)
+    price = 1.0 if fast() else DOUBLE
+    gram = grams_apart(left) and price * gram_cost(positions, p, q) <= instance_cost(positions, p, q)
     form = gram_form if gram else instantiated_form
     held = 4.0 * (2 * positions * positions if gram else p * q)
     size = chunk_size(held, left.device.type)
-    parts = [form(wide(left[i : i + size]), wide(right[i : i + size]), bias) for i in range(0, n, size)]
+    parts = [form(left[i : i + size], right[i : i + size], bias) for i in range(0, n, size)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

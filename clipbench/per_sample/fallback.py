@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from clipbench.per_sample.factors import row_norms
+from clipbench.per_sample.care import Care, taking
+from clipbench.per_sample.factors import across, row_norms
 
 
 def warn_slow(reasons: Mapping[int, str], model: nn.Module, n: int) -> None:
@@ -39,10 +40,11 @@ def slow_norms(losses: Tensor, params: Sequence[Tensor]) -> Tensor:
     with torch.enable_grad():
         parts = losses.unbind()
     norms = []
-    for loss in parts:
-        pieces = [row_norms(g.reshape(1, -1)) for g in sample_gradients(loss, params)]
-        norms.append(torch.linalg.vector_norm(torch.cat(pieces)))
-    return torch.stack(norms)
+    with taking(Care.SURE):  # beside n backward passes that costs nothing
+        for loss in parts:
+            norms.append(across([row_norms(g.reshape(1, -1)) for g in sample_gradients(loss, params)]))
+    dtypes = {torch.zeros((), dtype=param.dtype).abs().dtype for param in params}
+    return torch.cat(norms).to(torch.float64 if torch.float64 in dtypes else torch.float32)
 
 
 def slow_weighted(losses: Tensor, params: Sequence[Tensor], gamma: Tensor, keep: Tensor | None) -> list[Tensor]:

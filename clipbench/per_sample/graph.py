@@ -10,110 +10,49 @@ its output is read in their place. Another is differentiated by itself, once for
 rows do not belong to samples either, the parameters are slow. A graph does not show data without a gradient, so a rule
 may take a node for one that meets samples that does not, and the walk may pass one on that does: the check of the rows
 (`probe`) tells the first, a dead end the second. `Known` keeps both.
+
+What a walk made of a graph is kept too, for graphs like it (see `plan`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.rules import READERS, Use, read_node
+from clipbench.per_sample.plan import Plan
+from clipbench.per_sample.rules import READERS, Reader, Use, read_empty, read_node
+from clipbench.per_sample.signature import Edges, outline
 from clipbench.per_sample.slots import REINDEXINGS, Derived, Node, Root, Slot, resolve
-
-Reading = tuple[Use, str]
-"""A use and the role in which it reads a parameter."""
-Edges = tuple[tuple[Node, int], ...]
-Key = tuple[object, ...]
-"""What a node is, the same from step to step: its name, its shape and the parameters below it."""
-
-
-@dataclass
-class Known:
-    """What earlier walks found: nodes to pass on, as their rows are no samples', and nodes to differentiate alone."""
-
-    passed: set[Key] = field(default_factory=set)
-    single: set[Key] = field(default_factory=set)
-
-
-@dataclass
-class Trace:
-    """What one graph holds: `uses` by rule, and `slow`, the parameters (by id) that no rule covers, each with `why`.
-
-    `nodes` are those that do not compute something from parameters alone; `leaves` the parameters below each derived
-    tensor (by its id); `dead_ends` nodes from which no way led to samples, in the order of the walk; `version` tells
-    the walk from others over the same graph.
-    """
-
-    uses: list[Use] = field(default_factory=list)
-    nodes: list[Node] = field(default_factory=list)
-    slow: dict[int, Tensor] = field(default_factory=dict)
-    why: dict[int, str] = field(default_factory=dict)
-    leaves: dict[int, dict[int, Tensor]] = field(default_factory=dict)
-    dead_ends: list[Key] = field(default_factory=list)
-    version: int = 0
-
-    def below(self, root: Root) -> dict[int, Tensor]:
-        """The parameters (by id) that a root is, or is made of."""
-        return self.leaves[id(root)] if isinstance(root, Derived) else {id(root): root}
-
-    def reject(self, slots: Iterable[Slot], why: str) -> None:
-        """Send the parameters of `slots` to the slow path, and drop every use of them."""
-        for slot in slots:
-            for key, param in self.below(slot.param).items():
-                self.slow.setdefault(key, param)
-                self.why.setdefault(key, why)
-        for use in self.uses:
-            use.slots = {
-                role: slot for role, slot in use.slots.items() if not self.below(slot.param).keys() <= self.slow.keys()
-            }
-        self.uses = [use for use in self.uses if use.slots]
-
-    def key(self, use: Use) -> Key:
-        """What lets a use be known again at the next step."""
-        leaves = {key for slot in use.slots.values() for key in self.below(slot.param)}
-        return *node_key(use.node, leaves), type(use).__name__
-
-
-def node_key(node: Node, leaves: Iterable[int]) -> Key:
-    """The key of a node above the parameters with ids `leaves`."""
-    return type(node).__name__, tuple(node._input_metadata[0].shape), frozenset(leaves)
+from clipbench.per_sample.traces import Known, Recipe, Trace, node_key
 
 
 def trace(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace:
-    """Every use of the parameters with ids `params` below `losses` (n,). Raises ValueError for refused layers."""
+    """Every use of the parameters with ids `params` below `losses` (n,). Raises ValueError for refused layers.
+
+    A graph like an earlier one is read as that was (see `plan`).
+    """
+    order, described = outline(losses.grad_fn)
+    key = known.number(described)
+    plan = known.plan(key, len(losses))
+    found = None if plan is None else plan.read(order, params, len(losses))
+    if found is not None:
+        found.signature, found.version, found.plan = key, known.version, plan
+        return found
     while True:
         walk = _Walk(losses.shape[0], params, known)
-        for node, edges in children_first(losses.grad_fn):
+        for node, edges in order:
             walk.visit(node, edges)
-            if node not in walk.made:
-                walk.found.nodes.append(node)
         found = walk.finish(losses.grad_fn)
-        news = [key for key in found.dead_ends if key not in known.single and key not in known.passed]
+        found.signature = key if key is not None else known.number(outline(losses.grad_fn, walk.made)[1])
+        news = [end for end in found.dead_ends if end not in known.single and end not in known.passed]
         if not news:
+            if not found.slow:
+                known.keep(key, len(losses), Plan(order, params, walk.recipes, found))
             return found
         known.single.add(news[0])
-
-
-def children_first(root: Node) -> Iterator[tuple[Node, Edges]]:
-    """Every node below `root` with its edges, after all that are below it."""
-    seen = {root}
-    edges = root.next_functions
-    stack = [(root, edges, iter(edges))]
-    while stack:
-        node, edges, rest = stack[-1]
-        for child, _ in rest:
-            if child is not None and child not in seen:
-                seen.add(child)
-                below = child.next_functions
-                stack.append((child, below, iter(below)))
-                break
-        else:
-            stack.pop()
-            yield node, edges
 
 
 class _Walk:
@@ -122,10 +61,11 @@ class _Walk:
     def __init__(self, n: int, params: Mapping[int, object], known: Known) -> None:
         self.n, self.params, self.known = n, params, known
         self.passed, self.single = {key[0] for key in known.passed}, {key[0] for key in known.single}
-        self.found = Trace(version=len(known.passed) + len(known.single))
+        self.found = Trace(version=known.version)
         self.made: set[Node] = set()  # nodes that compute something from parameters alone
         self.roots: dict[tuple[Node, int], Root] = {}
         self.rejected: list[tuple[Slot, str]] = []
+        self.recipes: list[Recipe] = []
 
     def visit(self, node: Node, edges: Edges) -> None:
         """Read the node, let it pass, or reject what it reads."""
@@ -152,12 +92,19 @@ class _Walk:
 
     def _read(self, node: Node, edges: Edges, operands: list[int], alone: bool, samples: bool) -> None:
         """The node's use by its rule; what that leaves is passed on, differentiated by itself or rejected."""
-        use, rest = self._by_rule(node, {index: resolve(*edges[index], self.root) for index in operands})
+        bare = {index: Slot(self.root(*edges[index])) for index in operands}
+        empty = read_empty(node, bare, self.n)
+        if empty is not None:
+            self._take(empty, read_empty, bare)
+            return
+        slots = {index: resolve(*edges[index], self.root) for index in operands}
+        use, rest = self._by_rule(node, slots)
         if use is None:
-            use, rest = self._by_rule(node, {index: Slot(self.root(*edges[index])) for index in operands})
+            slots = bare
+            use, rest = self._by_rule(node, slots)
         refused = use is not None and self._passes(use)
         if use is not None and not refused and not rest:
-            self.found.uses.append(use)
+            self._take(use, READERS[type(node).__name__], slots)
             return
         if alone and (refused or not samples or (use is None and not self._single(node))):
             self.made.add(node)
@@ -165,9 +112,14 @@ class _Walk:
         if refused:  # its rows are no samples', but those of other axes may be
             rest = operands
         elif use is not None:
-            self.found.uses.append(use)
+            self._take(use, READERS[type(node).__name__], slots)
         if rest:
-            self._by_itself(node, {index: Slot(self.root(*edges[index])) for index in rest}, alone)
+            self._by_itself(node, {index: bare[index] for index in rest}, alone)
+
+    def _take(self, use: Use, reader: Reader, slots: dict[int, Slot]) -> None:
+        """Keep a use, and how it was made."""
+        self.found.uses.append(use)
+        self.recipes.append(Recipe(use, reader, slots))
 
     def _by_rule(self, node: Node, slots: dict[int, Slot]) -> tuple[Use | None, list[int]]:
         """What a rule makes of the node, and the operands it leaves."""
@@ -182,7 +134,7 @@ class _Walk:
         """Differentiate the node once for each sample, where its output has their rows."""
         use = read_node(node, slots, self.n)
         if use is not None and not self._passes(use):
-            self.found.uses.append(use)
+            self._take(use, read_node, slots)
         elif alone:
             self.made.add(node)
         else:
@@ -213,7 +165,7 @@ class _Walk:
     def _leaves(self, node: Node) -> dict[int, Tensor]:
         """The parameters below a node, by id."""
         leaves: dict[int, Tensor] = {}
-        for child, _ in children_first(node):
+        for child, _ in outline(node)[0]:
             if child in self.made and type(child).__name__ == "AccumulateGrad":
                 leaves[id(child.variable)] = child.variable
         return leaves
@@ -230,7 +182,7 @@ class _Walk:
 
     def _note_dead_end(self, root: Derived) -> None:
         """Keep the nodes below that have an axis of samples: at the lowest the samples may have come in unseen."""
-        for node, _ in children_first(root.node):
+        for node, _ in outline(root.node)[0]:
             reads = node in self.made and type(node).__name__ not in REINDEXINGS and node._input_metadata
             if reads and self.n in node._input_metadata[0].shape:
                 self.found.dead_ends.append(node_key(node, self._leaves(node)))

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from clipbench.per_sample.care import deep, fast, grams_apart, least
 from clipbench.per_sample.cost import chunk_size
-from clipbench.per_sample.factors import factor_norms, row_norms, wide
-from clipbench.per_sample.graph import Reading
+from clipbench.per_sample.factors import SHARE, factor_norms, row_norms
 from clipbench.per_sample.rules.embedding import lookup_norms
+from clipbench.per_sample.traces import Reading
 
 
 def shared(readings: Sequence[Reading]) -> list[list[Reading]]:
@@ -31,7 +32,8 @@ def joint_norms(group: Sequence[Reading]) -> Tensor:
     lookups = [pair for pair in tables if pair is not None]
     if len(products) + len(lookups) == len(group):
         indices, rows = joined(lookups)
-        if indices.shape[1] <= group[0][0].slots[group[0][1]].part_shape[0]:
+        small = indices.shape[1] <= group[0][0].slots[group[0][1]].part_shape[0]
+        if small and (not products or grams_apart(rows)):
             return table_norms(products, indices, rows)
     return instance_norms(group)
 
@@ -50,10 +52,13 @@ def table_norms(products: Sequence[tuple[Tensor, Tensor]], indices: Tensor, rows
     if not products:
         return norms
     left, right = joined(products)
-    met = wide(left).gather(2, indices.unsqueeze(1).expand(-1, left.shape[1], -1))
-    cross = (torch.bmm(wide(right), wide(rows).mH) * met).sum((1, 2))
-    squares = norms.square() + factor_norms(left, right).square() + 2 * torch.real(cross)
-    return squares.clamp(min=0.0).sqrt()  # rounding may leave a negative sum
+    met = deep(left).gather(2, indices.unsqueeze(1).expand(-1, left.shape[1], -1))
+    cross = (torch.bmm(deep(right), deep(rows).mH) * met).sum((1, 2))
+    apart = norms.square() + factor_norms(left, right).square()
+    squares = apart + 2 * torch.real(cross)
+    if fast():  # marked where the two cancel, and where squares fell out of the dtype
+        return squares.masked_fill_(squares <= SHARE * apart + least(squares.dtype) ** 2, torch.inf).sqrt_()
+    return squares.clamp(min=0.0).sqrt_()  # rounding may leave a negative sum
 
 
 def instance_norms(group: Sequence[Reading]) -> Tensor:

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_map_only
 
+from clipbench.per_sample.care import HALVES
+
 NOBODY, SHARED = 0, -1
 """Owners of a row that are no sample; sample k is k + 1."""
 PADDING = 2.0
@@ -162,8 +164,16 @@ class SampleWeights:
         self._column = values.unsqueeze(1)
         self._columns: dict[tuple[RowLayout, int, torch.dtype], Tensor] = {}
 
+    def times(self, rows: Tensor, layout: RowLayout) -> Tensor:
+        """γ times rows (rows, *features), in their dtype."""
+        column = self.column(layout, rows.shape[0], rows.dtype)
+        if rows.dim() != 2:
+            column = column.view(-1, *[1] * (rows.dim() - 1))
+        return (rows * column).to(rows.dtype)
+
     def column(self, layout: RowLayout, rows: int, dtype: torch.dtype) -> Tensor:
-        """γ of every row's sample, (rows, 1)."""
+        """γ of every row's sample, (rows, 1); in float32 beside half precisions, which do not hold small weights."""
+        dtype = torch.float32 if dtype in HALVES else dtype
         if rows == self.values.shape[0] and dtype == self.values.dtype and isinstance(layout, Layout):
             return self._column
         key = (layout, rows, dtype)

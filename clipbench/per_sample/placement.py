@@ -26,13 +26,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from clipbench.per_sample.dependence import track_owners, whole
-from clipbench.per_sample.graph import Trace
 from clipbench.per_sample.layout import Layout, Layouts, RowLayout
+from clipbench.per_sample.measure import Measurement, rows_by_operations
 from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to, readable
 from clipbench.per_sample.rules import Use
-from clipbench.per_sample.signature import signature
-from clipbench.per_sample.spelling import Unprovable
+from clipbench.per_sample.traces import Trace
 
 Verdict = RowLayout | Literal["measure", "mixed", "lost"]
 """A use's proven layout; "measure" where it depends on the data. Of one step only: "mixed", where samples share a row,
@@ -91,7 +89,7 @@ class Placement:
     @staticmethod
     def _key(found: Trace, n: int) -> Hashable:
         """What verdicts hold for; None where the graph does not tell."""
-        graph = signature(found.nodes) if n > 1 else n
+        graph = found.signature if n > 1 else n
         return None if graph is None else (graph, found.version, *[use.axes for use in found.uses])
 
     def _judge(self, losses: Tensor, uses: Sequence[Use], key: Hashable) -> list[Verdict]:
@@ -113,13 +111,13 @@ class Placement:
         self, losses: Tensor, uses: Sequence[Use], deltas: Deltas, verdicts: list[Verdict]
     ) -> tuple[list[Verdict], list[Use], list[Use]]:
         """This step's verdicts, the uses with rows that are shared, and those with rows that cannot be known."""
-        at = [index for index, verdict in enumerate(verdicts) if verdict == "measure"]
-        owners = self._probe.owners(losses, [uses[i] for i in at], [deltas[i] for i in at])
+        measurement = Measurement(losses, uses, deltas, verdicts)
+        owners = measurement.owners(self._probe)
         layouts = Layouts(losses.shape[0])
         result = list(verdicts)
         shared: list[Use] = []
         unknown: list[Use] = []
-        for index, found in zip(at, owners, strict=True):
+        for index, found in zip(measurement.open, owners, strict=True):
             use = uses[index]
             layout = layouts.find(use.owners_of_rows(found))
             if layout is not None:
@@ -133,21 +131,12 @@ class Placement:
 
 def prove(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
     """Layouts that hold for all data, and "measure" where there is no proof."""
-    n = losses.shape[0]
-    edges = [edge for use in uses for edge in use.edges]
-    try:
-        owners = track_owners(losses, edges)
-    except (Unprovable, RuntimeError, TypeError, ValueError, AttributeError):
-        # Whatever an operation made of the numbers it was tried on: what is not proven is measured.
+    told = rows_by_operations(losses, uses, moving=True)
+    if told is None:
         return ["measure"] * len(uses)
-    layouts, at = Layouts(n), 0
-    verdicts: list[Verdict] = []
-    with _disable_current_modes():  # owners have values even where nothing else has
-        for use in uses:
-            rows = whole(use.marks(owners[at : at + len(use.edges)])).cpu()
-            at += len(use.edges)
-            verdicts.append(layouts.find(use.owners_of_rows(rows)) or "measure")
-    return verdicts
+    layouts = Layouts(losses.shape[0])
+    with _disable_current_modes():
+        return [layouts.find(use.owners_of_rows(rows)) or "measure" for use, rows in zip(uses, told, strict=True)]
 
 
 def refuse_mixed(verdicts: Sequence[Verdict], uses: Sequence[Use], n: int) -> None:

@@ -10,7 +10,7 @@ Where rounding is too coarse for that last pass (half precisions, entries that c
 doubt get three more passes of the exact kind.
 
 What cannot be seen is what rounding hides in the gradients themselves: a sample's share of another one's row below
-2⁻²⁴ of it (in float32).
+2⁻²⁴ of it (in float32). So samples are brought to one size before (see `balance`).
 """
 
 from __future__ import annotations
@@ -135,10 +135,15 @@ class Probe:
 
     def __init__(self) -> None:
         self._generator = torch.Generator().manual_seed(0)
+        self._under = torch.ones(1)
 
-    def owners(self, losses: Tensor, uses: Sequence[Use], deltas: Deltas) -> list[Tensor]:
-        """Owners of the rows of every use (see `Use.marks`), on the CPU. Keeps the graph."""
+    def owners(self, losses: Tensor, uses: Sequence[Use], deltas: Deltas, under: Tensor | None = None) -> list[Tensor]:
+        """Owners of the rows of every use (see `Use.marks`), on the CPU. Keeps the graph.
+
+        `deltas` are those under the weights `under` (n,), powers of two (None: ones); see `balance`.
+        """
         n = losses.shape[0]
+        self._under = torch.ones(n) if under is None else under
         rows = [Rows(use, found) for use, found in zip(uses, deltas, strict=True)]
         kinds = {delta.dtype for found in deltas for delta in found if delta is not None} | {losses.dtype}
         exponents = CODES[torch.float16 in kinds]
@@ -172,5 +177,5 @@ class Probe:
         return torch.randint(2, (n,), generator=self._generator) * 2.0 - 1.0
 
     def _marks(self, losses: Tensor, uses: Sequence[Use], weights: Tensor) -> list[Tensor]:
-        found = backward_to(uses, losses, weights.to(losses), retain_graph=True)
+        found = backward_to(uses, losses, (weights * self._under).to(losses), retain_graph=True)
         return [use.marks(deltas) for use, deltas in zip(uses, found, strict=True)]

@@ -21,11 +21,13 @@ def products(outputs: Sequence[GradientEdge], inputs: Sequence[GradientEdge], de
     return torch.autograd.grad(outputs, inputs, deltas, retain_graph=True, allow_unused=True)
 
 
-def node_products(node: Node, operands: Sequence[int], delta: Tensor) -> Gradients:
+def node_products(node: Node, operands: Sequence[int], delta: Tensor, chosen: Tensor | None = None) -> Gradients:
     """Jᵀ δ for operands of one node alone, of the operands' shapes; what is below the node is not walked.
 
     torch's own nodes can be called; they leave it to the engine to sum over broadcast axes. A Python Function's node
     gives a gradient for every argument, tensor or not: its operands with a gradient are found by their order.
+    chosen: which rows of δ are not zero, of a shape that broadcasts to δ's. Others are zero in what is summed over
+    broadcast axes, too, also where they meet a value that is not finite.
     """
     if callable(node):
         found = node(delta)
@@ -40,6 +42,8 @@ def node_products(node: Node, operands: Sequence[int], delta: Tensor) -> Gradien
     for operand in operands:
         child, output = node.next_functions[operand]
         gradient, shape = found[places[operand]], child._input_metadata[output].shape
+        if gradient is not None and chosen is not None and gradient.shape == delta.shape != shape:
+            gradient = torch.where(chosen, gradient, 0.0)
         gradients.append(gradient if gradient is None else gradient.sum_to_size(shape))
     return gradients
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -17,79 +17,114 @@ OPEN = re.compile(r"\w+Backward\d+|CopyBackwards")
 FACTORS = frozenset({"_saved_alpha", "_saved_beta", "_saved_value", "_saved_other", "_saved_p", "_saved_dropout_p",
                      "_saved_scale"})  # fmt: skip
 """Constants that scale."""
-_CONSTANTS: dict[type, tuple[str, ...] | None] = {}
-"""Names of the constants of a type of node, None where they are hidden."""
+NUMBERS = frozenset({int, bool, type(None), str})
+Edges = tuple[tuple[Node, int], ...]
+Kind = tuple[tuple[str, ...] | None, Callable[[Node], Hashable] | None]
+"""Names of a node's constants, None where they are hidden; and what it keeps elsewhere."""
+_KINDS: dict[type, Kind] = {}
 
 
 class _HiddenError(Exception):
     """A node has constants that cannot be compared."""
 
 
-def signature(nodes: Sequence[Node]) -> Hashable:
-    """Equal for two graphs, as walked from their losses, only if the same operations run backwards on the same shapes.
+def outline(root: Node, made: Container[Node] = ()) -> tuple[list[tuple[Node, Edges]], Hashable]:
+    """Every node below `root` with its edges, after all that are below it; and a signature of all of them.
 
-    Constants are compared by value (an axis, an index, a step, a padding); of a factor only matters whether it is
-    zero, as a schedule may change it at every step and it moves nothing. None where a node hides its constants.
+    Signatures are equal only if the same operations run backwards on the same shapes. Constants are compared by value
+    (an axis, an index, a step, a padding); of a factor only matters whether it is zero, as a schedule may change it at
+    every step and it moves nothing. None where a node hides its constants, those in `made` left out.
     """
-    number: dict[Node | None, int] = {node: index for index, node in enumerate(nodes)}
-    number[None] = -1
+    order: list[tuple[Node, Edges]] = []
+    number: dict[Node | None, int] = {None: -1, root: -1}
+    edges = root.next_functions
+    stack = [(root, edges, iter(edges))]
+    while stack:
+        node, edges, rest = stack[-1]
+        for child, _ in rest:
+            if child not in number:
+                below = child.next_functions
+                if below:
+                    number[child] = -1
+                    stack.append((child, below, iter(below)))
+                    break
+                number[child] = len(order)
+                order.append((child, below))
+        else:
+            stack.pop()
+            number[node] = len(order)
+            order.append((node, edges))
+    return order, _described(order, number, made)
+
+
+def _described(
+    order: Sequence[tuple[Node, Edges]], number: Mapping[Node | None, int], made: Container[Node]
+) -> Hashable:
+    """What nodes are, which of them they lead to, the shapes of their gradients, and their constants."""
     parts: list[Any] = []
+    add = parts.append
     try:
-        for node in nodes:
+        for node, edges in order:
             kind = type(node)
-            parts.append(kind)
-            for child, output in node.next_functions:
-                parts.append(number[child] if child in number else tuple(child._input_metadata[output].shape))
-                parts.append(output)
-            for meta in node._input_metadata:
-                parts.append(tuple(meta.shape))
-                parts.append(meta.dtype)
-            names = _CONSTANTS[kind] if kind in _CONSTANTS else _learn(kind)
+            leaf = not edges and kind.__name__ == "AccumulateGrad"
+            shapes = [node.variable.shape] if leaf else [tuple(meta.shape) for meta in node._input_metadata]
+            if made and node in made:
+                add(tuple(shapes))
+                continue
+            add(kind)
+            parts += shapes
+            if leaf:
+                continue
+            for child, output in edges:
+                add(number[child] if output == 0 else (number[child], output))
+            names, special = _KINDS.get(kind) or _learn(kind)
             if names is None:
                 return None
             for name in names:
                 value = getattr(node, name)
                 if type(value) is float and name in FACTORS:
                     value = value != 0.0
-                parts.append(value if type(value) is int else _plain(value))
-            _add_special(node, kind, parts)
+                add(value if type(value) in NUMBERS else _plain(value))
+            if special is not None:
+                add(special(node))
     except _HiddenError:
         return None
     return tuple(parts)
 
 
-def _learn(kind: type) -> tuple[str, ...] | None:
+def _learn(kind: type) -> Kind:
     """Names of what a node saves beside tensors. The sizes of its operands are the shapes of other nodes."""
     names: tuple[str, ...] | None = None
+    special: Callable[[Node], Hashable] | None = None
     if issubclass(kind, FunctionCtx):
-        names = ()
+        names, special = (), _attributes
     elif OPEN.fullmatch(kind.__name__):
         known = dir(kind)
         saved = [name for name in known if name.startswith("_saved_") and "_raw" + name not in known]
         names = tuple([name for name in saved if not name.endswith(("_sym_sizes", "_sym_strides", "_options"))])
-    _CONSTANTS[kind] = names
-    return names
+        if "_raw_saved_indices" in kind.__dict__:
+            special = _counting
+        elif kind.__name__ in ("CatBackward0", "BlockDiagBackward0"):
+            special = _several_constants
+    return _KINDS.setdefault(kind, (names, special))
 
 
-def _add_special(node: Node, kind: type, parts: list[Any]) -> None:
-    """What some nodes keep elsewhere: a function's own attributes, indices, the sizes of what is put together."""
-    if issubclass(kind, FunctionCtx):
-        parts += [_plain(item) for item in sorted(vars(node).items())]
-    elif "_raw_saved_indices" in kind.__dict__:
-        parts.append(_counting(node))
-    elif kind.__name__ in ("CatBackward0", "BlockDiagBackward0") and _several_constants(node):
+def _attributes(node: Node) -> Hashable:
+    """What a function of the user's own keeps."""
+    return tuple([_plain(item) for item in sorted(vars(node).items())])
+
+
+def _several_constants(node: Node) -> None:
+    """Sizes of what is put together: of one without a gradient they follow from the others. Raises _HiddenError."""
+    if sum(child is None for child, _ in node.next_functions) > 1:
         raise _HiddenError
-
-
-def _several_constants(node: Node) -> bool:
-    """Whether sizes of what is put together are hidden: one without a gradient follows from the others, two do not."""
-    return sum(child is None for child, _ in node.next_functions) > 1
 
 
 def _counting(node: Node) -> Hashable:
     """Which indices count up, so that they do not move by data (see `surrogates`)."""
     raw = node._raw_saved_indices
-    raw = raw if isinstance(raw, (tuple, list)) else (raw,)
+    if not isinstance(raw, (tuple, list)):
+        return None  # of an embedding or a pool: may point anywhere
     if any(getattr(saved, "unpack_hook", None) is not None for saved in raw):
         return None
     return tuple([counts_up(index) for index in node._saved_indices])

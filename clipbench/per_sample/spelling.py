@@ -47,12 +47,13 @@ class Speller:
         plain = [x if own is None else x * (own != NOBODY) for x, own in zip(sizes, owners, strict=True)]
 
         def run(values: Sequence[Any]) -> list[Tensor]:
-            positional, named = structure.unflatten(values)
+            # copies, for an operation that writes into what it is given
+            positional, named = structure.unflatten([x.clone() if isinstance(x, Tensor) else x for x in values])
             found = tree_flatten(function(*positional, **named))[0]
             wanted = [x for x, output in zip(found, outputs, strict=True) if isinstance(output, Tensor)]
             if not all(isinstance(x, Tensor) for x in wanted):
                 raise Unprovable(f"{function} without all of its outputs")
-            return [x.float() for x in wanted]
+            return [(torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).float() for x in wanted]
 
         try:
             base = run(plain)
@@ -62,13 +63,19 @@ class Speller:
             ]
         except (RuntimeError, TypeError, IndexError) as error:
             raise Unprovable(f"{function}: {error}") from error
-        shapes = [output.shape for output in outputs if isinstance(output, Tensor)]
-        found = zip(base, zip(*others, strict=True), shapes, strict=True)
-        return [self._decode(one, digits).expand(shape) for one, digits, shape in found]
+        tensors = [output for output in outputs if isinstance(output, Tensor)]
+        found: list[Tensor] = []
+        for one, digits, like in zip(base, zip(*others, strict=True), tensors, strict=True):
+            decoded = self._decode(one, digits)
+            if like.is_complex():
+                decoded = combine(decoded[..., 0], decoded[..., 1])
+            found.append(decoded.expand(like.shape))
+        return found
 
     def _spell(self, plain: Tensor, owners: Tensor, place: int) -> Tensor:
         level = torch.floor((owners - 1) / LEVELS**place) % LEVELS
-        return torch.where(owners == SHARED, torch.nan, plain * torch.exp2(level))
+        lost = complex(torch.nan, torch.nan) if plain.is_complex() else torch.nan
+        return torch.where(owners == SHARED, lost, plain * torch.exp2(level))
 
     def _decode(self, base: Tensor, others: Sequence[Tensor]) -> Tensor:
         """Owners from an operation's plain output and the outputs for every digit."""
@@ -84,15 +91,16 @@ class Speller:
         return torch.where(empty, NOBODY, torch.where(clean, owners, SHARED))
 
     def _positive(self, like: Tensor) -> Tensor:
-        """Random numbers of its shape, in float32, in place of a real tensor's; others stay as they are."""
-        if like.is_complex():
-            raise Unprovable("complex gradients")
-        if not like.is_floating_point():
+        """Random numbers of its shape, in float32, in place of a tensor's; integers stay as they are."""
+        if not (like.is_floating_point() or like.is_complex()):
             return like
         device = label_device(like)
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(0)
-        return torch.empty(tuple(like.shape), device=device).uniform_(0.5, 1.5, generator=self._generators[device])
+        parts = (2,) if like.is_complex() else ()
+        made = torch.empty((*like.shape, *parts), device=device)
+        made.uniform_(0.5, 1.5, generator=self._generators[device])
+        return torch.view_as_complex(made) if parts else made
 
 
 def combine(first: Tensor, second: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ SHAPE_ONLY = frozenset({"ones_like", "full_like", "new_ones", "new_full", "rand_
 """Operations on a gradient whose result does not depend on its values."""
 READS_VALUES = frozenset({"_local_scalar_dense", "is_nonzero", "equal", "item", "nonzero"})
 """Operations that let a program decide by a value: not by a gradient's, nor by what was made of one."""
+PARTS = frozenset({"view_as_real", "view_as_complex", "_conj", "_neg_view"})
+"""Views between complex numbers and their parts, and of conjugates."""
 MOVES = frozenset({"clone", "_unsafe_view", "_reshape_copy", "cat", "stack", "flip", "roll", "select_backward",
                    "slice_backward", "constant_pad_nd", "tril", "triu", "diagonal_backward", "_to_copy", "copy",
                    "select_scatter", "slice_scatter", "lift_fresh", "rot90", "repeat"})  # fmt: skip
@@ -193,6 +195,10 @@ def _batch_norm(grad: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Te
     return each.expand_as(x), channel, channel
 
 
+BY_INDEX = frozenset({"index", "_unsafe_index", "index_put", "_index_put_impl", "_unsafe_index_put", "gather",
+                      "index_select", "scatter_add", "scatter", "index_add", "index_copy",
+                      "embedding_dense_backward"})  # fmt: skip
+"""Operations that need a surrogate only where their indices may be others another time."""
 SURROGATES: dict[str, Callable[..., Any]] = {
     "index": _index,
     "_unsafe_index": _index,

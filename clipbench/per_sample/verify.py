@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from clipbench.per_sample.care import wide
 from clipbench.per_sample.engine import PerSampleGradients
-from clipbench.per_sample.factors import wide
 from clipbench.per_sample.slots import Node
 
 FLOOR = 1e-2
@@ -128,6 +128,11 @@ def _wrong_norms(
     return phrases[:LISTED] + ([f"and those of {more} more parameters"] if more > 0 else [])
 
 
+def _size(tensor: Tensor) -> float:
+    """The norm of a tensor, in float64: squares of float32's numbers leave its range."""
+    return float(torch.linalg.vector_norm(tensor.abs().double()))
+
+
 def _wrong_sums(params: Mapping[str, nn.Parameter], wanted: Mapping[str, Tensor | None], bound: float) -> list[str]:
     """One phrase for each parameter whose weighted sum is further than `bound` from the wanted one."""
     phrases = []
@@ -135,9 +140,9 @@ def _wrong_sums(params: Mapping[str, nn.Parameter], wanted: Mapping[str, Tensor 
         zero = torch.zeros_like(param)
         want, got = wanted[name], param.grad
         difference = (zero if want is None else want) - wide(zero if got is None else got)
-        off = float(torch.linalg.vector_norm(difference))
+        off = _size(difference)
         if off > bound:
-            size = float(torch.linalg.vector_norm(zero if want is None else want))
+            size = _size(zero if want is None else want)
             phrases.append(f"the weighted sum of {name} differs by {off:.2g} (its norm is {size:.3g})")
     more = len(phrases) - LISTED
     return phrases[:LISTED] + ([f"and those of {more} more parameters"] if more > 0 else [])

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from clipbench.errors import RecordError
 from clipbench.runs.files import atomic_write
 from clipbench.runs.record import COLUMNS
 
+SHIPPED = Path(__file__).parents[1] / "published"  # in a wheel
 METRIC_COLUMNS = list(COLUMNS)
 MAPPINGS = ("final", "best", "seconds", "device", "versions", "data", "config", "continued_by")
 _NEEDED = {"run_id", "experiment", "config", "metric"}
@@ -45,19 +47,50 @@ def stem(experiment: str) -> str:
     return experiment.replace("%", "%25").replace("_", "%5F").replace("/", "__")
 
 
+def places(results: Path) -> list[Path]:
+    """Results folders whose data/ holds collected runs: one's own, and what an installed package brings with it."""
+    return [results, SHIPPED] if (SHIPPED / "data").is_dir() else [results]
+
+
 def data_file(results: Path, experiment: str) -> Path:
     """results/data/<stem>.parquet."""
     return results / "data" / f"{stem(experiment)}.parquet"
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """For the block, a file of results/data that cannot be read or parsed is a RecordError that names it."""
+    try:
+        yield
+    except (OSError, ValueError, pa.ArrowException) as error:  # damaged JSON and most damaged parquet are ValueErrors
+        raise RecordError(f"{path} cannot be read ({type(error).__name__}); make it again or restore it") from error
+
+
 def holds_runs(path: Path) -> bool:
     """Whether a parquet file of results/data holds runs (and not a benchmark's or a calibration's table)."""
-    return set(pq.read_schema(path).names) >= _NEEDED
+    with reading(path):
+        return set(pq.read_schema(path).names) >= _NEEDED
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table of results/data. Raises RecordError, naming the file, where it cannot be read."""
+    with reading(path):
+        return pd.read_parquet(path)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file of results/data. Raises RecordError, naming it, where there is none."""
+    with reading(path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it must hold a mapping, got {type(content).__name__}")
+        return content
 
 
 def read_data(path: Path) -> list[Run]:
-    """The runs of a collected file."""
-    table = pd.read_parquet(path, dtype_backend="pyarrow")
+    """The runs of a collected file. Raises RecordError, naming it, where it cannot be read."""
+    with reading(path):
+        table = pd.read_parquet(path, dtype_backend="pyarrow")
     columns = [c for c in table.columns if c not in METRIC_COLUMNS]
     runs = []
     for _, rows in table.groupby("run_id", sort=False):  # in the file's order
@@ -107,13 +140,11 @@ def published(results: Path, experiment: str, run_id: str) -> dict[str, Any] | N
 @functools.lru_cache(maxsize=8)
 def _index(path: Path, mtime: int, size: int) -> dict[str, dict[str, Any]]:
     """The runs of a file by run id, read once for a state of the file. RecordError for one that cannot be read."""
-    try:
+    with reading(path):
         names = [name for name in pq.read_schema(path).names if name not in METRIC_COLUMNS]
         if "run_id" not in names:
             return {}
         table = pq.read_table(path, columns=names)
-    except (OSError, pa.ArrowException) as error:
-        raise RecordError(f"{path} cannot be read ({type(error).__name__}); collect again or restore it") from error
     ids = np.asarray(table.column("run_id").to_pylist())
     _, first = np.unique(ids, return_index=True)
     return {row["run_id"]: _mappings(row) for row in table.take(pa.array(first)).to_pylist()}

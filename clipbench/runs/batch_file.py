@@ -18,7 +18,15 @@ from clipbench.runs.request import Request, request
 
 FOLDER = ".together"
 LAYOUT = 1  # of the checkpoint
-OWN = ("tuning", "calibration", "paths", "data", "stale", "retry")  # where a resumed member follows the new command
+OWN = (
+    "tuning",
+    "calibration",
+    "paths",
+    "data",
+    "stale",
+    "retry",
+    "environment",
+)  # where a resumed member follows the new command
 
 
 class BatchFile:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipbench.runs.archive import data_file, published
+from clipbench.runs.archive import data_file, places, published
 from clipbench.runs.equal import same
 from clipbench.runs.record import FINISHED, Record, State
 from clipbench.runs.recorder import Outcome, Say
@@ -29,14 +29,6 @@ def same_code(info: Mapping[str, Any], request: Request) -> bool:
     return info.get("together") is None or same(info.get("together_fingerprint"), request.together_fingerprint)
 
 
-def collected(request: Request) -> State:
-    """What results/data says of the run; unfinished runs are collected too, and count as absent."""
-    info = published(request.results, request.options.experiment, request.run_id)
-    if info is None or info["status"] not in FINISHED:
-        return State("absent", info or {})
-    return State(str(info["status"]), info)
-
-
 class Known(NamedTuple):
     """What is known of a run: its `state`, and the `place` where it lies finished, None where it is to be run."""
 
@@ -49,14 +41,28 @@ class Known(NamedTuple):
         return self.place is not None and self.place.suffix == ".parquet"
 
 
+def collected(request: Request) -> Known:
+    """What collected data say of the run: one's own, or those that came with an installed package.
+
+    Unfinished runs are collected too, and count as absent. Of several, one that needs not be run again is taken.
+    """
+    found = []
+    for results in places(request.results):
+        info = published(results, request.options.experiment, request.run_id)
+        finished = info is not None and info["status"] in FINISHED
+        state = State(str(info["status"]) if info and finished else "absent", info or {})
+        found.append(Known(state, data_file(results, request.options.experiment)))
+    return max(found, key=lambda known: (settled(known.state, request), _attempt(known.state)))
+
+
 def look(request: Request, say: Say = print) -> Known:
     """What the run's own record says of it, or else results/data. RecordError for what cannot be read."""
     state = Record(request.folder, say).state()
     if settled(state, request):
         return Known(state, request.folder)
     known = collected(request)
-    if settled(known, request) and _attempt(known) >= _attempt(state):
-        return Known(known, data_file(request.results, request.options.experiment))
+    if settled(known.state, request) and _attempt(known.state) >= _attempt(state):
+        return known
     return Known(state, None)
 
 
@@ -74,7 +80,7 @@ def find(request: Request, say: Say = print) -> Outcome | None:
 
 def earlier(request: Request, say: Say = print) -> State:
     """The state that a new attempt follows: the record's own, with the number of the latest attempt known."""
-    state, known = Record(request.folder, say).state(), collected(request)
+    state, known = Record(request.folder, say).state(), collected(request).state
     if state.status == "absent" and known.status in FINISHED:
         made_by = known.info.get("fingerprint")
         say(f"stale: the collected run's code is {made_by}, this is {request.fingerprint}; running it anew")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from clipbench.config import schema
+from clipbench.config.build import instantiate
 from clipbench.errors import Interrupted, Stopped
 from clipbench.runs import catalogue, signals
 from clipbench.runs.job import Job, Row
@@ -40,12 +40,13 @@ def execute(config: Mapping[str, Any], say: Say = print, watch: Watch | None = N
 
 def make_job(wanted: Request) -> Job:
     """The training or the study that `wanted` asks for. Raises ConfigError for what does not fit."""
+    from clipbench.runs import fit
     from clipbench.training import setup
     from clipbench.training.trainer import Trainer
 
     if wanted.study:
         return setup.build_study(wanted.config, wanted.options)
-    return Trainer(setup.build(wanted.config, wanted.options))
+    return Trainer(fit.build(wanted.config, wanted.options))
 
 
 def _record(job: Job, recorder: Recorder, tracker: Tracker, watch: Watch | None) -> Outcome:
@@ -53,10 +54,11 @@ def _record(job: Job, recorder: Recorder, tracker: Tracker, watch: Watch | None)
     try:
         recorder.resume(job)
         recorder.begin(job)
-        tracker.start(recorder.info, recorder.config)
-        with signals.obeyed(job) as wish, Progress(job) as progress:
+        tracker.start(recorder.info, recorder.config, job.rows)
+        alone = recorder.request.options.role == "single"  # a tuning says a line of each of its runs
+        with signals.obeyed(job) as wish, Progress(job, lines=alone) as progress:
             for rows in job.run():
-                progress.advance()
+                progress.advance(rows)
                 tracker.log(rows)
                 if watch is not None and watch(rows):
                     job.stop()
@@ -68,19 +70,25 @@ def _record(job: Job, recorder: Recorder, tracker: Tracker, watch: Watch | None)
             raise Stopped
         outcome = recorder.finish(job)
     except (Interrupted, Stopped):
-        tracker.finish("interrupted")
+        _end(tracker, "interrupted", recorder.say)
         raise
     except Exception as error:
         recorder.fail(job, error)
-        tracker.finish("failed")
+        _end(tracker, "failed", recorder.say)
         raise
-    tracker.finish(job.status)
+    _end(tracker, job.status, recorder.say)
     return outcome
+
+
+def _end(tracker: Tracker, status: str, say: Say) -> None:
+    """Tell the tracker, and its user where to find what it has."""
+    if line := tracker.finish(status):
+        say(line)
 
 
 def _tracker(wanted: Request) -> Tracker:
     logger = wanted.config.get("logger") or {}
     if "_target_" not in logger:
         return NoTracker()
-    tracker: Tracker = schema.instantiate(logger, "logger", results=wanted.options.paths.results)
+    tracker: Tracker = instantiate(logger, "logger", results=wanted.options.paths.results)
     return tracker

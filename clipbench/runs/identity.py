@@ -35,6 +35,7 @@ TABLE: dict[str, frozenset[Use]] = {
     "tuning": frozenset(),
     "calibration": frozenset(),
     "method.tuning": frozenset(),
+    "environment": frozenset(),
     "seed": SHOWN | {"identity"},
     "experiment": SHOWN | {"identity"},
     "role": SHOWN | {"identity"},

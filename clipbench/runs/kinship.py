@@ -10,6 +10,7 @@ from clipbench.runs.request import Request
 
 # Below these, numbers may differ from member to member; texts, switches and everything elsewhere are the same for all.
 FREE = ("seed", "trial", "optimizer", "method", "schedule", "noise", "data.split_seed")
+HIDDEN = ("data.root", "paths.results", "paths.tuned")  # where a resumed batch follows the new command
 UNSEEN = ("method.tuning", "tuning", "calibration", "tuned")  # how a tuning goes about it: no run depends on that
 
 
@@ -24,6 +25,8 @@ def alone(request: Request) -> str:
         return "precision=bf16 is autocast's, which batched products do not go through"
     if "_target_" in (request.config.get("logger") or {}):
         return "a logger follows one run at a time"
+    if read := [path for path in options.environment if path not in HIDDEN]:
+        return f"{read[0]} is of the environment, which a batch does not keep"
     return ""
 
 

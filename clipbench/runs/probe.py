@@ -34,14 +34,13 @@ def short(words: Sequence[str]) -> list[Any]:
     """Run undisturbed and, beside it, interrupted and resumed. RuntimeError where these two differ."""
     import pyarrow.parquet as pq
 
-    from clipbench.cli.compose import compose
     from clipbench.errors import Stopped
     from clipbench.runs.execute import execute
 
     left = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ("whole", "resumed"):
-            config = compose([*words, f"paths.results={folder}/{name}"])
+            config = _config([*words, f"paths.results={folder}/{name}"])
             if name == "resumed":
                 with contextlib.suppress(Stopped):
                     execute(config, _nobody, lambda rows: bool(rows) and rows[-1]["step"] >= STOP)
@@ -57,20 +56,29 @@ def batched(words: Sequence[str]) -> list[Any]:
     """Two seeds as one program, with the fingerprint of its code. RuntimeError where they go alone."""
     import pyarrow.parquet as pq
 
-    from clipbench.cli.compose import compose
     from clipbench.runs.request import request
     from clipbench.runs.together import run_together
 
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         own = [*words, f"paths.results={folder}"]
-        outcomes = run_together([request(compose([*own, f"seed={seed}"])) for seed in (0, 1)], _nobody)
+        outcomes = run_together([request(_config([*own, f"seed={seed}"])) for seed in (0, 1)], _nobody)
         if not outcomes:
             raise RuntimeError("these runs go alone")
         for outcome in sorted(outcomes, key=lambda outcome: int(outcome.info["seed"])):
             rows += pq.read_table(outcome.folder / "metrics.parquet").to_pylist()
     statuses = " ".join(str(outcome.status) for outcome in outcomes)
     return [outcomes[0].info["together_fingerprint"], statuses, *digest(rows)]
+
+
+def _config(words: Sequence[str]) -> dict[str, Any]:
+    """The config of a short run: a warm-up that is longer ends with it."""
+    from clipbench.cli.compose import compose
+
+    config = compose(words)
+    if "warmup" in config.get("schedule", {}):
+        config["schedule"]["warmup"] = min(config["schedule"]["warmup"], STEPS)
+    return config
 
 
 def _nobody(line: str) -> None:

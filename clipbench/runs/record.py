@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipbench.errors import RecordError, RunLocked
+from clipbench.errors import RecordError, RunLocked, Unwritable
 from clipbench.runs.files import atomic_text, atomic_write, reason, set_aside, try_lock
 from clipbench.runs.job import Row
 
@@ -151,7 +151,7 @@ class Record:
             mine = holding.__enter__()
         except OSError as error:
             message = f"paths.results must be a writable folder, got {self.folder}: {reason(error)}"
-            raise RecordError(message) from error
+            raise Unwritable(message) from error
         try:
             if not mine:
                 raise RunLocked(f"another process is executing the run {self.folder}")

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipbench.config import schema
+from clipbench.config.environment import referring
 from clipbench.runs.fingerprint import fingerprint, together_fingerprint
+from clipbench.runs.fit import told
 from clipbench.runs.identity import counted, run_id
 
 
 class Request(NamedTuple):
     """What to run, where, under which id, with the fingerprint of the code that it can reach.
 
-    `recorded` is what config.yaml keeps of the config.
+    `recorded` is what config.yaml keeps of the config, with a reference where a value is the environment's. The run id
+    is of the values: with another value it is another run, and a hash of the whole config shows none of them.
     """
 
     config: dict[str, Any]
@@ -58,5 +61,7 @@ def request(config: Mapping[str, Any]) -> Request:
     options = schema.check(config)
     plain = schema.canonical(schema.used(config), options)
     device = pick_device(options.device)
-    identity, recorded = run_id(plain, device.type, sum_of(plain, options)), counted(plain, "record")
+    with told(plain):
+        identity = run_id(plain, device.type, sum_of(plain, options))
+    recorded = referring(counted(plain, "record"), options.environment)
     return Request(plain, options, device, identity, fingerprint(plain), recorded)

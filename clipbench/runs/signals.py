@@ -12,7 +12,7 @@ from typing import Protocol
 
 from clipbench.errors import Interrupted
 
-SAID = b"clipbench: stopping after this step (once more: at once)\n"
+SAID = b"clipbench: stopping after this step or evaluation (once more: at once)\n"
 
 
 class Stoppable(Protocol):

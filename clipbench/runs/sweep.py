@@ -15,6 +15,7 @@ from typing import Any
 
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
@@ -24,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from clipbench.cli.compose import CONFIG_PATH, compose_node, resolve
 from clipbench.errors import ConfigError, RecordError
 from clipbench.runs.catalogue import Known, look
+from clipbench.runs.progress import duration
 from clipbench.runs.record import State
 from clipbench.runs.recorder import Outcome
 from clipbench.runs.request import Request, request
@@ -115,7 +117,10 @@ def requests(node: DictConfig, words: Sequence[str]) -> list[Request]:
     named = {word.partition("=")[0] for word in own}
     params = node.hydra.sweeper.get("params") or {}
     given = [f"{key}={value}" for key, value in params.items() if key not in named]
-    parsed = OverridesParser.create().parse_overrides(given + own)
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which knows what glob() may find
+    parsed = parser.parse_overrides(given + own)
+    if odd := next((one for one in parsed if one.is_interval_sweep()), None):
+        raise ConfigError(f"a sweep must be a,b or choice(…), range(…) or glob(…), got {odd.input_line}")
     (split,) = BasicSweeper.split_arguments(parsed, None)
     bases: dict[tuple[str, ...], DictConfig] = {}
     found = []
@@ -158,5 +163,4 @@ def _estimate(left: Sequence[Request], known: Sequence[Request], states: Sequenc
     anyone = statistics.mean(value for values in seconds.values() for value in values)
     total = sum(statistics.mean(seconds.get(one.method, [anyone])) for one in left)
     finished = sum(len(values) for values in seconds.values())
-    length = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min" if total < 7200 else f"{total / 3600:.1f} h"
-    return f"about {length}, judged by {finished} finished runs"
+    return f"about {duration(total)}, judged by {finished} finished runs"

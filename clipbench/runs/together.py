@@ -114,6 +114,7 @@ class _Batch:
             recorder.size = len(kept)
 
     def _train(self) -> None:
+        from clipbench.runs.fit import check_schedule
         from clipbench.training.together.building import build_all
         from clipbench.training.together.members import Unbatchable
         from clipbench.training.together.trainer import TogetherTrainer
@@ -121,7 +122,10 @@ class _Batch:
         names = {request.method for request in self.requests}
         self.say(f"together: {len(self.requests)} runs of {', '.join(sorted(names))} as one program")
         try:
-            trainer = TogetherTrainer(build_all(self.requests), self.say)
+            setups = build_all(self.requests)
+            for setup in setups:
+                check_schedule(setup)
+            trainer = TogetherTrainer(setups, self.say)
         except Unbatchable as why:
             self.say(f"together: these runs go alone: {why}")
             return
@@ -138,8 +142,8 @@ class _Batch:
                 recorder.begin(trainer.members[place])
             self._record_ended(trainer)
             with signals.obeyed(trainer) as wish, Progress(trainer) as progress:
-                for _ in trainer.run():
-                    progress.advance()
+                for rows in trainer.run():
+                    progress.advance(rows)
                     self._record_ended(trainer)
                     if trainer.checkpoint_due:
                         file.save(trainer.state_dict(), before + time.monotonic() - began)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipbench.errors import RecordError
+from clipbench.errors import RecordError, Unwritable
 from clipbench.runs import provenance
 from clipbench.runs.files import atomic_write, set_aside, try_lock
 from clipbench.timing.footprint import Footprint
@@ -32,7 +32,7 @@ def undisturbed(results: Path) -> Iterator[None]:
         holding = try_lock(folder / ".calibration.lock")
         mine = holding.__enter__()
     except OSError as error:
-        raise RecordError(f"paths.results must be a writable folder, got {results} ({error.strerror})") from error
+        raise Unwritable(f"paths.results must be a writable folder, got {results} ({error.strerror})") from error
     try:
         if not mine:
             raise RecordError(f"another calibration is under way in {results}; two at once would measure each other")

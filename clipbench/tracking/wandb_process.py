@@ -12,12 +12,13 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
 Row = dict[str, Any]
 AXES = ("step", "samples", "train_seconds", "calibrated_seconds")
+LONGEST_TAG = 64  # characters that W&B takes
 COMPARED = ("loss", "accuracy")
 DESCRIBED = (
     "run_id", "role", "trial", "commit", "dirty", "fingerprint", "device", "versions", "parameters", "data",
@@ -53,13 +54,18 @@ def serve(pipe: IO[bytes]) -> None:
     first = json.loads(pipe.readline())
     options, info = first["options"], first["info"]
     run, note = _open(options, info, first["config"])
-    seconds = options["step_seconds"] or _calibrated(options["results"], info)
+    if run.settings.mode == "offline":
+        print(Path(run.dir).parent, flush=True)  # for the user, who may want to send it
+    seconds = options["step_seconds"] or _calibrated(options["calibrations"], info)
     for axis in AXES:
         run.define_metric(axis)
     for axis in AXES[1:]:
         run.define_metric(f"vs_{axis}/*", step_metric=axis)
     for split in ("train", "validation", "test"):
         run.define_metric(f"{split}/*", step_metric="step")
+    if not run.resumed:  # offline, or W&B does not know the run: a new folder, which is to be whole
+        for entry in entries(first["earlier"], seconds):
+            run.log(entry)
     status = "interrupted"  # the run's process ended without a word
     for line in pipe:
         message = json.loads(line)
@@ -82,6 +88,7 @@ def _open(options: Mapping[str, Any], info: Mapping[str, Any], config: Mapping[s
     """The W&B run, and a note where it had to be opened offline."""
     import wandb
 
+    tags = _tags(info)
     # A run made anew is another W&B run, a resumed one is not: its `started` is the first one's.
     name = f"{info['run_id']}-{re.sub('[^0-9]', '', str(info.get('started')))[:14]}"
 
@@ -96,6 +103,7 @@ def _open(options: Mapping[str, Any], info: Mapping[str, Any], config: Mapping[s
             group=info["experiment"],
             name=f"{info['method']}, seed {info['seed']}",
             job_type=info.get("role"),
+            tags=tags,
             config=dict(config) | {"run": {key: info[key] for key in DESCRIBED if key in info}},
             settings=wandb.Settings(
                 console="off",
@@ -114,20 +122,32 @@ def _open(options: Mapping[str, Any], info: Mapping[str, Any], config: Mapping[s
         return init("online", name), ""
     except Exception as error:  # whatever W&B raises: no account, no network, no answer
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        where = f"stored offline, `wandb sync` sends what is in {options['directory']}/wandb"
-        return init("offline", f"{name}-offline"), f"{reason}; {where}"  # the service keeps the refused id
+        return init("offline", f"{name}-offline"), f"{reason}; stored offline"  # the service keeps the refused id
 
 
-def _calibrated(results: str, info: Mapping[str, Any]) -> float | None:
-    """The calibrated step time of the run's method, None where there is none."""
-    if not (Path(results) / "data" / "calibration.parquet").exists():
-        return None
+def _tags(info: Mapping[str, Any]) -> list[str]:
+    """What runs are told apart by, and the user's own."""
+    own = os.environ.pop("WANDB_TAGS", "").split(",")  # W&B would refuse a long one, and with it the run
+    words = [info.get(key) for key in ("method", "dataset", "model", "optimizer", "role")]
+    return list(dict.fromkeys(str(word).strip()[:LONGEST_TAG] for word in [*words, *own] if word and str(word).strip()))
+
+
+def _calibrated(places: Sequence[str], info: Mapping[str, Any]) -> float | None:
+    """The calibrated step time of the run's method, of the first results folder that has one; None where none has."""
     import pandas as pd
 
     from clipbench.analysis.load import load_calibration
+    from clipbench.errors import RecordError
 
-    table = load_calibration(Path(results), info["experiment"], pd.DataFrame([dict(info)]))
-    return float(table.loc[info["method"], "step_seconds"]) if info["method"] in table.index else None
+    for place in places:
+        try:
+            table = load_calibration(Path(place), info["experiment"], pd.DataFrame([dict(info)]))
+        except (RecordError, ValueError) as error:  # an axis less is no reason to store nothing
+            print(f"no calibrated axis: {error}", file=sys.stderr, flush=True)
+            continue
+        if info["method"] in table.index:
+            return float(table.loc[info["method"], "step_seconds"])
+    return None
 
 
 if __name__ == "__main__":

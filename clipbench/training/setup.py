@@ -13,6 +13,7 @@ from torch import nn
 
 from clipbench.clipping import Clipper
 from clipbench.config import schema
+from clipbench.config.build import instantiate
 from clipbench.data.base import Data, Dataset
 from clipbench.data.double import DoubleData
 from clipbench.errors import ConfigError
@@ -88,7 +89,7 @@ def build_study(config: Mapping[str, Any], options: schema.Options) -> Any:
     set_numerics(options)
     if "model" in config:
         given["setup"] = build(config, options)
-    return schema.instantiate(config["study"], "study", **given)
+    return instantiate(config["study"], "study", **given)
 
 
 def build(config: Mapping[str, Any], options: schema.Options, data: Data | None = None) -> Setup:
@@ -99,19 +100,19 @@ def build(config: Mapping[str, Any], options: schema.Options, data: Data | None 
     device = pick_device(options.device)
     set_numerics(options)
     seed_global(options.seed, "initialisation")
-    dataset = schema.instantiate(config["dataset"], "dataset")  # which draws nothing until it is loaded
-    model = schema.instantiate(config["model"], "model", spec=dataset.spec)
+    dataset = instantiate(config["dataset"], "dataset")  # which draws nothing until it is loaded
+    model = instantiate(config["model"], "model", spec=dataset.spec)
     if options.precision == "fp64":
         model.double()  # the float32 draws, widened
     if device.type != "cpu":
         model.to(device)  # drawn on the CPU, so that all devices start from the same weights
     method = config["method"]
-    estimator = schema.instantiate(method["estimator"], "method.estimator", model=model)
-    clipper = schema.instantiate(method["clipper"], "method.clipper", model=model)
-    update = schema.instantiate(method["update"], "method.update", model=model) if "update" in method else None
-    optimizer = schema.instantiate(config["optimizer"], "optimizer", model=model)
-    schedule = schema.instantiate(config["schedule"], "schedule")
-    noise = schema.instantiate(config["noise"], "noise", model=model) if "_target_" in config["noise"] else None
+    estimator = instantiate(method["estimator"], "method.estimator", model=model)
+    clipper = instantiate(method["clipper"], "method.clipper", model=model)
+    update = instantiate(method["update"], "method.update", model=model) if "update" in method else None
+    optimizer = instantiate(config["optimizer"], "optimizer", model=model)
+    schedule = instantiate(config["schedule"], "schedule")
+    noise = instantiate(config["noise"], "noise", model=model) if "_target_" in config["noise"] else None
     if options.compile:
         if estimator.eager:
             name = type(estimator).__name__

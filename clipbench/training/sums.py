@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from clipbench.config import schema
+from clipbench.config.build import instantiate
 from clipbench.data.base import Data, Dataset
 
 SPLITS = ("train", "validation", "test")
@@ -45,7 +46,7 @@ def sum_of(config: Mapping[str, Any], options: schema.Options) -> str | None:
 @functools.cache
 def _loaded_sum(node: str, where: str) -> str | None:
     """Kept for the process: a sweep asks once for each dataset."""
-    dataset: Dataset = schema.instantiate(json.loads(node), "dataset")
+    dataset: Dataset = instantiate(json.loads(node), "dataset")
     place = json.loads(where)
     root = Path(place["root"]).expanduser()
     data = dataset.load(torch.device("cpu"), root, place["split_seed"], place["verify"], place["download"])

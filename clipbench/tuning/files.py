@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from clipbench.config.tuned import base, nested
-from clipbench.errors import RecordError
+from clipbench.errors import Unwritable
+from clipbench.runs.archive import read_mapping, stem
 from clipbench.runs.files import atomic_text
 from clipbench.tuning.plan import BASELINE, Plan
 from clipbench.tuning.reference import Measurement
@@ -29,7 +30,7 @@ def _write(path: Path, text: str, option: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecordError(f"{option} must be a writable folder, got {path.parent} ({error.strerror})") from error
+        raise Unwritable(f"{option} must be a writable folder, got {path.parent} ({error.strerror})") from error
     atomic_text(path, text)
     return path
 
@@ -107,8 +108,8 @@ def write_outcome(plan: Plan, choices: Mapping[str, Choice], runs: Mapping[str, 
 
     Methods of an earlier tuning of the experiment that this one leaves out stay.
     """
-    path = plan.results / "data" / f"{plan.experiment.replace('/', '__')}__tuning.json"
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path = plan.results / "data" / f"{stem(plan.experiment)}__tuning.json"
+    earlier = read_mapping(path) if path.exists() else {}
     now = {
         method: {
             "trials": sum(choice.counts.values()), "counts": choice.counts, "protocol": plan.options.tuning.protocol,

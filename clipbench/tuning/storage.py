@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
-from clipbench.errors import ConfigError, RecordError
+from clipbench.errors import ConfigError, RecordError, Unwritable
 from clipbench.runs.files import lock, set_aside
 
 BUSY_SECONDS = 60  # SQLite's wait for another worker's write
@@ -84,7 +84,7 @@ def _opening(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         path.touch()
     except OSError as error:
-        raise RecordError(f"paths.results must be a writable folder, got {folder} ({error.strerror})") from error
+        raise Unwritable(f"paths.results must be a writable folder, got {folder} ({error.strerror})") from error
     with lock(path):
         yield
 

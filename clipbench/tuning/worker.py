@@ -20,6 +20,7 @@ from clipbench.errors import RunLocked
 from clipbench.runs.execute import Outcome, Say
 from clipbench.tuning import files, together
 from clipbench.tuning.finals import Finals
+from clipbench.tuning.metric import check_metric
 from clipbench.tuning.plan import BASELINE, Plan
 from clipbench.tuning.references import Reference, described
 from clipbench.tuning.storage import open_storage
@@ -44,6 +45,7 @@ class Worker:
 
     def __init__(self, plan: Plan, say: Say = print) -> None:
         self._print = say
+        check_metric(plan.bases[BASELINE], plan.options)
         self.storage: BaseStorage = open_storage(plan.options.tuning.storage, plan.folder, say)
         self.retry = plan.options.retry == "failed"
         self.plan = self._measured(plan)

@@ -8,14 +8,15 @@ import math
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from clipbench.analysis import collect, load
-from clipbench.analysis.collect import CURVE_POINTS, add, find_records, merge_files, read_record
-from clipbench.analysis.fields import clean, public
-from clipbench.runs.archive import data_file, read_data, stem
+from clipbench.analysis.collect import CURVE_POINTS, _flat, add, find_records, merge_files, read_record
+from clipbench.analysis.fields import ENTRIES, HIDDEN, clean, public
+from clipbench.runs.archive import _mappings, data_file, holds_runs, read_data, stem
 from tests.analysis.synthetic import write_comparison, write_run
 
 
@@ -84,6 +85,49 @@ def test_no_form_of_path_or_address_is_published(text):
     shown = json.dumps(public(info, config), ensure_ascii=False)
     assert not [name for name in ("bob", "neil", "home", "HOME") if name in shown]
     assert text not in shown
+
+
+TEXTS = {"experiment", "error", "tuned", "data", "device", "versions"}  # whose form is that of a plain sentence
+
+
+@pytest.mark.parametrize("key", sorted(set(ENTRIES) - TEXTS))
+def test_an_entry_of_another_form_than_its_own_is_hidden(key):
+    """A number is no place for a word, nor a name for a sentence."""
+    assert public({key: "bob was here"}, {})[key] == HIDDEN
+    assert public({key: ["bob was here"]}, {})[key] == [HIDDEN]
+    assert public({key: None}, {})[key] is None
+
+
+def test_numbers_stay_numbers_wherever_they_are():
+    info = {"seconds": {"train": 1.5, "wall": "bob"}, "final": {"test_loss": 0.5, "/home/bob": 1.0}, "seed": 3}
+    assert public(info, {}) == {
+        "seconds": {"train": 1.5, "wall": HIDDEN}, "final": {"test_loss": 0.5}, "seed": 3, "config": {},
+    }  # fmt: skip
+
+
+def within(part, whole):
+    """Whether every value of nested mappings is that of the whole, which older files have more of."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(key in whole and within(value, whole[key]) for key, value in part.items())
+    return part == whole
+
+
+def published():
+    data = Path(__file__).parents[2] / "results" / "data"
+    return [path for path in sorted(data.glob("*.parquet")) if holds_runs(path)]
+
+
+@pytest.mark.parametrize("path", published(), ids=lambda path: path.stem)
+def test_what_is_published_would_be_published_again_as_it_is(path):
+    runs = read_data(path)
+    assert runs
+    for run in runs:
+        entries = _mappings(dict(run.info))
+        again = public(entries, entries["config"])
+        config = again.pop("config")
+        assert {key: value for key, value in _flat(again).items() if run.info[key] != value} == {}
+        assert {key for key, value in run.info.items() if value is not None} <= {*again, "config"}
+        assert within(config, entries["config"])
 
 
 def test_what_is_no_path_is_kept_as_it_is():

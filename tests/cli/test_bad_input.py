@@ -78,6 +78,12 @@ TABLE = [
     (["paths.results="], ["paths.results must not be empty"]),
     (["method=ps_clip", "compile=true"], ["compile must be false with PerSample", "got true"]),
     (["seed=1,2"], ["seed", "-m"]),
+    (["lr=0.1"], ["lr is not an option (did you mean optimizer.lr?)"]),
+    (["tuned=typo"], ["tuned must be auto or none, got typo"]),
+    (["study=spectrum", "tuned=typo"], ["tuned must be auto or none, got typo"]),
+    (["schedule=linear", "schedule.warmup=2001"], ["schedule.warmup must be <= 2000, the steps of the run, got 2001"]),
+    (["schedule=cosine", "schedule.warmup=9", "steps=8"], ["schedule.warmup must be <= 8", "got 9"]),
+    (["schedule.warmup=99", "steps=null", "epochs=0.1"], ["schedule.warmup must be <=", "got 99"]),
 ]
 
 

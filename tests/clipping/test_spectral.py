@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
 from clipbench.clipping import EmaThreshold, NormClip, QuantileThreshold, SoftSpectralClip, SpectralClip
 from clipbench.clipping.layers import LayerClip
@@ -206,7 +206,11 @@ def test_the_gpu_path_reads_no_value() -> None:
         clips.append(SoftSpectralClip(EmaThreshold(), backend="newton_schulz"))
         for clip in clips:
             for _ in range(2):
-                clip(module.named_parameters())
+                stats = clip(module.named_parameters())
+            assert all(isinstance(stat, FakeTensor) for stat in stats)
+            assert all(isinstance(parameter.grad, FakeTensor) for parameter in module.parameters())
+        with pytest.raises(DataDependentOutputException):
+            stats.clipped_fraction.item()
 
 
 def test_layers_of_one_shape_share_one_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,7 +191,7 @@ PIXELS = np.zeros((2, 3072), dtype=np.uint8)
 )
 def test_implausible_contents_are_refused(tmp_path: Path, content: Any) -> None:
     dump(cifar100_files(tmp_path) / "train", content)
-    with pytest.raises(DataUnavailable, match="3 × 32 × 32"):
+    with pytest.raises(DataUnavailable, match=r"3 × 32 × 32|other things than bytes"):
         load(tmp_path)
 
 

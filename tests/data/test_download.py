@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import importlib
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,10 +160,25 @@ def test_a_host_that_never_answers_costs_a_bounded_time(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_three_silent_mirrors_stay_within_twenty_seconds() -> None:
-    from clipbench.data import cifar, text
+@pytest.mark.parametrize("source", ["cifar", "text"])
+def test_silent_mirrors_are_each_asked_once_and_stay_within_twenty_seconds(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirrors = importlib.import_module(f"clipbench.data.{source}").MIRRORS
+    allowed, asked, release = download_module.ANSWER_SECONDS, [], threading.Event()
 
-    assert max(len(cifar.MIRRORS), len(text.MIRRORS)) * download_module.ANSWER_SECONDS < 20
+    def hang(request: urllib.request.Request, timeout: float) -> None:
+        asked.append(request.full_url)
+        release.wait(10)
+        raise OSError("too late")
+
+    monkeypatch.setattr(download_module, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(download_module.urllib.request, "urlopen", hang)
+    with pytest.raises(DataUnavailable, match=r"no answer within 0\.1 s"):
+        fetch(mirrors, tmp_path / "data.bin", "md5", MD5)
+    release.set()
+    assert asked == list(mirrors)
+    assert len(asked) * allowed < 20
 
 
 def test_two_at_once_download_once(mirror: type[Mirror], tmp_path: Path) -> None:
@@ -180,6 +197,21 @@ def test_an_unwritable_folder_is_named(mirror: type[Mirror], tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(DataUnavailable, match=r"cannot write .*file/data\.bin"):
         fetch([mirror("good").url], tmp_path / "file" / "data.bin", "md5", MD5)
+
+
+def test_a_planted_link_is_not_written_through(mirror: type[Mirror], tmp_path: Path) -> None:
+    good, victim = mirror("good"), tmp_path / "victim"
+    for content in (b"whole", None):  # a file that is there, and one that would be made
+        if content is not None:
+            victim.write_bytes(content)
+        target = tmp_path / "folder" / "file"
+        target.parent.mkdir(exist_ok=True)
+        part_of(target).unlink(missing_ok=True)
+        part_of(target).symlink_to(victim)
+        with pytest.raises(DataUnavailable, match=r"cannot write .*symbolic link"):
+            fetch([good.url], target, "md5", MD5)
+        assert (victim.read_bytes() if victim.exists() else None) == content
+        victim.unlink(missing_ok=True)
 
 
 def test_digest(tmp_path: Path) -> None:

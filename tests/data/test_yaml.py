@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from clipbench.config import schema
+from clipbench.config.build import instantiate
 from clipbench.data import Spec
 from clipbench.models import MLP, Airbench
 
@@ -45,7 +46,7 @@ def test_the_file_builds_its_target(path: Path) -> None:
     if "_target_" in node:
         spec = SPECS.get(path.stem, IMAGES)
         trained = Airbench(IMAGES, widths=[2, 2, 2]) if path.stem == "airbench" else MLP(SPECS["mlp"], widths=[4])
-        built = schema.instantiate(node, path.parent.name, spec=spec, model=trained)
+        built = instantiate(node, path.parent.name, spec=spec, model=trained)
         if path.parent.name == "dataset":
             assert built.spec.name == path.stem
 
@@ -61,9 +62,13 @@ def test_the_file_lists_every_option(path: Path) -> None:
 
 
 def test_each_dataset_picks_a_model_that_fits() -> None:
+    fitting = {}
     for path in FILES:
         if path.parent.name == "dataset":
             (default,) = OmegaConf.to_container(OmegaConf.load(path))["defaults"]  # type: ignore[index, call-overload]
             choice = default["override /model"]
-            dataset = schema.instantiate(node_of(path), "dataset")
-            schema.instantiate(node_of(CONF / "model" / f"{choice}.yaml"), "model", spec=dataset.spec)
+            dataset = instantiate(node_of(path), "dataset")
+            model = instantiate(node_of(CONF / "model" / f"{choice}.yaml"), "model", spec=dataset.spec)
+            fitting[path.stem] = any(dataset.spec.outputs in parameter.shape for parameter in model.parameters())
+    assert len(fitting) >= 5
+    assert all(fitting.values()), "some layer has one output a class or token"

@@ -14,6 +14,7 @@ from torch import nn
 from clipbench.cli.compose import CONFIG_PATH, compose, compose_node
 from clipbench.clipping.selection import matches
 from clipbench.config import schema
+from clipbench.config.build import instantiate
 from clipbench.data import Spec
 from clipbench.tuning.plan import swept_methods
 from clipbench.tuning.space import space
@@ -32,18 +33,18 @@ def config(experiment: str, method: str = "sgd") -> dict[str, Any]:
 
 
 def spec_of(whole: dict[str, Any]) -> Spec:
-    return schema.instantiate(whole["dataset"], "dataset").spec  # type: ignore[no-any-return]
+    return instantiate(whole["dataset"], "dataset").spec  # type: ignore[no-any-return]
 
 
 def model_of(whole: dict[str, Any]) -> nn.Module:
-    return schema.instantiate(whole["model"], "model", spec=spec_of(whole))  # type: ignore[no-any-return]
+    return instantiate(whole["model"], "model", spec=spec_of(whole))  # type: ignore[no-any-return]
 
 
 def clipped(experiment: str, method: str) -> dict[str, tuple[int, ...]]:
     """Parameters that the method's clipper changes when every gradient is large, by name."""
     whole = config(experiment, method)
     model = model_of(whole)
-    clipper = schema.instantiate(whole["method"]["clipper"], "method.clipper", model=model)
+    clipper = instantiate(whole["method"]["clipper"], "method.clipper", model=model)
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     for _, parameter in trained:
         parameter.grad = torch.full_like(parameter, 1e3)

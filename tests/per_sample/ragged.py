@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from clipbench.per_sample import PerSampleClipper
-from clipbench.per_sample.graph import Known, trace
+from clipbench.per_sample.graph import trace
 from clipbench.per_sample.rules import Use
+from clipbench.per_sample.traces import Known
 
 WIDTH = 6
 

@@ -39,20 +39,6 @@ class Net(nn.Module):
         return out + self.sometimes(x) if len(x) > 3 else out
 
 
-class RealNet(nn.Module):
-    """Two layers of real parameters, whose rows' samples are proven whatever the data hold."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second = nn.Linear(6, 5), nn.Linear(5, 3)
-        self.double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, 6) → (n, 3)."""
-        return self.second(torch.tanh(self.first(x)))
-
-
 def inputs(n: int = 8) -> Tensor:
     """The samples of the whole step."""
     return torch.randn(n, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2
@@ -158,7 +144,7 @@ def lost_on_one(nonfinite: str, scale: float) -> Callable[[int], dict[str, Any]]
     """The second sample of rank 1 is not finite."""
 
     def scenario(rank: int) -> dict[str, Any]:
-        model = DistributedDataParallel(RealNet())
+        model = wrapped()
         x = part(EVEN, rank).clone()
         if rank == 1:
             x[1] = torch.inf

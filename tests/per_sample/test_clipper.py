@@ -113,7 +113,7 @@ def test_zero_gradients(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("readable", [True, False], ids=["asked", "masked"])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e200])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_lost_samples_are_dropped(monkeypatch: pytest.MonkeyPatch, bad: float, readable: bool) -> None:
     """Weight zero, counted in n, and no 0 · inf = NaN, on both ways of taking them out."""
     monkeypatch.setattr(clipper_module, "readable", lambda tensor: readable)

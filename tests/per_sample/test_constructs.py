@@ -132,3 +132,21 @@ def test_half_precision(name: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(stats.norms.double(), rows.norm(dim=1), rtol=0.1, atol=0.1)
     assert (flat_gradient(model) - rows.mean(0)).norm() <= 0.1 * rows.mean(0).norm()
     assert all(p.grad is not None and p.grad.dtype is dtype for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_small_weights_beside_half_precision(dtype: torch.dtype) -> None:
+    """γ/n = 2⁻²² is below what float16 holds; what it makes of a large gradient is not."""
+    torch.manual_seed(0)
+    for build, x in ((lambda: nn.Linear(6, 5), torch.randn(4, 6)), (lambda: nn.Conv1d(6, 5, 1), torch.randn(4, 6, 1))):
+        layer = build().to(dtype)
+        out = layer(x.to(dtype))
+        losses = (out.flatten(1).float() * 2.0**10).sum(1)
+        clipper = PerSampleClipper(layer, 1.0, lambda norms, tau: torch.full_like(norms, 2.0**-20))
+        clipper.backward(losses)
+        assert layer.bias.grad is not None
+        torch.testing.assert_close(layer.bias.grad.float(), torch.full((5,), 2.0**-10))
+        wanted = x.flatten(1).to(dtype).float().mean(0) * 2.0**-10
+        assert layer.weight.grad is not None
+        found = layer.weight.grad.float().flatten(1)
+        torch.testing.assert_close(found, wanted.expand(5, 6), rtol=0.02, atol=2.0**-16)

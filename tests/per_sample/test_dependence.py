@@ -86,6 +86,10 @@ KEPT_APART: dict[str, Path] = {
     "largest distances": lambda h: torch.cdist(h, h.detach() + 1.0, p=torch.inf),
     "an image at places": lambda h: F.grid_sample(h[:, None], torch.rand(N, 4, 4, 2), align_corners=False),
     "einsum": lambda h: torch.einsum("ntd,nsd->nts", h, h.tanh()),
+    "spectra over time": lambda h: torch.fft.irfft(torch.fft.rfft(h, dim=1) * torch.randn(3, 3), n=T, dim=1),
+    "all frequencies": lambda h: torch.view_as_real(torch.fft.fft(h, dim=1).conj() * (1 + 2j)).flatten(2),
+    "complex products": lambda h: ((h + 1j * h.tanh()) @ torch.randn(3, 4, dtype=torch.cfloat)).imag,
+    "complex sizes": lambda h: torch.complex(h, h.sin()).abs(),
     "time first and back": lambda h: h.transpose(0, 1).contiguous().view(T, N * 3).view(T, N, 3).transpose(0, 1),
 }
 
@@ -115,6 +119,11 @@ MIXED: dict[str, Path] = {
         2, 0, 1
     ),
     "groups of two": lambda h: h + h.view(2, 2, T, 3).mean(1, keepdim=True).expand(2, 2, T, 3).reshape(N, T, 3),
+    "spectra over the batch": lambda h: torch.fft.irfft(torch.fft.rfft(h, dim=0) * 2, n=N, dim=0),
+    "complex products over the batch": lambda h: (
+        torch.einsum("ntd,nm->mtd", torch.complex(h, h.sin()), torch.randn(N, N, dtype=torch.cfloat)).real
+    ),
+    "parts exchanged": lambda h: torch.view_as_real(torch.complex(h, h.flip(0))).flatten(2),
     "cumulative sum over the batch": lambda h: h.cumsum(0),
 }
 
@@ -138,6 +147,25 @@ def test_a_view_that_deals_out_other_rows() -> None:
     losses = squares(layer(torch.randn(N, T, 3)).reshape(T, N, 3).transpose(0, 1))
     (own,) = check_superset(losses, layer)
     assert (whole(own.reshape(N * T, -1)) == torch.arange(N * T) % N + 1).all()
+
+
+STILL = ("picked by data", "index put", "scattered", "masked")
+
+
+@pytest.mark.parametrize("name", [*KEPT_APART, *MIXED])
+def test_operations_with_their_indices_as_they_are(name: str) -> None:
+    """What is mixed only since an index may be another the next time is told apart for this time."""
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 3)
+    losses = squares({**KEPT_APART, **MIXED}[name](layer(torch.randn(N, T, 3))))
+    edges = uses_of(losses, layer)[0].edges
+    (own,) = track_owners(losses, edges, moving=False)
+    assert own is not None
+    for k, loss in enumerate(losses):
+        (delta,) = torch.autograd.grad(loss, edges, retain_graph=True)
+        assert ((delta == 0) | (own == k + 1) | (own == surrogates.SHARED)).all()
+    found = whole(own.reshape(N * T, -1))
+    assert bool((found >= 0).all()) == (name in KEPT_APART or name in STILL)
 
 
 def test_what_a_program_reads_from_a_gradient_is_not_proven() -> None:
@@ -177,6 +205,6 @@ def test_the_comparison_fails_without_its_parts(monkeypatch: pytest.MonkeyPatch)
         assert worst("RNN, time first, last") > 1e-3
         assert worst("sorted") > 1e-3
     with monkeypatch.context() as patch:
-        patch.setattr(placement.Probe, "owners", lambda self, losses, uses, deltas: [
+        patch.setattr(placement.Probe, "owners", lambda self, losses, uses, deltas, under=None: [
             torch.arange(use.rows) * 4 // use.rows + 1 for use in uses])  # fmt: skip
         assert worst("experts") > 1e-3

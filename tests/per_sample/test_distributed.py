@@ -14,7 +14,7 @@ from torch import Tensor
 from clipbench.per_sample import PerSampleClipper
 from clipbench.per_sample.distributed import BUCKET, _buckets
 from tests.per_sample.common import square_loss
-from tests.per_sample.ranks import EMPTY, EVEN, MICRO, POWER, UNEVEN, WORLD, Net, RealNet, flat_complex, inputs, work
+from tests.per_sample.ranks import EMPTY, EVEN, MICRO, POWER, UNEVEN, WORLD, Net, flat_complex, inputs, work
 
 pytestmark = pytest.mark.slow  # two processes start
 
@@ -135,7 +135,7 @@ def test_a_process_that_trains_alone_reduces_nothing(results: Results) -> None:
 
 def test_a_lost_sample_is_lost_on_all_ranks(results: Results) -> None:
     kept = inputs().clone()
-    model = RealNet()
+    model = Net()
     kept[5] = torch.inf
     clipper = PerSampleClipper(model, POWER)
     for place, x in enumerate(kept.split(list(EVEN))):

@@ -104,7 +104,7 @@ EDITS = [
     ("another model", "clipbench/models/alexnet.py", "class AlexNet", "class AlexNets", True),
     ("tracking", "clipbench/tracking/tracker.py", "CAPACITY = 1000", "CAPACITY = 1001", True),
     ("a table", "clipbench/analysis/tables.py", "import", "import sys\nimport", True),
-    ("an option", "clipbench/config/schema.py", "    threads: Count | None", "    threads: Count\n    new: int", True),
+    ("an option", "clipbench/config/options.py", "    threads: Count | None", "    threads: Count\n    new: int", True),
 ]  # fmt: skip
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from clipbench import report
 from clipbench.analysis import collect
 from clipbench.analysis.load import load
 from clipbench.cli.compose import compose
 from clipbench.errors import RecordError, Stopped
-from clipbench.runs import equal
+from clipbench.runs import archive, equal
 from clipbench.runs import fingerprint as fingerprints
 from clipbench.runs.execute import Outcome, execute
 from clipbench.runs.record import Record
@@ -55,6 +56,26 @@ def test_a_collected_run_is_found_on_a_clone(tmp_path: Path) -> None:
     assert found.folder == clone / "data" / "single.parquet"
     assert not (clone / "runs").exists()
     assert not run(clone, "seed=1").found
+
+
+def test_what_an_installed_package_brings_is_found_and_its_report_adds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = run(tmp_path / "results")
+    shipped = cloned(tmp_path / "results")
+    monkeypatch.setattr(archive, "SHIPPED", shipped)
+    found = run(tmp_path / "mine")
+    assert found.found
+    assert found.folder == shipped / "data" / "single.parquet"
+    own = run(tmp_path / "mine", "seed=1")
+    assert not own.found
+    assert report.main(["summary", "single", "--results", str(tmp_path / "mine")]) == 0
+    assert set(load(tmp_path / "mine", "single").runs["run_id"]) == {made.info["run_id"], own.info["run_id"]}
+
+
+def test_what_the_wheel_ships_is_small() -> None:
+    data = Path(__file__).parents[2] / "results" / "data"
+    assert 0 < sum(path.stat().st_size for path in data.iterdir()) <= 5_000_000
 
 
 def test_a_sweep_says_what_it_found(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
 from clipbench.training.noise import Isotropic, Noise, RankOne
 
@@ -105,18 +105,25 @@ def test_noise_follows_the_generator_alone(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", [RankOne, Isotropic])
 def test_noise_never_waits_for_the_device(kind: Any) -> None:
+    """Under FakeTensorMode a gradient has no value to wait for, and whoever reads one fails."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        added_names = []
         model = Net()
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
-            added_names.append(name)
         kind()(model.named_parameters(), torch.Generator())
-    assert len(added_names) == 5
+        grads = [parameter.grad for parameter in model.parameters()]
+        assert len(grads) == 5
+        assert all(isinstance(grad, FakeTensor) for grad in grads)
+        with pytest.raises(DataDependentOutputException):
+            grads[0].sum().item()
 
 
-def test_no_gradients_at_all() -> None:
-    Isotropic()([("a", nn.Parameter(torch.ones(2)))], torch.Generator())
+@pytest.mark.parametrize("kind", [RankOne, Isotropic])
+def test_no_gradients_at_all(kind: Any) -> None:
+    weight = nn.Parameter(torch.ones(2, 2))
+    kind()([("a", weight)], torch.Generator())
+    assert weight.grad is None
+    assert torch.equal(weight.detach(), torch.ones(2, 2))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pandas as pd
 
 from clipbench.analysis.claims.statement import Statement
 from clipbench.analysis.load import Experiment, load
+from clipbench.runs.archive import read_table
 
 
 class Missing(ValueError):
@@ -43,4 +44,4 @@ class Source:
         path = self.results / "data" / f"{name}.parquet"
         if not path.exists():
             raise Missing(f"{name} was not measured")
-        return pd.read_parquet(path)
+        return read_table(path)

@@ -23,6 +23,7 @@ from clipbench.per_sample.rules.broadcast import (
 )
 from clipbench.per_sample.rules.convolution import read_convolution
 from clipbench.per_sample.rules.embedding import read_embedding, read_index, read_index_select
+from clipbench.per_sample.rules.empty import read_empty
 from clipbench.per_sample.rules.linear import read_addmm, read_mm
 from clipbench.per_sample.rules.lstm import read_lstm
 from clipbench.per_sample.rules.node import NodeUse, read_node
@@ -60,4 +61,4 @@ READERS: dict[str, Reader] = {
     "RepeatBackward0": read_repeat,
 }
 
-__all__ = ["READERS", "NodeUse", "Reader", "Use", "read_node"]
+__all__ = ["READERS", "NodeUse", "Reader", "Use", "read_empty", "read_node"]

@@ -7,7 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.factors import wide
+from clipbench.per_sample.care import fast, wide
+from clipbench.per_sample.factors import row_norms
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use
 from clipbench.per_sample.slots import Node, Slot, signed
@@ -52,9 +53,15 @@ class BagUse(Use):
         key, order = key.sort()
         place = torch.cat([key.new_zeros(1), (key[1:] != key[:-1]).cumsum(0)]) if len(key) else key
         rows = self.looked_up()[order]
-        sums = torch.zeros_like(rows).index_add_(0, place, rows).square().sum(1)
+        sums = torch.zeros_like(rows).index_add_(0, place, rows)
         owner = torch.zeros_like(place).index_copy_(0, place, self.owners()[order])
-        return sums.new_zeros(self.n + 1).index_add_(0, owner, sums)[: self.n].sqrt_()
+        if fast():
+            squares = sums.square().sum(1)
+            return squares.new_zeros(self.n + 1).index_add_(0, owner, squares)[: self.n].sqrt_()
+        sizes = row_norms(sums)
+        top = sizes.new_zeros(self.n + 1).scatter_reduce_(0, owner, sizes, "amax")
+        squares = (sizes / top[owner].clamp(min=torch.finfo(top.dtype).tiny)).square()
+        return (torch.zeros_like(top).index_add_(0, owner, squares).sqrt_() * top)[: self.n]
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
         rows, owner = self.looked_up(), self.owners()

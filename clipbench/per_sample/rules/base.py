@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from clipbench.per_sample.factors import row_norms, wide
+from clipbench.per_sample.care import wide
+from clipbench.per_sample.factors import row_norms
 from clipbench.per_sample.layout import Layout, RowLayout, SampleWeights
 from clipbench.per_sample.slots import Node, Slot
 
@@ -27,6 +28,8 @@ class Use(ABC):
     slots: dict[str, Slot]
     lead: tuple[int, ...]
     delta: Tensor
+    doubted = False
+    """Whether norms were asked for a second time, as numbers near the ends of their range are at work."""
     shows_samples = True
     """Whether it takes data, so that an axis of length n is likely to be that of the samples."""
     whole_graph = False
@@ -93,6 +96,18 @@ class Use(ABC):
         """From the owners of the rows of `marks` to those of the rows that `split` takes."""
         return owners
 
+    def gradient_rows(self) -> Tensor:
+        """(rows, entries) that are zero exactly where a row's part of every gradient is, unless that is not finite."""
+        return self.marks([self.delta])
+
+    def reached(self, samples: Tensor) -> bool:
+        """Whether any of these samples (n,) has a gradient that is not zero at all its rows. Reads values."""
+        return bool(self.gradient_rows()[self.layout.spread(samples, self.rows)].any())
+
+    def forget(self) -> None:
+        """Norms are asked for again, with more care: what was kept of the first time is of no use."""
+        self.doubted = True
+
     @abstractmethod
     def norms(self, roles: Collection[str]) -> Tensor:
         """Norms (n,) of the per-sample gradients of `roles`, taken together."""
@@ -139,7 +154,7 @@ class SmallUse(Use):
         """All per-sample gradients of a role, (n, *part_shape)."""
 
     def formed(self, role: str) -> Tensor:
-        """`form`, once."""
+        """`form`, once, with the care of the first time it is asked for."""
         if role not in self._formed:
             self._formed[role] = self.form(role).reshape(self.n, *self.slots[role].part_shape)
         return self._formed[role]
@@ -147,6 +162,10 @@ class SmallUse(Use):
     def norms(self, roles: Collection[str]) -> Tensor:
         parts = [row_norms(self.formed(role)) for role in sorted(roles)]
         return parts[0] if len(parts) == 1 else torch.hypot(*parts)
+
+    def forget(self) -> None:
+        super().forget()
+        self._formed.clear()
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
         return self.formed(role)[first:last]

@@ -7,8 +7,9 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from clipbench.per_sample.care import deep, grams_apart, wide
 from clipbench.per_sample.cost import chunk_size
-from clipbench.per_sample.factors import gram_sum, row_norms, wide
+from clipbench.per_sample.factors import gram_sum, outer_norms, row_norms
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use
 from clipbench.per_sample.slots import Node, Slot
@@ -23,14 +24,13 @@ class BilinearUse(Use):
 
     def norms(self, roles: Collection[str]) -> Tensor:
         """√ Σ_{ts} ⟨δ_t, δ_s⟩ ⟨x_t, x_s⟩ ⟨y_t, y_s⟩, or from the instances where there are many positions."""
-        sides = [wide(self.split(side)) for side in (self.delta, self.x, self.y)]
+        sides = [self.split(side) for side in (self.delta, self.x, self.y)]
         positions, widths = sides[0].shape[1], [side.shape[2] for side in sides]
         if positions == 1:
-            delta, x, y = (torch.linalg.vector_norm(side[:, 0], dim=1) for side in sides)
-            return delta * x * y
-        if positions * sum(widths) <= widths[0] * widths[1] * widths[2]:
-            delta, x, y = (torch.bmm(side, side.transpose(1, 2)) for side in sides)
-            return gram_sum(delta.mul_(x), y)
+            delta, x, y = (side[:, 0] for side in sides)
+            return outer_norms(delta, outer_norms(x, y).unsqueeze(1))
+        if grams_apart(self.delta) and positions * sum(widths) <= widths[0] * widths[1] * widths[2]:
+            return gram_sum(*(torch.bmm(side, side.transpose(1, 2)) for side in map(deep, sides)))
         size = chunk_size(4.0 * widths[0] * widths[1] * widths[2], self.delta.device.type)
         parts = [self.instances("weight", i, min(i + size, self.n)) for i in range(0, self.n, size)]
         return torch.cat([row_norms(part) for part in parts])
@@ -41,7 +41,7 @@ class BilinearUse(Use):
         return grads.view(last - first, *self.slots[role].part_shape)
 
     def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
-        delta = self.delta * gamma.column(self.layout, self.rows, self.delta.dtype)
+        delta = gamma.times(self.delta, self.layout)
         sums = _outer(delta, self.x).t() @ self.y
         return {"weight": sums.view(self.slots["weight"].part_shape)}
 

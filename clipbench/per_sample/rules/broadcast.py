@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from clipbench.per_sample.factors import wide
+from clipbench.per_sample.care import deep
 from clipbench.per_sample.rules.base import SmallUse, Use
 from clipbench.per_sample.slots import Node, Slot
 
@@ -36,7 +36,7 @@ class BroadcastUse(SmallUse):
         self.terms = terms
 
     def form(self, role: str) -> Tensor:
-        product = wide(self.delta)
+        product = deep(self.delta)
         term = self.terms[role]
         for factor in term.factors:
             product = product * factor.conj()  # conj: of a real tensor the tensor itself
@@ -154,7 +154,7 @@ class RepeatUse(SmallUse):
         return apart.reshape(self.rows, -1)
 
     def form(self, role: str) -> Tensor:
-        return self.split(wide(self.delta)).sum(1)
+        return self.split(deep(self.delta)).sum(1)
 
 
 def read_repeat(node: Node, slots: dict[int, Slot], n: int) -> Use | None:

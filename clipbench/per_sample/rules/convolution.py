@@ -8,6 +8,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from clipbench.per_sample.care import deep, grams_apart, wide
 from clipbench.per_sample.cost import (
     chunk_size,
     gram_cost,
@@ -17,7 +18,7 @@ from clipbench.per_sample.cost import (
     prefers_taps,
     traffic_cost,
 )
-from clipbench.per_sample.factors import factor_norms, gram_sum, row_norms, wide
+from clipbench.per_sample.factors import factor_norms, gram_sum, row_norms
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use, weighted_rows
 from clipbench.per_sample.rules.taps import weight_by_taps
@@ -80,6 +81,10 @@ class ConvolutionUse(Use):
             self._formed = self.split(folded.reshape(self.rows, *weight.shape)).sum(1)
         return self._formed
 
+    def forget(self) -> None:
+        super().forget()
+        self._formed = None
+
     def weight_norms(self) -> Tensor:
         """Norms (n,) of the weight's per-sample gradients, in chunks of samples that stay in cache."""
         if self.forms():
@@ -91,7 +96,11 @@ class ConvolutionUse(Use):
         unfolded = min(gram_cost(positions, fan_out, fan_in * taps), instance_cost(positions, fan_out, fan_in * taps))
         cut = 4.0 * positions * fan_in * taps
         unfolded += traffic_cost(2.0 * cut, cut)
-        in_place = self.one_each and position_gram_cost(area, positions, taps, fan_in, fan_out) < unfolded
+        in_place = (
+            self.one_each
+            and grams_apart(image)
+            and position_gram_cost(area, positions, taps, fan_in, fan_out) < unfolded
+        )
         held = self.groups * (4.0 * (area * area + 2 * positions**2) if in_place else cut)
         size = chunk_size(held * self.positions, image.device.type)
         form = self.position_norms if in_place else self.unfolded_norms
@@ -100,7 +109,7 @@ class ConvolutionUse(Use):
 
     def position_norms(self, first: int, last: int) -> Tensor:
         """√ Σ_{pq} ⟨u_p, u_q⟩ ⟨δ_p, δ_q⟩ with the first factor from the input's own Gram matrix."""
-        image, out = (wide(side[first:last]) for side in self.sides())
+        image, out = (deep(side[first:last]) for side in self.sides())
         x = image.reshape((last - first) * self.groups, -1, math.prod(image.shape[2:]))
         d = out.reshape((last - first) * self.groups, -1, math.prod(out.shape[2:]))
         grams = window_sums(torch.bmm(x.transpose(1, 2), x), self.geometry, image.shape[2:], out.shape[2:])
@@ -145,8 +154,7 @@ class ConvolutionUse(Use):
             if "bias" in self.slots:
                 sums["bias"] = weighted_rows(gamma.values, self.bias_instances())
             return sums
-        column = gamma.column(self.layout, self.rows, self.delta.dtype)
-        scaled = self.delta * column.view(-1, *[1] * (self.delta.dim() - 1))
+        scaled = gamma.times(self.delta, self.layout)
         if "weight" in self.slots:
             sums["weight"] = self.weighted_weight(scaled)
         if "bias" in self.slots:

@@ -7,8 +7,9 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from clipbench.per_sample.care import deep, grams_apart, wide
 from clipbench.per_sample.cost import CHUNK_BYTES, gram_cost, traffic_cost
-from clipbench.per_sample.factors import gram_sum, row_norms, wide
+from clipbench.per_sample.factors import gram_sum, row_norms
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use
 from clipbench.per_sample.slots import Node, Slot, signed
@@ -48,7 +49,7 @@ class EmbeddingUse(Use):
         return table.scatter_add_(1, indices, delta).reshape(last - first, *shape)
 
     def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
-        rows = self.flat(self.kept(self.delta)) * gamma.column(self.layout, self.rows, self.delta.dtype)
+        rows = gamma.times(self.flat(self.kept(self.delta)), self.layout)
         shape = self.slots["weight"].part_shape
         table = rows.new_zeros(shape[0], rows.shape[1]).index_add_(0, self.indices.reshape(-1), rows)
         return {"weight": table.reshape(shape)}
@@ -59,11 +60,13 @@ def lookup_norms(indices: Tensor, rows: Tensor) -> Tensor:
 
     √ Σ_{ts} [i_t = i_s] ⟨rows_t, rows_s⟩, or from the sums over equal indices where there are many positions.
     """
-    rows = wide(rows)
     positions, width = rows.shape[1:]
     same = indices.unsqueeze(2) == indices.unsqueeze(1)
-    if gram_cost(positions, width, 0) < traffic_cost(32.0 * positions * width, CHUNK_BYTES + 1):
+    cheaper = gram_cost(positions, width, 0) < traffic_cost(32.0 * positions * width, CHUNK_BYTES + 1)
+    if cheaper and grams_apart(rows):
+        rows = deep(rows)
         return gram_sum(torch.bmm(rows, rows.mH), same)
+    rows = wide(rows)
     first = same.to(torch.uint8).argmax(2)  # where each index was looked up first
     sums = torch.zeros_like(rows, memory_format=torch.contiguous_format)
     return row_norms(sums.scatter_add_(1, first.unsqueeze(-1).expand_as(rows), rows))

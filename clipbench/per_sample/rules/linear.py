@@ -7,7 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.factors import factor_norms, outer_norms, row_norms, wide
+from clipbench.per_sample.care import wide
+from clipbench.per_sample.factors import factor_norms, outer_norms, row_norms
 from clipbench.per_sample.layout import SampleWeights, Segments, take
 from clipbench.per_sample.rules.base import Use
 from clipbench.per_sample.rules.products import read_matrix_product
@@ -59,10 +60,12 @@ class LinearUse(Use):
         if "bias" in self.slots:
             sums["bias"] = (delta.t() @ column)[:, 0] if wide(delta) is delta else (wide(delta) * column).sum(0)
         if "weight" in self.slots and a is not None:
-            if delta.shape[1] <= a.shape[1]:  # γ goes to the side with fewer entries
-                delta = delta * column
+            if (
+                delta.shape[1] <= a.shape[1] or self.doubted
+            ):  # γ goes to the side with fewer entries, or γ a falls to zero
+                delta = gamma.times(delta, self.layout)
             else:
-                a = a * column
+                a = gamma.times(a, self.layout)
             sums["weight"] = torch.mm(delta.t(), a) if self.slots["weight"].transposed else torch.mm(a.t(), delta)
         return sums
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from clipbench.per_sample.factors import factor_norms, wide
+from clipbench.per_sample.care import wide
+from clipbench.per_sample.factors import across, factor_norms, row_norms
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use
 from clipbench.per_sample.slots import Node, Slot
@@ -52,6 +53,9 @@ class LSTMUse(Use):
 
     def owners_of_rows(self, owners: Tensor) -> Tensor:
         return owners.repeat(self.lead[0])
+
+    def gradient_rows(self) -> Tensor:
+        return self.flat(self.gate_gradients())
 
     def in_order(self, sequence: Tensor) -> Tensor:
         """(time, n, features) in the order in which the layer goes through it."""
@@ -108,10 +112,10 @@ class LSTMUse(Use):
         for role in roles:
             factors = self.factors(role)
             if factors is None:
-                parts.append(torch.linalg.vector_norm(wide(self.split(self.gate_gradients()).sum(1)), dim=1))
+                parts.append(row_norms(wide(self.split(self.gate_gradients())).sum(1)))
             else:
                 parts.append(factor_norms(*factors))
-        return torch.linalg.vector_norm(torch.stack(parts), dim=0)
+        return across(parts)
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
         factors = self.factors(role)
@@ -121,7 +125,7 @@ class LSTMUse(Use):
         return torch.bmm(left.transpose(1, 2), right)
 
     def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
-        scaled = self.flat(self.gate_gradients()) * gamma.column(self.layout, self.rows, self.delta.dtype)
+        scaled = gamma.times(self.flat(self.gate_gradients()), self.layout)
         return {
             role: scaled.sum(0) if role.startswith("bias") else torch.mm(scaled.t(), self.inputs(role).flatten(0, 1))
             for role in self.slots

@@ -11,8 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from clipbench.per_sample.care import wide
 from clipbench.per_sample.cost import SUBGRAPH_BYTES
-from clipbench.per_sample.factors import row_norms, wide
+from clipbench.per_sample.factors import across, row_norms
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.pullback import batched, node_products
 from clipbench.per_sample.rules.base import Use, weighted_rows
@@ -36,7 +37,7 @@ class NodeUse(Use):
         chosen = torch.arange(first + 1, last + 1, device=self.delta.device)[:, None] == owner
         chosen = chosen.reshape(last - first, *self.lead, *[1] * (self.delta.dim() - len(self.lead)))
         deltas = torch.where(chosen, self.delta, 0.0)
-        found = batched(partial(self.products, roles), [deltas], type(self.node).__name__)
+        found = batched(partial(self.products, roles), [deltas, chosen], type(self.node).__name__)
         return [
             self.delta.new_zeros(last - first, *self.slots[role].part_shape) if rows is None else wide(rows)
             for role, rows in zip(roles, found, strict=True)
@@ -46,12 +47,12 @@ class NodeUse(Use):
         parts = []
         for first, last in self.chunks(roles):
             rows = [row_norms(g) for g in self.gradients(first, last, roles)]
-            parts.append(torch.linalg.vector_norm(torch.stack(rows), dim=0))
+            parts.append(across(rows))
         return torch.cat(parts)
 
-    def products(self, roles: Collection[str], delta: Tensor) -> Sequence[Tensor | None]:
-        """Jᵀ δ for each role."""
-        return node_products(self.node, [self.operands[role] for role in roles], delta)
+    def products(self, roles: Collection[str], delta: Tensor, chosen: Tensor | None = None) -> Sequence[Tensor | None]:
+        """Jᵀ δ for each role; `chosen` are the rows of δ that are not zero."""
+        return node_products(self.node, [self.operands[role] for role in roles], delta, chosen)
 
     def chunks(self, roles: Collection[str]) -> Iterator[tuple[int, int]]:
         """First and last samples of parts of the batch whose gradients fit into one working set."""
@@ -70,6 +71,7 @@ class NodeUse(Use):
             return self._weighted_rows(gamma.values)
         column = gamma.column(self.layout, self.rows, self.delta.dtype)
         delta = self.delta * column.reshape(*self.lead, *[1] * (self.delta.dim() - len(self.lead)))
+        delta = delta.to(self.delta.dtype)
         found = self.products(self.slots, delta)
         return {role: g for role, g in zip(self.slots, found, strict=True) if g is not None}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.factors import wide
+from clipbench.per_sample.care import deep
 from clipbench.per_sample.rules.base import SmallUse, Use
 from clipbench.per_sample.slots import Node, Slot
 
@@ -20,8 +20,8 @@ class LayerNormUse(SmallUse):
 
     def form(self, role: str) -> Tensor:
         if role == "bias":
-            return wide(self.split(self.delta)).sum(1)
-        centred = (wide(self.x) - self.mean).mul_(self.delta)
+            return deep(self.split(self.delta)).sum(1)
+        centred = (deep(self.x) - self.mean).mul_(self.delta)
         rstd = self.rstd.to(centred.dtype)
         if len(self.node._saved_normalized_shape) > 1:
             return self.split(centred.mul_(rstd)).sum(1)
@@ -37,9 +37,9 @@ class GroupNormUse(SmallUse):
         self.groups = node._saved_group
 
     def form(self, role: str) -> Tensor:
-        delta = wide(self.delta).reshape(*self.delta.shape[:2], -1)
+        delta = deep(self.delta).reshape(*self.delta.shape[:2], -1)
         if role == "weight":
-            x = wide(self.x).reshape(self.rows, self.groups, -1)
+            x = deep(self.x).reshape(self.rows, self.groups, -1)
             x = (x - self.mean.unsqueeze(-1)).mul_(self.rstd.unsqueeze(-1))
             delta = x.reshape(delta.shape).mul_(delta)
         return self.split(delta.sum(2)).sum(1)
@@ -54,9 +54,9 @@ class FixedNormUse(SmallUse):
         self.rstd = (node._saved_running_var + node._saved_eps).rsqrt()
 
     def form(self, role: str) -> Tensor:
-        delta = wide(self.delta).reshape(*self.delta.shape[:2], -1)
+        delta = deep(self.delta).reshape(*self.delta.shape[:2], -1)
         if role == "weight":
-            x = wide(self.x).reshape(delta.shape) - self.mean[:, None]
+            x = deep(self.x).reshape(delta.shape) - self.mean[:, None]
             delta = x.mul_(self.rstd[:, None]).mul_(delta)
         return self.split(delta.sum(2)).sum(1)
 

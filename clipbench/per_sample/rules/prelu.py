@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from clipbench.per_sample.factors import wide
+from clipbench.per_sample.care import deep
 from clipbench.per_sample.rules.base import SmallUse, Use
 from clipbench.per_sample.slots import Node, Slot
 
@@ -17,7 +17,7 @@ class PReLUUse(SmallUse):
         self.x = node._saved_self
 
     def form(self, role: str) -> Tensor:
-        product = wide(self.x).clamp(max=0.0).mul_(self.delta)
+        product = deep(self.x).clamp(max=0.0).mul_(self.delta)
         if self.slots[role].param.numel() == 1:
             return self.split(product.flatten(1).sum(1)).sum(1)
         return self.split(product.unsqueeze(-1).flatten(2).sum(2)).sum(1)

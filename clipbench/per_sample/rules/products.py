@@ -7,7 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.factors import factor_norms, row_norms, wide
+from clipbench.per_sample.care import deep, wide
+from clipbench.per_sample.factors import factor_norms, row_norms
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import SmallUse, Use
 from clipbench.per_sample.slots import Node, Slot
@@ -50,8 +51,7 @@ class BatchedProductUse(Use):
         return grads.reshape(last - first, *self.slots[role].part_shape)
 
     def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
-        column = gamma.column(self.layout, self.rows, self.delta.dtype)
-        delta, other = self.flat(self.delta) * column.unsqueeze(-1), self.flat(self.other)
+        delta, other = gamma.times(self.flat(self.delta), self.layout), self.flat(self.other)
         left, right = (delta, other) if self.from_left else (other, delta)
         return {"weight": torch.matmul(left.permute(1, 2, 0), right.transpose(0, 1))}
 
@@ -72,7 +72,7 @@ class VectorProductUse(SmallUse):
         self.x = node._saved_self.conj()
 
     def form(self, role: str) -> Tensor:
-        return self.split(wide(self.delta).unsqueeze(1) * wide(self.x)).sum(1)
+        return self.split(deep(self.delta).unsqueeze(1) * deep(self.x)).sum(1)
 
 
 def read_matrix_product(node: Node, slots: dict[int, Slot], n: int) -> Use | None:

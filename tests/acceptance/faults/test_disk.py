@@ -48,9 +48,9 @@ def test_a_run_on_a_full_disk(size: int, file: str, tmp_path: Path) -> None:
     earlier = snapshot(tmp_path)
     full = limited(size, "clipbench.run", [*words, LARGE])
     assert full.returncode == 1
-    assert full.stderr.startswith("clipbench: cannot write ")
-    assert f"{file}: File too large; what was there before is untouched" in full.stderr
-    assert len(full.stderr.splitlines()) == 1
+    (line,) = [line for line in full.stderr.splitlines() if not line.startswith("step ")]
+    assert line.startswith("clipbench: cannot write ")
+    assert f"{file}: File too large; what was there before is untouched" in line
     assert {path: path.read_bytes() for path in earlier} == earlier
     assert not list(tmp_path.rglob("*.part"))
     again = limited(None, "clipbench.run", [*words, LARGE])
@@ -103,7 +103,7 @@ def test_a_read_only_folder_is_named(command: str, read_only: Path) -> None:
         [sys.executable, "-m", f"clipbench.{command}", *words],
         capture_output=True, text=True, timeout=120, check=False, preexec_fn=as_anybody,
     )  # fmt: skip
-    assert done.returncode in (1, 2)
+    assert done.returncode == 2
     assert "paths.results must be a writable folder, got" in done.stderr
     assert str(read_only) in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -125,7 +125,7 @@ def test_one_method_of_ten_with_non_finite_gradients(tmp_path: Path) -> None:
     own = yaml.safe_load(Path(CONFIG_PATH, "method", "sgd.yaml").read_text())
     own |= {"name": "not_finite", "clipper": {"_target_": "tests.acceptance.faults.test_faults.NotFinite"}}
     (tmp_path / "conf" / "method" / "not_finite.yaml").write_text(yaml.safe_dump(own))
-    words = [f"hydra.searchpath=[file://{tmp_path}/conf]", f"method={','.join(METHODS)}", "seed=0"]
+    words = ["--config-dir", f"{tmp_path}/conf", "--allow", "tests", f"method={','.join(METHODS)}", "seed=0"]
     out, errors = finished(sweep(tmp_path, *words))
     assert "sweep ended: 1 diverged, 9 ok" in out, errors
     runs = {run["method"]: run for run in (json.loads(path.read_text()) for path in tmp_path.rglob("run.json"))}

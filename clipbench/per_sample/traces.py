@@ -1,0 +1,116 @@
+"""What is found in one graph, and what is remembered of graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+from clipbench.per_sample.rules import Reader, Use
+from clipbench.per_sample.slots import Derived, Node, Root, Slot
+
+if TYPE_CHECKING:
+    from clipbench.per_sample.plan import Plan
+
+KEPT = 64
+"""Graphs whose reading is kept."""
+NUMBERED = 1024
+"""Graphs that are told from others."""
+Reading = tuple[Use, str]
+"""A use and the role in which it reads a parameter."""
+Key = tuple[object, ...]
+"""What a node is, the same from step to step: its name, its shape and the parameters below it."""
+
+
+@dataclass
+class Known:
+    """What earlier walks found: nodes to pass on, as their rows are no samples', and nodes to differentiate alone."""
+
+    passed: set[Key] = field(default_factory=set)
+    single: set[Key] = field(default_factory=set)
+    plans: dict[Hashable, Plan] = field(default_factory=dict)
+    numbers: dict[Hashable, int] = field(default_factory=dict)
+    last: int = 0
+
+    def number(self, signature: Hashable) -> int | None:
+        """A number for a signature, which is long; None for none."""
+        if signature is None:
+            return None
+        found = self.numbers.get(signature)
+        if found is None:
+            if len(self.numbers) >= NUMBERED:
+                self.numbers.clear()
+            found = self.numbers[signature] = self.last = self.last + 1
+        return found
+
+    @property
+    def version(self) -> int:
+        """Grows with what is found."""
+        return len(self.passed) + len(self.single)
+
+    def plan(self, signature: Hashable, n: int) -> Plan | None:
+        """How a graph with this signature was read, for n samples, as long as nothing else was found since."""
+        return None if signature is None else self.plans.get((signature, n, self.version))
+
+    def keep(self, signature: Hashable, n: int, plan: Plan) -> None:
+        """Keep how a graph was read."""
+        if signature is None:
+            return
+        if len(self.plans) >= KEPT:
+            del self.plans[next(iter(self.plans))]
+        self.plans[signature, n, self.version] = plan
+
+
+@dataclass
+class Trace:
+    """What one graph holds: `uses` by rule, and `slow`, the parameters (by id) that no rule covers, each with `why`.
+
+    `leaves` are the parameters below each derived tensor (by its id); `dead_ends` nodes from which no way led to
+    samples, in the order of the walk; `signature` tells the graph from others (None: it cannot), `version` the walk
+    from others over the same graph; `plan` is what it was read by, if it was.
+    """
+
+    uses: list[Use] = field(default_factory=list)
+    slow: dict[int, Tensor] = field(default_factory=dict)
+    why: dict[int, str] = field(default_factory=dict)
+    leaves: dict[int, dict[int, Tensor]] = field(default_factory=dict)
+    dead_ends: list[Key] = field(default_factory=list)
+    version: int = 0
+    signature: Hashable = None
+    plan: Plan | None = None
+
+    def below(self, root: Root) -> dict[int, Tensor]:
+        """The parameters (by id) that a root is, or is made of."""
+        return self.leaves[id(root)] if isinstance(root, Derived) else {id(root): root}
+
+    def reject(self, slots: Iterable[Slot], why: str) -> None:
+        """Send the parameters of `slots` to the slow path, and drop every use of them."""
+        for slot in slots:
+            for key, param in self.below(slot.param).items():
+                self.slow.setdefault(key, param)
+                self.why.setdefault(key, why)
+        for use in self.uses:
+            use.slots = {
+                role: slot for role, slot in use.slots.items() if not self.below(slot.param).keys() <= self.slow.keys()
+            }
+        self.uses = [use for use in self.uses if use.slots]
+
+    def key(self, use: Use) -> Key:
+        """What lets a use be known again at the next step."""
+        leaves = {key for slot in use.slots.values() for key in self.below(slot.param)}
+        return *node_key(use.node, leaves), type(use).__name__
+
+
+class Recipe(NamedTuple):
+    """A use, the function that read it and the slots it was given."""
+
+    use: Use
+    reader: Reader
+    slots: dict[int, Slot]
+
+
+def node_key(node: Node, leaves: Iterable[int]) -> Key:
+    """The key of a node above the parameters with ids `leaves`."""
+    return type(node).__name__, tuple(node._input_metadata[0].shape), frozenset(leaves)
