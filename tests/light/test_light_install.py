@@ -13,7 +13,7 @@ from tests.light.blocked import ROOT, run
 
 PACKAGE = ROOT / "clipbench"
 DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "pyyaml", "markdown_it": "markdown-it-py"}
-ROOMS = ("analysis", "cli", "runs", "timing", "training", "tuning")
+ROOMS = ("analysis", "cli", "contract", "runs", "timing", "training", "tuning")
 CLIPPING = """
 import sys, torch
 import clipbench
