@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clipbench.extras import need
+
+need("hydra", "omegaconf", "pydantic", "yaml")
+
 import yaml
 
 from clipbench.cli.command import command

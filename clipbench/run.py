@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from clipbench.extras import need
+
+need("hydra", "omegaconf")
+
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig

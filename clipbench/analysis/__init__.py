@@ -6,6 +6,10 @@ frames), `groups` (which runs are compared), `stats` and `survival` (the numbers
 `tables`, `sensitivity`, `plots` (imported where it is used: it loads Matplotlib) and `document` (REPORT.md).
 """
 
+from clipbench.extras import need
+
+need("markdown_it", "matplotlib", "pandas", "pyarrow", "scipy", "yaml")
+
 from clipbench.analysis.collect import collect
 from clipbench.analysis.groups import Panel, Variant, panels
 from clipbench.analysis.load import Experiment, experiments, load

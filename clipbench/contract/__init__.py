@@ -4,6 +4,10 @@
 `methods`, `models` and `datasets` try out classes from outside (`python -m clipbench.check`).
 """
 
+from clipbench.extras import need
+
+need("hydra", "omegaconf", "pydantic", "yaml")
+
 from clipbench.contract.bench import Bench
 from clipbench.contract.datasets import examine_dataset
 from clipbench.contract.methods import examine_outside, method_of

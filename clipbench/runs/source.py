@@ -99,9 +99,11 @@ def _is_block(node: ast.stmt) -> bool:
 
 
 def _idle(node: ast.stmt) -> bool:
-    """What does nothing when a run imports the module: docstrings, __all__, blocks for type checkers and commands."""
+    """What does nothing when a run imports the module: docstrings, __all__, blocks for type checkers and commands,
+    and the question whether an extra is installed.
+    """
     if isinstance(node, ast.Expr):
-        return isinstance(node.value, ast.Constant)
+        return isinstance(node.value, ast.Constant) or ast.unparse(node.value).startswith("need(")
     if isinstance(node, ast.Assign):
         return [ast.unparse(target) for target in node.targets] == ["__all__"]
     if isinstance(node, ast.If):

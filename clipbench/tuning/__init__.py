@@ -1,5 +1,9 @@
 """Equal tuning for every method: spaces, reference runs, the sequence of trials, workers, selection and final runs."""
 
+from clipbench.extras import need
+
+need("hydra", "omegaconf", "optuna", "scipy", "yaml")
+
 from clipbench.tuning.finals import Finals
 from clipbench.tuning.plan import Plan, plan
 from clipbench.tuning.sequence import point
