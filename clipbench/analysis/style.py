@@ -45,7 +45,9 @@ KNOWN = {
     "spectral_clip_ema": ("indigo", 3, 7),
     "spectral_clip_quantile": ("wine", 1, 0),
     "soft_spectral_clip": ("teal", 2, 1),
-    # Estimators, methods and kinds of outlier that appear in studies only.
+}
+# What stands in figures of studies only, never beside methods of another study: estimators, descents, kinds of outlier.
+IN_STUDIES = {
     "mean": ("black", 0, 0),
     "batch_clip": ("blue", 1, 1),
     "constant_clip": ("orange", 1, 5),
@@ -96,8 +98,8 @@ class Look(NamedTuple):
 def look(method: str) -> Look:
     """The look of a method. An unknown one gets its look from a hash of its name: the same in every figure,
     machine and year."""
-    if method in KNOWN:
-        colour, dash, marker = KNOWN[method]
+    if method in KNOWN or method in IN_STUDIES:
+        colour, dash, marker = (KNOWN | IN_STUDIES)[method]
         return Look(COLOURS[colour], DASHES[dash], MARKERS[marker])
     code = zlib.crc32(method.encode())
     return Look(SPARE[code % len(SPARE)], DASHES[code // 16 % len(DASHES)], MARKERS[code // 256 % len(MARKERS)])

@@ -32,7 +32,7 @@ def overrides(arguments: Sequence[str], node: str, words: Collection[str]) -> li
         if key in words:
             listed = words_of_list(value) if key in ("methods", "final_seeds") else value
             found.append(f"{node}.{key}={listed}")
-        elif key not in KNOWN and (near := get_close_matches(key, words, n=1)):
+        elif key.partition(".")[0] not in KNOWN and (near := get_close_matches(key, words, n=1)):
             raise ConfigError(f"{key} is not an option (did you mean {near[0]}?)")
         else:
             found.append(word)

@@ -1,115 +1,120 @@
-"""Classes that each break one promise of the bench."""
+"""Rules that look like clippers and are none: each breaks one promise, in a way that has been seen in code."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import nn
 
-from clipbench.clipping import NormClip
-from clipbench.data import HeavyTailed
-from clipbench.data.base import Batch
-from clipbench.models import MLP
+from clipbench.clipping import Clipper, ClipStats, EmaThreshold, NormClip
+from clipbench.clipping.base import gradients, norms, scale_, total
+from clipbench.estimators import MicroBatch, PerSample, SampleEma
 
 
-class DoesNothing(NormClip):
-    def __call__(self, named: Any) -> Any:
-        kept = [(p, p.grad.clone()) for _, p in named]
+class Nothing(Clipper):
+    """Does nothing, and says so."""
+
+    def __init__(self, threshold: float = 1.0) -> None:
+        self.threshold = threshold
+
+    def __call__(self, named_parameters: Any) -> ClipStats:
+        _, grads = gradients(named_parameters)
+        norm = total(norms(grads))
+        return ClipStats(norm, torch.zeros_like(norm))
+
+
+class Boasts(Nothing):
+    """Does nothing, and says that it does."""
+
+    def __call__(self, named_parameters: Any) -> ClipStats:
+        norm = super().__call__(named_parameters).norm
+        return ClipStats(norm, (norm > self.threshold).to(norm.dtype))
+
+
+class Always(Nothing):
+    """Scales every gradient to τ, those within it too."""
+
+    def __call__(self, named_parameters: Any) -> ClipStats:
+        _, grads = gradients(named_parameters)
+        norm = total(norms(grads))
+        scale_(grads, min(self.threshold, 1e6) / norm)
+        return ClipStats(norm, torch.ones_like(norm))
+
+
+class Halves(NormClip):
+    """Clips, then halves."""
+
+    def __call__(self, named_parameters: Any) -> ClipStats:
+        named = list(named_parameters)
         stats = super().__call__(named)
-        for parameter, grad in kept:
-            parameter.grad.copy_(grad)
+        scale_(gradients(named)[1], torch.tensor(0.5))
         return stats
 
 
-class NotTheIdentity(NormClip):
-    def __call__(self, named: Any) -> Any:
-        stats = super().__call__(named)
-        for _, parameter in named:
-            parameter.grad.mul_(0.999)
-        return stats
+class Deaf(NormClip):
+    """Clips at 1 wherever τ is finite."""
 
-
-class Draws(NormClip):
-    def __call__(self, named: Any) -> Any:
-        stats = super().__call__(named)
-        for _, parameter in named:
-            parameter.grad.mul_(1 + stats.clipped_fraction * 1e-3 * float(torch.randn(1, generator=ENTROPY)))
-        return stats
-
-
-ENTROPY = torch.Generator()
-
-
-class Reads(NormClip):
-    def __call__(self, named: Any) -> Any:
-        stats = super().__call__(named)
-        stats.clipped_fraction.item()
-        return stats
+    def __init__(self, threshold: float = 1.0) -> None:
+        super().__init__(1.0 if threshold < float("inf") else threshold)
 
 
 class Forgets(NormClip):
-    def __init__(self, threshold: float) -> None:
-        super().__init__(threshold)
-        self.calls = 0
+    """Loses the state of its threshold."""
 
-    def __call__(self, named: Any) -> Any:
-        self.calls += 1
-        stats = super().__call__(named)
-        for _, parameter in named:
-            parameter.grad.mul_(torch.where(stats.clipped_fraction > 0, 1 / self.calls, 1.0))
-        return stats
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
 
-class DividesByZero(NormClip):
-    def __call__(self, named: Any) -> Any:
-        for _, parameter in named:
-            norm = parameter.grad.norm()
-            parameter.grad.mul_(norm / norm)
-        return super().__call__(named)
+class Half(NormClip):
+    """Saves its state and does not load it."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
 
-class Raises(NormClip):
-    def __call__(self, named: Any) -> Any:
-        raise RuntimeError("the rule is unfinished")
+class Silent(NormClip):
+    """Clips and reports that it does not."""
+
+    def __call__(self, named_parameters: Any) -> ClipStats:
+        stats = super().__call__(named_parameters)
+        return ClipStats(stats.norm, torch.zeros_like(stats.clipped_fraction))
 
 
-class Unshaped(MLP):
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return super().forward(inputs)[:, :1]
+class Percent(NormClip):
+    """Reports a share in percent."""
+
+    def __call__(self, named_parameters: Any) -> ClipStats:
+        stats = super().__call__(named_parameters)
+        return ClipStats(stats.norm, 100 * stats.clipped_fraction)
 
 
-class Together(MLP):
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return super().forward(inputs - inputs.mean(0))
+class Undefined(NormClip):
+    """Reports no number."""
+
+    def __call__(self, named_parameters: Any) -> ClipStats:
+        stats = super().__call__(named_parameters)
+        return ClipStats(stats.norm, stats.clipped_fraction / 0.0)
 
 
-class Unseeded(MLP):
-    def __init__(self, spec: Any) -> None:
-        super().__init__(spec)
-        for parameter in self.parameters():
-            nn.init.normal_(parameter, generator=ENTROPY)
+class ForgetsSamples(PerSample):
+    """An estimator that loses the state of its threshold."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
 
-class Detached(MLP):
-    def __init__(self, spec: Any) -> None:
-        super().__init__(spec)
-        self.spare = nn.Parameter(torch.zeros(3))
+class ForgetsInside(MicroBatch):
+    """An estimator that loses the state of the clipper inside it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
 
-class _Data:
-    def __init__(self, data: Any) -> None:
-        self.data, self.sizes = data, data.sizes
-
-    def batch(self, indices: torch.Tensor, generator: torch.Generator) -> Batch:
-        return self.data.batch(torch.randperm(9, generator=ENTROPY)[: len(indices)], generator)
-
-    def evaluation(self, split: str, size: int) -> Any:
-        yield next(iter(self.data.evaluation(split, size)))
-
-
-class Careless(HeavyTailed):
-    """Batches that do not repeat, and evaluations of one batch."""
-
-    def load(self, *given: Any, **named: Any) -> Any:
-        return _Data(super().load(*given, **named))
+EMA = {"_target_": f"{EmaThreshold.__module__}.EmaThreshold", "coefficient": 0.5}
+SAMPLE_EMA = {"_target_": f"{SampleEma.__module__}.SampleEma", "coefficient": 0.5}

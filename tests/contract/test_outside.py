@@ -12,7 +12,7 @@ from clipbench.contract import examine_dataset, examine_model, examine_outside, 
 from clipbench.contract.promises import Finding
 from clipbench.errors import ConfigError
 
-HOME = "tests.contract.broken"
+HOME = "tests.contract.strangers"
 SMALL = {"samples": 40, "validation": 10, "test": 10}
 
 
