@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from clipbench.cli.compose import CONFIG_PATH, compose
+from clipbench.config.trust import allow
 from clipbench.contract import Bench, Finding, examine, promises
 from clipbench.contract.parts import taus
 from clipbench.training.trainer import Trainer
@@ -28,6 +29,11 @@ SCALED_BY_TAU = {"automatic", "mix_clip", "psac", "sample_normalized"}
 NORM = {"_target_": "clipbench.clipping.NormClip", "threshold": 1.0}
 BATCH = {"_target_": "clipbench.estimators.Batch"}
 NO_CLIP = {"_target_": "clipbench.clipping.NoClip"}
+
+
+@pytest.fixture(autouse=True)
+def _own_rules_are_allowed() -> None:
+    allow([broken.__name__])
 
 
 @pytest.fixture(scope="module")
