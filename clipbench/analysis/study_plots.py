@@ -16,6 +16,7 @@ from clipbench.analysis.panel_grid import draw_line, grid, hide_empty, label, le
 from clipbench.analysis.study_rows import interval_of_parts, jackknife, pick, study_table
 from clipbench.analysis.style import DASHES, MARKERS, RC, Look, look, looks
 
+THIN = "\N{THIN SPACE}"  # between groups of three digits
 MOST_LAYERS = 6  # of a figure of spectra
 
 
@@ -82,9 +83,7 @@ def quantile_figures(cells: Sequence[Cell]) -> dict[str, Figure]:
             }
             curve = pd.Series({x: y for x, y in found.items() if y is not None}, dtype=float).sort_index()
             draw_line(axis, curve, styles[method], None)
-        log_axes(
-            axis, f"{_problem(cell)}, p = {float(cell.study['power']):g}, K = {last:,}".replace(",", "\N{THIN SPACE}")
-        )
+        log_axes(axis, f"{_problem(cell)}, p = {float(cell.study['power']):g}, K = {f'{last:,}'.replace(',', THIN)}")
     hide_empty(axes)
     label(axes, "1/δ", "(1 − δ)-quantile of the gradient norm")
     legend(figure, styles, None)

@@ -129,6 +129,7 @@ def test_help_names_every_command(capsys):
 def test_the_report_command_imports_no_torch():
     code = "import sys, clipbench.report, clipbench.analysis.plots; print([m for m in sys.modules if m == 'torch'"
     code += " or m.startswith('clipbench.') and not m.startswith("
-    code += "('clipbench.analysis', 'clipbench.errors', 'clipbench.report', 'clipbench.runs', 'clipbench.timing'))])"
+    code += "('clipbench.analysis', 'clipbench.errors', 'clipbench.extras', 'clipbench.report', "
+    code += "'clipbench.runs', 'clipbench.timing'))])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
