@@ -77,10 +77,8 @@ def _config_folders() -> Iterator[Path]:
 
 def near(option: str) -> str:
     """A hint at the option that was probably meant, of the config that the command line's other groups make."""
-    from clipbench.config.schema import GROUPS, Options
-
     # What the environment has set is kept beside the options, and is none.
-    names = list(_names({key: value for key, value in _config().items() if key in {*Options.model_fields, *GROUPS}}))
+    names = list(_names({key: value for key, value in _config().items() if key != "environment"}))
     # By its last part, as `lr` for optimizer.lr is commoner than a slip of the keyboard.
     known = names if "." in option else {name.rpartition(".")[2] for name in names}
     meant = get_close_matches(option, known, n=1)
