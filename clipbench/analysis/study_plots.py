@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipbench.analysis.load import Experiment
@@ -45,22 +46,17 @@ def study_figures(experiment: Experiment) -> dict[str, Figure]:
 
 def rate_figures(cells: Sequence[Cell]) -> dict[str, Figure]:
     """Mean gradient norm against samples K, a panel a problem and p; the dashed line has the theory's slope."""
-    rows, columns = _values(cells, _problem), _values(cells, lambda cell: float(cell.study["power"]))
     methods = _labels(cells, "gradient_norm", "method")
     styles = dict(zip(methods, looks(methods), strict=True))
-    figure, axes = grid(len(rows), len(columns))
-    for cell in cells:
-        axis = axes[rows.index(_problem(cell))][columns.index(float(cell.study["power"]))]
+    figure, axes, panels = _panels(cells, _problem, _power)
+    for axis, cell in panels:
         for method in methods:
             whole = pick(cell.table, "gradient_norm", method=method, quantile="mean")
             if len(whole):
                 draw_line(axis, whole, styles[method], _band(cell.table, method))
-        power = float(cell.study["power"])
-        theory_line(axis, -(power - 1) / (3 * power - 2))
-        log_axes(axis, f"{_problem(cell)}, p = {power:g}")
-    hide_empty(axes)
-    label(axes, "samples K", "mean gradient norm")
-    legend(figure, styles, "slope −(p−1)/(3p−2)")
+        theory_line(axis, -(_power(cell) - 1) / (3 * _power(cell) - 2))
+        log_axes(axis, f"{_problem(cell)}, p = {_power(cell):g}")
+    _finish(figure, axes, ("samples K", "mean gradient norm"), styles, "slope −(p−1)/(3p−2)")
     return {"rates": figure}
 
 
@@ -69,12 +65,10 @@ def quantile_figures(cells: Sequence[Cell]) -> dict[str, Figure]:
     kept = [cell for cell in cells if len(_levels(cell.table)) > 2]
     if not kept:
         return {}
-    rows, columns = _values(kept, _problem), _values(kept, lambda cell: float(cell.study["power"]))
     methods = _labels(kept, "gradient_norm", "method")
     styles = dict(zip(methods, looks(methods), strict=True))
-    figure, axes = grid(len(rows), len(columns))
-    for cell in kept:
-        axis = axes[rows.index(_problem(cell))][columns.index(float(cell.study["power"]))]
+    figure, axes, panels = _panels(kept, _problem, _power)
+    for axis, cell in panels:
         last = int(cell.table["step"].max())
         for method in methods:
             found = {
@@ -83,10 +77,8 @@ def quantile_figures(cells: Sequence[Cell]) -> dict[str, Figure]:
             }
             curve = pd.Series({x: y for x, y in found.items() if y is not None}, dtype=float).sort_index()
             draw_line(axis, curve, styles[method], None)
-        log_axes(axis, f"{_problem(cell)}, p = {float(cell.study['power']):g}, K = {f'{last:,}'.replace(',', THIN)}")
-    hide_empty(axes)
-    label(axes, "1/δ", "(1 − δ)-quantile of the gradient norm")
-    legend(figure, styles, None)
+        log_axes(axis, f"{_problem(cell)}, p = {_power(cell):g}, K = {f'{last:,}'.replace(',', THIN)}")
+    _finish(figure, axes, ("1/δ", "(1 − δ)-quantile of the gradient norm"), styles, None)
     return {"quantiles": figure}
 
 
@@ -96,24 +88,19 @@ def estimator_figures(cells: Sequence[Cell]) -> dict[str, Figure]:
     for norm in _values(cells, lambda cell: float(cell.study["mean_norm"])):
         own = [cell for cell in cells if float(cell.study["mean_norm"]) == norm]
         level = "0.999" if all("0.999" in set(cell.table.get("quantile", ())) for cell in own) else "0.5"
-        rows = _values(own, lambda cell: str(cell.study["noise"]))
-        columns = _values(own, lambda cell: float(cell.study["index"]))
         names = [
             name for name in _labels(own, "error", "estimator")
             if any(len(pick(cell.table, "error", estimator=name, quantile=level)) for cell in own)
         ]  # fmt: skip
         styles = dict(zip(names, looks(names), strict=True))
-        figure, axes = grid(len(rows), len(columns))
-        for cell in own:
-            axis = axes[rows.index(str(cell.study["noise"]))][columns.index(float(cell.study["index"]))]
+        figure, axes, panels = _panels(own, _problem, _index)
+        for axis, cell in panels:
             for name in names:
                 draw_line(axis, pick(cell.table, "error", estimator=name, quantile=level), styles[name], None)
-            power = float(cell.study["index"]) - float(cell.study["margin"])
+            power = _index(cell) - float(cell.study["margin"])
             theory_line(axis, -(power - 1) / power)
-            log_axes(axis, f"{str(cell.study['noise']).replace('_', ' ')}, tail index {float(cell.study['index']):g}")
-        hide_empty(axes)
-        label(axes, "samples n", f"{level}-quantile of the error")
-        legend(figure, styles, "slope −(p−1)/p")
+            log_axes(axis, f"{_problem(cell)}, tail index {_index(cell):g}")
+        _finish(figure, axes, ("samples n", f"{level}-quantile of the error"), styles, "slope −(p−1)/p")
         figures[f"norm_{norm:g}"] = figure
     return figures
 
@@ -204,8 +191,34 @@ def _threshold_looks(thresholds: Sequence[str]) -> dict[str, Look]:
     return {name: (own | rules)[name] for name in thresholds}
 
 
+Panels = tuple[Figure, list[list[Axes]], list[tuple[Axes, Cell]]]
+
+
+def _panels(cells: Sequence[Cell], row: Callable[[Cell], Any], column: Callable[[Cell], Any]) -> Panels:
+    """A grid with a row for every value of `row` and a column for every one of `column`, and each cell's own panel."""
+    rows, columns = _values(cells, row), _values(cells, column)
+    figure, axes = grid(len(rows), len(columns))
+    return figure, axes, [(axes[rows.index(row(cell))][columns.index(column(cell))], cell) for cell in cells]
+
+
+def _finish(
+    figure: Figure, axes: list[list[Axes]], names: tuple[str, str], styles: dict[str, Look], theory: str | None
+) -> None:
+    hide_empty(axes)
+    label(axes, *names)
+    legend(figure, styles, theory)
+
+
 def _problem(cell: Cell) -> str:
     return str(cell.study.get("problem") or cell.study.get("noise")).replace("_", " ")
+
+
+def _power(cell: Cell) -> float:
+    return float(cell.study["power"])
+
+
+def _index(cell: Cell) -> float:
+    return float(cell.study["index"])
 
 
 def _values(cells: Sequence[Cell], key: Callable[[Cell], Any]) -> list[Any]:
