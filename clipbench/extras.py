@@ -9,8 +9,8 @@ import sys
 EXTRAS = {
     **dict.fromkeys(
         (
-            "filelock", "hydra", "markdown_it", "matplotlib", "omegaconf", "optuna", "pandas", "psutil", "pyarrow",
-            "pydantic", "scipy", "torchvision", "tqdm", "yaml",
+            "PIL", "filelock", "hydra", "markdown_it", "matplotlib", "omegaconf", "optuna", "pandas", "psutil",
+            "pyarrow", "pydantic", "scipy", "torchvision", "tqdm", "yaml",
         ),
         "bench",
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import keyword
 import re
 import sys
 from collections.abc import Sequence
@@ -121,8 +123,10 @@ def test_keeps_the_contract() -> None:
 
 def files(name: str) -> dict[str, str]:
     """Path → content of the files of a method called `name`. Raises ConfigError for a name that cannot be one."""
-    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
         raise ConfigError(f"the method's name must be lower-case words joined by _, as my_rule, got {name}")
+    if importlib.util.find_spec(name) is not None and not Path(f"{name}.py").exists():
+        raise ConfigError(f"the method's name must not be that of an installed module, which it would hide, got {name}")
     if (Path(CONFIG_PATH) / "method" / f"{name}.yaml").exists():
         raise ConfigError(f"the method's name must be a new one, got {name}, which clipbench has")
     made = {

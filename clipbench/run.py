@@ -60,8 +60,9 @@ def main() -> None:
     sweep = Sweep(words.overrides)
     print(sweep.plan(), flush=True)
     try:
-        sweep.train_together()
-        job()
+        if sweep.done < len(sweep.requests):  # else Hydra would only walk through what was found
+            sweep.train_together()
+            job()
     finally:
         sweep.report()
 

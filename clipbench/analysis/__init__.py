@@ -8,7 +8,7 @@ frames), `groups` (which runs are compared), `stats` and `survival` (the numbers
 
 from clipbench.extras import need
 
-need("markdown_it", "matplotlib", "pandas", "pyarrow", "scipy", "yaml")
+need("PIL", "markdown_it", "matplotlib", "pandas", "pyarrow", "scipy", "yaml")
 
 from clipbench.analysis.collect import collect
 from clipbench.analysis.groups import Panel, Variant, panels

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import pyarrow as pa
 import yaml
 
 from clipbench.analysis.fields import public
+from clipbench.analysis.load import experiments as collected_experiments
 from clipbench.runs.archive import METRIC_COLUMNS, Run, data_file, holds_runs, read_data, write_data
 from clipbench.runs.equal import representative
 from clipbench.runs.files import lock
@@ -173,8 +175,10 @@ def collect(results: Path, roots: Sequence[Path] = (), experiments: Sequence[str
     found, warnings = _gather(roots or [results], required=bool(roots))
     unknown = [name for name in experiments if name not in found and not data_file(results, name).exists()]
     if unknown:
-        known = ", ".join(sorted(found)) or "none"
-        raise ValueError(f"experiment must be one with records ({known}), got {', '.join(unknown)}")
+        known = sorted({*found, *collected_experiments(results)})
+        near = get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
+        raise ValueError(f"experiment must be one with records, got {', '.join(unknown)} ({hint})")
     written = {}
     for name in sorted(found):
         if experiments and name not in experiments:

@@ -57,7 +57,7 @@ def _fewer_colours(path: Path) -> None:
     """Write a picture of lines again with a palette: a third of the bytes, and no difference to the eye."""
     with Image.open(path) as picture:
         plain = picture.convert("RGB").quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    plain.save(path, format="PNG", optimize=True)
+    plain.save(path, format="PNG", optimize=True, dpi=(RC["savefig.dpi"],) * 2)
 
 
 def rows_of(panel: Panel) -> list[Row]:

@@ -372,9 +372,17 @@ def test_folders_put_aside_are_no_records(tmp_path):
     assert list(find_records(tmp_path)) == [folder]
 
 
+def test_a_slip_is_told_from_what_is_collected_without_records(tmp_path):
+    write_run(tmp_path)
+    collect(tmp_path)
+    shutil.rmtree(tmp_path / "runs")  # as in a clone
+    with pytest.raises(ValueError, match=r"got tyo/cpu \(did you mean toy/cpu\?\)$"):
+        collect(tmp_path, experiments=["tyo/cpu"])
+
+
 def test_unknown_experiments_and_roots_are_refused(tmp_path):
     write_run(tmp_path)
-    with pytest.raises(ValueError, match=r"^experiment must be one with records \(toy/cpu\), got nothing"):
+    with pytest.raises(ValueError, match=r"^experiment must be one with records, got nothing \(there are toy/cpu\)$"):
         collect(tmp_path, experiments=["nothing"])
     with pytest.raises(ValueError, match=r"^roots must be folders"):
         collect(tmp_path, [tmp_path / "absent"])

@@ -12,7 +12,7 @@ from clipbench.extras import EXTRAS, need
 from tests.light.blocked import ROOT, run
 
 PACKAGE = ROOT / "clipbench"
-DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "pyyaml", "markdown_it": "markdown-it-py"}
+DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core", "yaml": "pyyaml", "markdown_it": "markdown-it-py"}
 ROOMS = ("analysis", "cli", "contract", "runs", "timing", "training", "tuning")
 CLIPPING = """
 import sys, torch

@@ -35,7 +35,9 @@ def effect_text(statement: Statement) -> str:
     if statement.unit == "accuracy":
         return estimate(effect, "accuracy", signed=True)
     if statement.unit == "log":
-        shown = [f"{100 * math.expm1(x):+.2g} %".replace("-", "−") for x in effect[:3]]
+        changes = [100 * math.expm1(x) for x in effect[:3]]
+        half = (changes[2] - changes[1]) / 2
+        shown = [f"{number(change, half, signed=True)} %" for change in changes]
         return f"{shown[0]} [{shown[1]}, {shown[2]}] (n = {effect.n})"
     half = (effect.high - effect.low) / 2
     texts = [number(x, half) for x in effect[:3]]
