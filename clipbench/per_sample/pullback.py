@@ -27,9 +27,11 @@ def node_products(node: Node, operands: Sequence[int], delta: Tensor, chosen: Te
     torch's own nodes can be called; they leave it to the engine to sum over broadcast axes. A Python Function's node
     gives a gradient for every argument, tensor or not: its operands with a gradient are found by their order.
     chosen: which rows of δ are not zero, of a shape that broadcasts to δ's. Others are zero in what is summed over
-    broadcast axes, too, also where they meet a value that is not finite.
+    broadcast axes, too, also where they meet a value that is not finite. torch's own nodes broadcast entry by entry
+    alone; what moves rows (flip, roll) has a gradient of its operand's shape, and none of its rows may be masked.
     """
-    if callable(node):
+    own = callable(node)
+    if own:
         found = node(delta)
         places = {operand: operand for operand in operands}
     else:
@@ -41,8 +43,8 @@ def node_products(node: Node, operands: Sequence[int], delta: Tensor, chosen: Te
     gradients = []
     for operand in operands:
         child, output = node.next_functions[operand]
-        gradient, shape = found[places[operand]], child._input_metadata[output].shape
-        if gradient is not None and chosen is not None and gradient.shape == delta.shape != shape:
+        gradient, shape = found[places[operand]], torch.Size(child._input_metadata[output].shape)
+        if own and gradient is not None and chosen is not None and gradient.shape == delta.shape != shape:
             gradient = torch.where(chosen, gradient, 0.0)
         gradients.append(gradient if gradient is None else gradient.sum_to_size(shape))
     return gradients

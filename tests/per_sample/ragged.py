@@ -311,6 +311,7 @@ MODELS: dict[str, Callable[[], Model]] = {
     "last token by index": LastToken,
     "last token by gather": lambda: LastToken(True),
     "flipped": Flipped,
+    "samples flipped": lambda: Flipped(0),
     "sample axis in the middle": Middle,
     "sorted": Permuted,
     "pieces": Pieces,
