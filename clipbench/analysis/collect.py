@@ -25,6 +25,7 @@ from clipbench.analysis.load import experiments as collected_experiments
 from clipbench.runs.archive import METRIC_COLUMNS, Run, data_file, holds_runs, read_data, write_data
 from clipbench.runs.equal import representative
 from clipbench.runs.files import lock
+from clipbench.runs.parquet import read_frame
 from clipbench.runs.record import FINISHED, STATUSES, parse_info
 
 CURVE_POINTS = 20  # of each curve of a tuning's trial
@@ -55,7 +56,7 @@ def read_record(folder: Path) -> Run:
         raise ValueError(f"{folder / 'config.yaml'} cannot be read (it must hold a mapping)")
     path = folder / "metrics.parquet"
     try:
-        metrics = pd.read_parquet(path)[METRIC_COLUMNS] if path.exists() else pd.DataFrame(columns=METRIC_COLUMNS)
+        metrics = read_frame(path)[METRIC_COLUMNS] if path.exists() else pd.DataFrame(columns=METRIC_COLUMNS)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__})") from error
     return Run(_flat(public(info, config)), thinned(metrics.reset_index(drop=True), str(info["role"])))

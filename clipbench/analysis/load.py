@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from clipbench.runs.archive import MAPPINGS, METRIC_COLUMNS, data_file, holds_runs, read_mapping, read_table, stem
+from clipbench.runs.parquet import read_arrow
 from clipbench.timing.match import matching
 
 CALIBRATION_COLUMNS = [
@@ -51,7 +51,7 @@ def experiments(results: Path) -> list[str]:
     names = set()
     for path in sorted((results / "data").glob("*.parquet")):
         if holds_runs(path):
-            names |= set(pq.read_table(path, columns=["experiment"]).column(0).unique().to_pylist())
+            names |= set(read_arrow(path, ["experiment"]).column(0).unique().to_pylist())
     return sorted(names)
 
 

@@ -23,6 +23,7 @@ from clipbench.bench.per_sample import START, Limits, cell
 from clipbench.bench.problems import PREFIX
 from clipbench.errors import ConfigError
 from clipbench.runs.files import atomic_write
+from clipbench.runs.parquet import read_frame
 from clipbench.runs.provenance import device_info, versions
 
 Row = dict[str, Any]
@@ -94,7 +95,7 @@ def finished(path: Path, machine: Row, errors_only: bool) -> pd.DataFrame:
     """
     if not path.exists():
         return pd.DataFrame(columns=COLUMNS)
-    frame = pd.read_parquet(path)
+    frame = read_frame(path)
     for column, value in machine.items():
         frame = frame[frame[column] == value]
     ours = frame[(frame["engine"] == "clipbench") & frame["complaint"].isna()]

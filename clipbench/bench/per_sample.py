@@ -22,6 +22,7 @@ from clipbench.bench.per_sample_report import figure, tables
 from clipbench.bench.problems import parse
 from clipbench.errors import ConfigError
 from clipbench.runs.files import atomic_write
+from clipbench.runs.parquet import read_frame
 from clipbench.runs.provenance import device_info, versions
 from clipbench.timing.interleaved import ratio
 
@@ -166,7 +167,7 @@ def kept(path: Path, machine: Row, limits: Limits) -> pd.DataFrame:
     """
     if not path.exists():
         return pd.DataFrame()
-    frame = pd.read_parquet(path)
+    frame = read_frame(path)
     same = [frame[column] == value for column, value in machine.items()]
     same.append(frame["status"].isin(["ok", guard.over_memory(limits.memory), guard.over_time(limits.probe)]))
     return frame[pd.concat(same, axis=1).all(axis=1)].reset_index(drop=True)

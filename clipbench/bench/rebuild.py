@@ -11,9 +11,8 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-import pandas as pd
-
 from clipbench.bench import BENCHMARKS
+from clipbench.runs.parquet import read_frame
 
 
 def rebuild(results: Path) -> list[str]:
@@ -24,7 +23,7 @@ def rebuild(results: Path) -> list[str]:
         if module is None:
             continue
         (results / "tables").mkdir(parents=True, exist_ok=True)
-        frame = pd.read_parquet(path)
+        frame = read_frame(path)
         module.tables(frame, results, path.stem)
         if hasattr(module, "figure") and path.stem in {f"bench_{name}" for name in BENCHMARKS}:
             module.figure(frame, results, path.stem)

@@ -21,6 +21,7 @@ from clipbench.bench.spectral_cases import HUGE, SHAPES, Case, cases, error, met
 from clipbench.bench.spectral_report import figure, tables
 from clipbench.bench.spectral_steps import OVERRIDES, measure, train, training
 from clipbench.runs.files import atomic_write
+from clipbench.runs.parquet import read_frame
 from clipbench.runs.provenance import device_info, versions
 from clipbench.timing.interleaved import interleave, ratio
 
@@ -122,7 +123,7 @@ def main(argv: list[str]) -> None:
     results = Path(arguments.results)
     path = results / "data" / f"{NAME}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    frame = pd.read_parquet(path) if path.exists() and not arguments.again else pd.DataFrame()
+    frame = read_frame(path) if path.exists() and not arguments.again else pd.DataFrame()
     known = set(frame["problem"]) if len(frame) else set()
     info = device_info(torch.device("cpu"))
     about = {"device": info["name"], "threads": info["threads"], "torch": versions()["torch"]}

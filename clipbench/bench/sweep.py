@@ -1,4 +1,6 @@
-"""What a sweep costs beside training: seconds per run beyond training, and per run that is found done and skipped."""
+"""What a sweep costs beside training: seconds per run beyond training, and per run that is found done: among others
+that are not, where Hydra walks through it and it is skipped, and where all are done, which ends after the plan.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,7 @@ def sweep(kind: str, runs: int, results: Path) -> Cost:
     if done.returncode != 0:
         raise RuntimeError(f"the sweep ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
     starts = [_seconds(match[1]) for match in STAMP.finditer(done.stdout)]
-    jobs = [later - earlier for earlier, later in pairwise(starts)]
+    jobs = [later - earlier for earlier, later in pairwise(starts)] or [0.0]  # all were done: none was started
     return Cost(wall / runs, statistics.median(jobs), _training(results) / runs if kind == "run" else 0.0)
 
 
@@ -84,12 +86,13 @@ def main(argv: list[str]) -> None:
     runs = 8 if arguments.smoke else max(len(METHODS), arguments.runs // len(METHODS) * len(METHODS))
     with tempfile.TemporaryDirectory() as folder:
         first = sweep("run", runs, Path(folder, "results"))
+        more = sweep("run", runs + len(METHODS), Path(folder, "results"))
         again = sweep("run", runs, Path(folder, "results"))
         empty = sweep("empty", runs, Path(folder, "empty"))
     row = {
         "runs": runs, "overhead_seconds": first.command - first.training, "job_seconds": first.job,
-        "training_seconds": first.training, "skipped_seconds": again.job - empty.job,
-        "skipped_command_seconds": again.command - empty.command, "empty_job_seconds": empty.job,
+        "training_seconds": first.training, "skipped_seconds": more.job - empty.job,
+        "all_done_seconds": again.command, "empty_job_seconds": empty.job,
     }  # fmt: skip
     for line in describe(row):
         print(line)
@@ -102,8 +105,8 @@ def describe(row: dict[str, float]) -> list[str]:
     return [
         f"{row['runs']:.0f} runs: {ms['overhead']} per run beyond training "
         f"(the command's wall time less {ms['training']} of steps and evaluation)",
-        f"again, all skipped: {ms['skipped']} per run beyond an empty Hydra job's {ms['empty_job']} (medians); "
-        f"{ms['skipped_command']} with what the command does before and after",
+        f"a run that is skipped among others: {ms['skipped']} beyond an empty Hydra job's {ms['empty_job']} (medians)",
+        f"all of them done: {ms['all_done']} per run (the command's wall time)",
     ]
 
 

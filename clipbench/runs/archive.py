@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from clipbench.errors import RecordError
 from clipbench.runs.files import atomic_write
+from clipbench.runs.parquet import read_arrow, read_frame
 from clipbench.runs.record import COLUMNS
 
 SHIPPED = Path(__file__).parents[1] / "published"  # in a wheel
@@ -75,7 +76,7 @@ def holds_runs(path: Path) -> bool:
 def read_table(path: Path) -> pd.DataFrame:
     """A table of results/data. Raises RecordError, naming the file, where it cannot be read."""
     with reading(path):
-        return pd.read_parquet(path)
+        return read_frame(path)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def read_data(path: Path) -> list[Run]:
     """The runs of a collected file. Raises RecordError, naming it, where it cannot be read."""
     with reading(path):
-        table = pd.read_parquet(path, dtype_backend="pyarrow")
+        table = read_frame(path, types_mapper=pd.ArrowDtype)
     columns = [c for c in table.columns if c not in METRIC_COLUMNS]
     runs = []
     for _, rows in table.groupby("run_id", sort=False):  # in the file's order
@@ -144,7 +145,7 @@ def _index(path: Path, mtime: int, size: int) -> dict[str, dict[str, Any]]:
         names = [name for name in pq.read_schema(path).names if name not in METRIC_COLUMNS]
         if "run_id" not in names:
             return {}
-        table = pq.read_table(path, columns=names)
+        table = read_arrow(path, names)
     ids = np.asarray(table.column("run_id").to_pylist())
     _, first = np.unique(ids, return_index=True)
     return {row["run_id"]: _mappings(row) for row in table.take(pa.array(first)).to_pylist()}

@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from clipbench.runs.parquet import read_arrow
+
 COLUMNS = ("step", "epoch", "samples", "split", "metric", "value")  # of a row, what is no time
 STEPS, STOP = 6, 3  # of a short run, and where it is interrupted and resumed
 BATCHED = "together=2"
@@ -32,8 +34,6 @@ def probe(cases: Sequence[Sequence[str]]) -> list[Any]:
 
 def short(words: Sequence[str]) -> list[Any]:
     """Run undisturbed and, beside it, interrupted and resumed. RuntimeError where these two differ."""
-    import pyarrow.parquet as pq
-
     from clipbench.errors import Stopped
     from clipbench.runs.execute import execute
 
@@ -45,7 +45,7 @@ def short(words: Sequence[str]) -> list[Any]:
                 with contextlib.suppress(Stopped):
                     execute(config, _nobody, lambda rows: bool(rows) and rows[-1]["step"] >= STOP)
             outcome = execute(config, _nobody)
-            rows = pq.read_table(outcome.folder / "metrics.parquet").to_pylist()
+            rows = read_arrow(outcome.folder / "metrics.parquet").to_pylist()
             left.append([outcome.info["fingerprint"], outcome.status, *digest(rows)])
     if left[0] != left[1]:
         raise RuntimeError(f"the resumed run differs from the undisturbed one: {left}")
@@ -54,8 +54,6 @@ def short(words: Sequence[str]) -> list[Any]:
 
 def batched(words: Sequence[str]) -> list[Any]:
     """Two seeds as one program, with the fingerprint of its code. RuntimeError where they go alone."""
-    import pyarrow.parquet as pq
-
     from clipbench.runs.request import request
     from clipbench.runs.together import run_together
 
@@ -66,7 +64,7 @@ def batched(words: Sequence[str]) -> list[Any]:
         if not outcomes:
             raise RuntimeError("these runs go alone")
         for outcome in sorted(outcomes, key=lambda outcome: int(outcome.info["seed"])):
-            rows += pq.read_table(outcome.folder / "metrics.parquet").to_pylist()
+            rows += read_arrow(outcome.folder / "metrics.parquet").to_pylist()
     statuses = " ".join(str(outcome.status) for outcome in outcomes)
     return [outcomes[0].info["together_fingerprint"], statuses, *digest(rows)]
 

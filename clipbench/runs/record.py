@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from clipbench.errors import RecordError, RunLocked, Unwritable
 from clipbench.runs.files import atomic_text, atomic_write, reason, set_aside, try_lock
 from clipbench.runs.job import Row
+from clipbench.runs.parquet import read_arrow
 
 COLUMNS = ("step", "epoch", "samples", "train_seconds", "split", "metric", "value")
 FINISHED = ("ok", "diverged")
@@ -61,9 +62,7 @@ class Record:
 
     def metrics(self) -> list[Row] | None:
         """The rows of `metrics.parquet`, None where there are none (or the file was damaged)."""
-        import pyarrow.parquet as pq
-
-        return self._read("metrics.parquet", lambda content: pq.read_table(io.BytesIO(content)).to_pylist())
+        return self._read("metrics.parquet", lambda content: read_arrow(content).to_pylist())
 
     def checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint's content (tensors and plain values only), None where there is none."""

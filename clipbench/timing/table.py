@@ -17,6 +17,7 @@ import pandas as pd
 from clipbench.errors import RecordError, Unwritable
 from clipbench.runs import provenance
 from clipbench.runs.files import atomic_write, set_aside, try_lock
+from clipbench.runs.parquet import read_frame
 from clipbench.timing.footprint import Footprint
 from clipbench.timing.session import Session
 
@@ -86,7 +87,7 @@ def _read(path: Path, say: Callable[[str], None]) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
-        return pd.read_parquet(path)
+        return read_frame(path)
     except Exception as error:  # whatever a parser makes of a truncated file
         say(f"{path} is damaged ({type(error).__name__}); moved to {set_aside(path).name}")
         return None

@@ -117,7 +117,7 @@ def test_a_sweep_into_a_read_only_folder_ends_with_its_report(read_only: Path) -
          "hydra.sweep.dir=/tmp", "hydra.sweep.subdir=."],
         capture_output=True, text=True, timeout=120, check=False, preexec_fn=as_anybody,
     )  # fmt: skip
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "sweep ended: 2 not begun" in done.stdout
     assert "paths.results must be a writable folder" in done.stderr
     assert not records(read_only)

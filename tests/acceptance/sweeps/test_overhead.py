@@ -19,6 +19,7 @@ def test_the_smoke_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert row["empty_job_seconds"] > 0
     assert row["job_seconds"] > row["training_seconds"] > 0
     assert row["overhead_seconds"] > 0
+    assert row["all_done_seconds"] > 0
     assert "8 runs" in capsys.readouterr().out
     assert "| beyond training |" in (tmp_path / "tables" / "bench_sweep.md").read_text()
 
