@@ -11,9 +11,8 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
-
-from clipbench.runs.parquet import read_arrow
 
 COLUMNS = ("step", "epoch", "samples", "split", "metric", "value")  # of a row, what is no time
 STEPS, STOP = 6, 3  # of a short run, and where it is interrupted and resumed
@@ -45,7 +44,7 @@ def short(words: Sequence[str]) -> list[Any]:
                 with contextlib.suppress(Stopped):
                     execute(config, _nobody, lambda rows: bool(rows) and rows[-1]["step"] >= STOP)
             outcome = execute(config, _nobody)
-            rows = read_arrow(outcome.folder / "metrics.parquet").to_pylist()
+            rows = _rows(outcome.folder)
             left.append([outcome.info["fingerprint"], outcome.status, *digest(rows)])
     if left[0] != left[1]:
         raise RuntimeError(f"the resumed run differs from the undisturbed one: {left}")
@@ -64,9 +63,18 @@ def batched(words: Sequence[str]) -> list[Any]:
         if not outcomes:
             raise RuntimeError("these runs go alone")
         for outcome in sorted(outcomes, key=lambda outcome: int(outcome.info["seed"])):
-            rows += read_arrow(outcome.folder / "metrics.parquet").to_pylist()
+            rows += _rows(outcome.folder)
     statuses = " ".join(str(outcome.status) for outcome in outcomes)
     return [outcomes[0].info["together_fingerprint"], statuses, *digest(rows)]
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    """A record's metrics. Not by `clipbench.runs.parquet`, which older code, where this file runs too, has not."""
+    import pyarrow.parquet as pq
+
+    path = str(folder / "metrics.parquet")
+    rows: list[dict[str, Any]] = pq.ParquetFile(path, pre_buffer=False).read(use_threads=False).to_pylist()
+    return rows
 
 
 def _config(words: Sequence[str]) -> dict[str, Any]:
