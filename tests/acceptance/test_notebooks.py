@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import pytest
@@ -20,6 +22,9 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 EXPERIMENT = "heavy_tailed_mlp/smoke"
 METHODS = ("sgd", "norm_clip", "ps_clip")
+# One that trains is tried from one place: it takes its time.
+TRAINS = FOLDER / "your_method.ipynb"
+PLACES = [(path, place) for path in NOTEBOOKS if path != TRAINS for place in ("root", "notebooks", "elsewhere")]
 
 
 def command(*words: str) -> None:
@@ -52,7 +57,7 @@ def executed(name: str, cwd: Path, replace: dict[str, str] | None = None) -> Not
     for start, line in (replace or {}).items():
         (cell,) = (c for c in book.cells if c.source.startswith(start))
         cell.source = "\n".join([line, *cell.source.splitlines()[1:]])
-    NotebookClient(book, timeout=120, resources={"metadata": {"path": str(cwd)}}).execute()
+    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(cwd)}}).execute()
     return book
 
 
@@ -77,7 +82,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 def test_there_are_notebooks() -> None:
-    assert {"compare", "ps_clip", "spectral_clip", "tuning"} <= {path.stem for path in NOTEBOOKS}
+    assert {"compare", "ps_clip", "spectral_clip", "tuning", "your_method"} <= {path.stem for path in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -98,8 +103,7 @@ def test_stored_as_executed(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("place", ["root", "notebooks", "elsewhere"])
+@pytest.mark.parametrize(("path", "place"), PLACES, ids=lambda each: getattr(each, "stem", each))
 def test_runs_from_anywhere_and_only_reads(
     path: Path, place: str, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +124,60 @@ def test_runs_from_anywhere_and_only_reads(
 
 
 @pytest.mark.slow
+def test_an_outside_method_beside_published_ones(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its own five runs are trained, and nothing is left where it ran or in the results that it read."""
+    monkeypatch.delenv("CLIPBENCH_RESULTS", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (results.parent / "notebooks").mkdir(exist_ok=True)
+    before = snapshot(results.parent)
+    book = executed("your_method", results.parent / "notebooks")
+    assert snapshot(results.parent) == before
+    assert list(tmp_path.glob("*/my_package.py")) == []
+    assert EXPERIMENT in texts(book)
+    assert "nothing broken" in texts(book, "check")
+    trained = texts(book, "run").splitlines()
+    assert [line.split(",")[0] for line in trained if line] == [f"ok: root_clip seed {seed}" for seed in range(5)]
+    counts = dict.fromkeys(METHODS, 3) | {"root_clip": 5}
+    assert texts(book, "panel").split("\n")[:4] == [f"- {method}: {n} runs" for method, n in counts.items()]
+    assert pictures(book) == ["curves"]
+    (panel,) = panels(load(results, EXPERIMENT))
+    finals = [float(line.rpartition("test loss ")[2].split(",")[0]) for line in trained if line]
+    rows = {line.split()[2]: line.split()[3:] for line in texts(book, "differences").splitlines() if " − " in line}
+    for variant in panel.variants:
+        other = by_seed(variant, "test_loss")
+        wanted = sum(finals[seed] - other[seed] for seed in other) / 3
+        assert float(rows[variant.label][0]) == pytest.approx(wanted, abs=2e-3)
+        assert rows[variant.label][3] == "3"
+    assert "minutes from the class to the figure" in texts(book, "minutes")
+
+
+def script() -> ModuleType:
+    """scripts/notebooks.py."""
+    spec = importlib.util.spec_from_file_location("notebooks", FOLDER.parent / "scripts" / "notebooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_varies_is_not_compared() -> None:
+    cell = nbformat.v4.new_code_cell("print(1)", metadata={"tags": ["varies"]})
+    book = nbformat.v4.new_notebook(cells=[cell])
+    cell.outputs = [nbformat.v4.new_output("stream", text="1")]
+    one = script().shown(book)
+    cell.outputs = [nbformat.v4.new_output("stream", text="2")]
+    assert script().shown(book) == one
+    cell.outputs = []
+    assert script().shown(book) != one
+    cell.metadata = {}
+    cell.outputs = [nbformat.v4.new_output("stream", text="1")]
+    assert script().shown(book) == [(cell.id, "1")]
+
+
+@pytest.mark.slow
 def test_stored_outputs_are_those_of_results() -> None:
     check = subprocess.run(
         [sys.executable, str(FOLDER.parent / "scripts" / "notebooks.py"), "--check"],
@@ -130,26 +188,20 @@ def test_stored_outputs_are_those_of_results() -> None:
 
 def test_an_output_that_another_result_gives_is_stale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The check itself, on a book of two cells."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("notebooks", FOLDER.parent / "scripts" / "notebooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    monkeypatch.setattr(script, "FOLDER", tmp_path)
+    notebooks = script()
+    monkeypatch.setattr(notebooks, "FOLDER", tmp_path)
     book = nbformat.v4.new_notebook()
     book.cells = [nbformat.v4.new_code_cell("from pathlib import Path\nprint(Path('value').read_text())")]
     nbformat.write(book, tmp_path / "book.ipynb")
     (tmp_path / "value").write_text("1")
-    assert script.main(["--check"]) == 1
-    assert script.main([]) == 0
+    assert notebooks.main(["--check"]) == 1
+    assert notebooks.main([]) == 0
     stored = (tmp_path / "book.ipynb").read_bytes()
-    assert script.main(["--check"]) == 0
+    assert notebooks.main(["--check"]) == 0
     (tmp_path / "value").write_text("2")
-    assert script.main(["--check"]) == 1
+    assert notebooks.main(["--check"]) == 1
     (tmp_path / "value").write_text("1")
-    assert script.main([]) == 0
+    assert notebooks.main([]) == 0
     assert (tmp_path / "book.ipynb").read_bytes() == stored
 
 
