@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from clipbench.per_sample import PerSampleClipper as PerSampleClipper
     from clipbench.per_sample import PowerThreshold as PowerThreshold
     from clipbench.per_sample import SmoothWeight as SmoothWeight
+    from clipbench.per_sample import freeze_batch_statistics as freeze_batch_statistics
     from clipbench.spectral import clip_factored as clip_factored
     from clipbench.spectral import clip_singular_values as clip_singular_values
     from clipbench.spectral import randomized_clip as randomized_clip
@@ -63,7 +64,7 @@ _ROOMS = {
     ),
     "clipbench.per_sample": (
         "AdaptiveWeight", "AutomaticWeight", "NormalizedWeight", "PerSampleClipper", "PowerThreshold",
-        "SmoothWeight",
+        "SmoothWeight", "freeze_batch_statistics",
     ),
     "clipbench.spectral": (
         "clip_factored", "clip_singular_values", "randomized_clip",

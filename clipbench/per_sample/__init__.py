@@ -28,12 +28,13 @@ whole step as a function, traced by `torch.fx.experimental.proxy_tensor.make_fx`
 Read in this order: `clipper` (what users call), `engine` (one step), `graph` and `slots` (which node reads which
 parameter), `rules` (norms and weighted sums by kind of layer), `factors` and `cost` (the arithmetic and its price),
 `care` and `total` (of what size numbers may be), `joint` (tied weights), `derived` and `pullback` (what is computed
-from parameters alone), `fallback` (the slow path); and for whose row is whose: `placement`, `layout`, `signature`
-(what a proof holds for; and with `plan` how a graph is read again), `dependence` with `spelling` and `surrogates` (the
-proof), `measure` with `probe` and `balance` (the measurement).
+from parameters alone), `fallback` (the slow path), `frozen` (BatchNorm in training, where asked for); and for whose row
+is whose: `placement`, `layout`, `signature` (what a proof holds for; and with `plan` how a graph is read again),
+`dependence` with `spelling` and `surrogates` (the proof), `measure` with `probe` and `balance` (the measurement).
 """
 
 from clipbench.per_sample.clipper import ClipStats, PerSampleClipper
+from clipbench.per_sample.frozen import freeze_batch_statistics
 from clipbench.per_sample.thresholds import PowerThreshold
 from clipbench.per_sample.weights import AdaptiveWeight, AutomaticWeight, NormalizedWeight, SmoothWeight
 
@@ -45,4 +46,5 @@ __all__ = [
     "PerSampleClipper",
     "PowerThreshold",
     "SmoothWeight",
+    "freeze_batch_statistics",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clipbench.per_sample.aside import Aside
 from clipbench.per_sample.distributed import Ranks, group_of, stays_local
 from clipbench.per_sample.engine import PerSampleGradients, SampleGradients
+from clipbench.per_sample.frozen import freeze_batch_statistics
 from clipbench.per_sample.probe import readable
 from clipbench.per_sample.thresholds import Remembered, ThresholdRule, check_threshold, clip_weight, evaluate_threshold
 from clipbench.per_sample.traces import Trace
@@ -59,6 +60,10 @@ class PerSampleClipper:
         waits for the device: meant for the first steps with a new model. Without it a step relies on what the graph
         shows of every row's sample (see `probe`); parameters for which that is not known take n backward passes
         instead, with a warning.
+    batch_norm: what becomes of BatchNorm in training mode, which makes every loss depend on every sample. "refuse"
+        (default) raises ValueError in `backward`. "frozen" takes the batch's statistics as constants for the gradients,
+        from now until `close()`; these gradients are NOT plain training's, see `freeze_batch_statistics`, which does
+        the same for some steps only.
     process_group: the ranks whose samples make up the batch. "auto" (default): those of a model wrapped in
         DistributedDataParallel, else none. Where torch.distributed runs on several ranks and the model is not
         wrapped, it must be given: a group, or None for a process that trains alone.
@@ -69,9 +74,9 @@ class PerSampleClipper:
     reduction does not run, nor its communication hooks. Under its `no_sync()` contributions stay on their rank in
     `.grad`; the next `backward` outside sums them. Models of which a rank holds parts (FSDP, DTensor) are refused.
 
-    Nothing is attached to the model: the clipper reads the autograd graph that the losses carry, so plain
-    `loss.backward()`, evaluation and other forwards are untouched. As gradients are not sent through the
-    parameters' own autograd nodes, hooks on parameters do not run.
+    Nothing is attached to the model (but for batch_norm="frozen"): the clipper reads the autograd graph that the
+    losses carry, so plain `loss.backward()`, evaluation and other forwards are untouched. As gradients are not sent
+    through the parameters' own autograd nodes, hooks on parameters do not run.
     """
 
     def __init__(
@@ -82,12 +87,16 @@ class PerSampleClipper:
         nonfinite: Literal["drop", "raise"] = "drop",
         verify: bool = False,
         process_group: Choice = "auto",
+        batch_norm: Literal["refuse", "frozen"] = "refuse",
     ) -> None:
         check_threshold(threshold)
         if weight is not None and not callable(weight):
             raise ValueError(f"weight must be a callable (norms, thresholds) -> weights, got {weight!r}")
         if nonfinite not in ("drop", "raise"):
             raise ValueError(f"nonfinite must be 'drop' or 'raise', got {nonfinite!r}")
+        if batch_norm not in ("refuse", "frozen"):
+            raise ValueError(f"batch_norm must be 'refuse' or 'frozen', got {batch_norm!r}")
+        self._frozen = freeze_batch_statistics(model) if batch_norm == "frozen" else None
         self.model = model
         self.threshold = threshold
         self.weight = weight or clip_weight
@@ -205,8 +214,10 @@ class PerSampleClipper:
         return self._engine.collect(losses, retain_graph=True).norms() if losses.shape[0] else losses.new_zeros(0)
 
     def close(self) -> None:
-        """End the clipper's use. Nothing was attached to the model, so there is nothing to take off it."""
+        """End the clipper's use; BatchNorm layers that it froze are as they were before."""
         self._closed = True
+        if self._frozen is not None:
+            self._frozen.remove()
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipbench.per_sample.derived import Entangled, entangled, pull_back
 from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
+from clipbench.per_sample.frozen import is_frozen
 from clipbench.per_sample.graph import packed, trace, trace_packed
 from clipbench.per_sample.heap import keep_freed_memory
 from clipbench.per_sample.joint import joint_norms, shared
@@ -107,7 +108,7 @@ class PerSampleGradients:
         self._known = Known()
 
     def collect(self, losses: Tensor, retain_graph: bool = False) -> SampleGradients:
-        """Run the backward pass to the outputs of all layers. Raises ValueError for BatchNorm in training mode."""
+        """Run the backward pass to the outputs of all layers. ValueError for BatchNorm in training, not frozen."""
         self._refuse_batch_statistics()
         found = self._trace(losses, retain_graph)
         if found.slow.keys() - self._warned:
@@ -127,8 +128,9 @@ class PerSampleGradients:
 
     def _refuse_batch_statistics(self) -> None:
         for name, module in self._norms_over_batch:
-            if module.training or not module.track_running_stats:
+            if (module.training or not module.track_running_stats) and not is_frozen(module):
                 raise ValueError(
                     f"model must not normalise over the batch, got {type(module).__name__} '{name}' in training "
-                    "mode: it makes every loss depend on every sample; put it in eval() mode, or use GroupNorm"
+                    "mode: it makes every loss depend on every sample; put it in eval() mode, use GroupNorm, or take "
+                    "its statistics as constants, by PerSampleClipper(…, batch_norm='frozen')"
                 )

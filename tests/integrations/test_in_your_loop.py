@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.integrations.blocks import begin, blocks, keep, step
+from tests.reference.frozen import HandNorm
 from tests.reference.in_your_loop import Gradient, mean, norm_clipped, sample_gradients, spectrally_clipped
 
 pytestmark = pytest.mark.slow  # the libraries take their time to be imported
@@ -49,7 +50,8 @@ def clips(gradients: list[Gradient], tau: Any) -> None:
 
 def test_every_block_is_tried() -> None:
     assert {title: len(codes) for title, codes in blocks().items()} == {
-        "Clip in your own loop": 1, "A plain loop with a GradScaler": 1, "Hugging Face Trainer": 2, "Lightning": 2,
+        "Clip in your own loop": 1, "A plain loop with a GradScaler": 1, "BatchNorm in training": 2,
+        "Hugging Face Trainer": 2, "Lightning": 2,
         "Accelerate": 1, "DistributedDataParallel": 1,
     }  # fmt: skip
 
@@ -61,6 +63,24 @@ def test_two_parts_of_one_step(tmp_path: Path, title: str) -> None:
     clips(gradients, power)
     exec(blocks()[title][0], space)
     same(step(space), mean(gradients, power))
+
+
+def test_frozen_statistics() -> None:
+    space = begin()
+    make, take = blocks()["BatchNorm in training"]
+    exec(make, space)
+    twin = copy.deepcopy(keep(space)["model"])
+    del twin[1].forward
+    twin[1] = HandNorm(twin[1])
+    gradients = losses({**space, "model": twin})
+    clips(gradients, power)
+    plain = copy.deepcopy(space["model"])
+    del plain[1].forward
+    one = losses({**space, "model": plain})  # gradients of single losses that pass the statistics
+    assert max(float((mean(one, power)[n] - mean(gradients, power)[n]).abs().max()) for n in one[0]) > 1e-2
+    exec(take, space)
+    same(step(space), mean(gradients, power))
+    assert "forward" not in vars(space["model"][1])
 
 
 def test_lightning_by_hand(tmp_path: Path) -> None:
