@@ -6,7 +6,7 @@ PY := .venv/bin/python
 SIZE = $(shell $(PY) -c "import torch; print('paper' if torch.cuda.is_available() else 'cpu')" 2>/dev/null || echo cpu)
 EXPERIMENT ?= ps_clip_alexnet_cifar100/$(SIZE)
 .DEFAULT_GOAL := help
-.PHONY: help install run sweep test test-all test-gpu lint format bench calibrate tune collect figures report notebooks clean
+.PHONY: help install run sweep test test-all test-gpu lint format bench calibrate tune collect figures report notebooks docs clean
 
 help:  ## list all targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -58,6 +58,9 @@ format: install  ## format the code and mend what ruff can mend
 
 notebooks: install  ## execute the notebooks on results/ and store them with their outputs
 	$(PY) scripts/notebooks.py
+
+docs: install  ## the API site and the guides, in build/docs; a warning or a broken link inside is an error
+	$(PY) -m sphinx -q -W --keep-going -b html docs build/docs
 
 bench: install  ## per-sample engines, spectral kernels and the trainer's overhead, as ratios (about an hour)
 	$(PY) -m clipbench.bench all
