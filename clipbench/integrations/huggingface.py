@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,16 @@ class ClipCallback(TrainerCallback):  # type: ignore[misc]
     """`Trainer(…, callbacks=[ClipCallback(clipper)])`: clips the accumulated gradients before every optimizer step.
 
     Set `max_grad_norm=0`, or the Trainer clips before it. A GradScaler's scale (fp16) is out by then. What the clipper
-    remembers lies in the checkpoint's folder as clipper.pt and is read when training goes on from there. `stats` is
-    what the last call told. Raises ValueError for what is no clipper.
+    remembers lies in the checkpoint's folder as clipper.pt and is read when training goes on from there. The Trainer
+    does not say where that is: a checkpoint that lies elsewhere than in `output_dir` is to be named as `resume_from`
+    (or as `TrainingArguments.resume_from_checkpoint`), and where none is found one that has a state warns. `stats`
+    is what the last call told. Raises ValueError for what is no clipper, and for a `resume_from` without its file.
     """
 
-    def __init__(self, clipper: AnyClipper) -> None:
+    def __init__(self, clipper: AnyClipper, resume_from: str | Path | None = None) -> None:
         self.state = ClipperState(clipper)
+        self.resume_from = resume_from
+        self.told: str | None = None  # by a Trainer of ours: the checkpoint it goes on from
         self.stats: Any = None
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -44,8 +49,20 @@ class ClipCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The Trainer's event; beyond step 0 it goes on from a checkpoint."""
-        if state.global_step and _file(args, state).exists():
-            self.state.load_state_dict(torch.load(_file(args, state), weights_only=True))
+        if not state.global_step:
+            return
+        named = self.resume_from or self.told or getattr(args, "resume_from_checkpoint", None)
+        file = Path(named) / FILE if isinstance(named, str | Path) else _file(args, state)
+        if file.exists():
+            self.state.load_state_dict(torch.load(file, weights_only=True))
+        elif self.resume_from is not None:
+            raise ValueError(f"resume_from must be a checkpoint with {FILE}, got {self.resume_from}")
+        elif self.state.remembers:
+            warnings.warn(
+                f"training goes on from step {state.global_step}, but there is no {file}: the clipper starts afresh "
+                "(ClipCallback's resume_from names a checkpoint)",
+                stacklevel=2,
+            )
 
 
 def _file(args: Any, state: Any) -> Path:
@@ -66,7 +83,13 @@ class PerSampleTrainerMixin:
     def __init__(self, *args: Any, clipper: PerSampleClipper, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.clipper, self._window = clipper, Window()
-        self.add_callback(ClipCallback(clipper))  # type: ignore[attr-defined]
+        self._kept = ClipCallback(clipper)
+        self.add_callback(self._kept)  # type: ignore[attr-defined]
+
+    def train(self: Any, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's own, which tells the clipper where it goes on from."""
+        self._kept.told = None if isinstance(resume_from_checkpoint, bool) else resume_from_checkpoint
+        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
 
     def sample_losses(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """One loss per sample, (n,); classification by logits and labels unless a subclass says another."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch.utils._pytree import tree_leaves
+
 from clipbench.clipping import Clipper
 from clipbench.per_sample import PerSampleClipper
 
@@ -31,6 +33,11 @@ class ClipperState:
                 name: part.state_dict() for name in PARTS if hasattr(part := getattr(self.clipper, name), "state_dict")
             }
         return self.clipper.state_dict()
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there is anything in its state."""
+        return bool(tree_leaves(self.state_dict()))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where the clipper that gave `state` stopped."""
