@@ -243,6 +243,7 @@ def test_a_rule_that_always_acts_is_never_taken_for_its_baseline(method: str, ac
     assert settled({method: choice}, made)[method].method == (method if acts else "sgd")
 
 
+@pytest.mark.slow
 def test_what_acts_without_counting_anything_as_clipped_says_so(tmp_path: Path) -> None:
     """Every method that clipped nothing in three steps ended as SGD did to the last bit, or its class says it acts."""
     ends: dict[str, tuple[float, float]] = {}
