@@ -51,7 +51,8 @@ def paired_p(pairs: Sequence[tuple[Mapping[int, float], Mapping[int, float]]]) -
     NaN below six pairs that differ: there the test can show nothing at the 5 % level. Wilcoxon (1945),
     doi:10.2307/3001968.
     """
-    ratios = [math.log(own[seed] / base[seed]) for own, base in pairs for seed in sorted(own.keys() & base.keys())]
+    both = [(own[seed], base[seed]) for own, base in pairs for seed in sorted(own.keys() & base.keys())]
+    ratios = [round(math.log(value / other), 12) for value, other in both]  # ties are ties, whatever the last bit
     differing = [ratio for ratio in ratios if ratio != 0]
     return float(scipy_stats.wilcoxon(differing).pvalue) if len(differing) >= 6 else math.nan
 
