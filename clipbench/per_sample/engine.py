@@ -97,10 +97,7 @@ class PerSampleGradients:
     def __init__(self, model: nn.Module) -> None:
         keep_freed_memory()
         self.model = model
-        self._norms_over_batch = [
-            (name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)
-        ]
-        self._params = {id(param): param for param in model.parameters()}
+        self._params: dict[int, nn.Parameter] = {}
         self._placement = Placement()
         self._warned: set[int] = set()
         self._packed = False
@@ -109,6 +106,7 @@ class PerSampleGradients:
     def collect(self, losses: Tensor, retain_graph: bool = False) -> SampleGradients:
         """Run the backward pass to the outputs of all layers. Raises ValueError for BatchNorm in training mode."""
         self._refuse_batch_statistics()
+        self._params = {id(param): param for param in self.model.parameters()}  # a state loaded may bring others
         found = self._trace(losses, retain_graph)
         if found.slow.keys() - self._warned:
             self._warned |= found.slow.keys()
@@ -126,8 +124,9 @@ class PerSampleGradients:
             self._known.passed |= {found.key(use) for use in mixed}
 
     def _refuse_batch_statistics(self) -> None:
-        for name, module in self._norms_over_batch:
-            if module.training or not module.track_running_stats:
+        for module in self.model.modules():
+            if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
+                name = next(name for name, other in self.model.named_modules() if other is module)
                 raise ValueError(
                     f"model must not normalise over the batch, got {type(module).__name__} '{name}' in training "
                     "mode: it makes every loss depend on every sample; put it in eval() mode, or use GroupNorm"
