@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from clipbench.per_sample.care import wide
 from clipbench.per_sample.cost import SUBGRAPH_BYTES
 from clipbench.per_sample.factors import across, row_norms
-from clipbench.per_sample.pullback import batched, products
+from clipbench.per_sample.pullback import apart, batched, products
 from clipbench.per_sample.slots import Derived, Root, Slot
 from clipbench.per_sample.traces import Reading, Trace
 
@@ -155,9 +155,8 @@ def pull_back(derived: Sequence[Derived], params: Sequence[Tensor], keep: Tensor
     if not reached:
         return
     edges: list[GradientEdge] = [get_gradient_edge(param) for param in params]
-    for param, gradient in zip(
-        params, products([r.edge for r in reached], edges, [r.grad for r in reached]), strict=True
-    ):
+    gradients = apart(products([r.edge for r in reached], edges, [r.grad for r in reached]))
+    for param, gradient in zip(params, gradients, strict=True):
         if gradient is not None:
             Slot(param).add(gradient if keep is None else torch.where(keep.any(), gradient, 0.0))
     for root in reached:

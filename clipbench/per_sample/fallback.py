@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clipbench.per_sample.care import Care, taking
 from clipbench.per_sample.factors import across, row_norms
+from clipbench.per_sample.pullback import apart
 
 
 def warn_slow(reasons: Mapping[int, str], model: nn.Module, n: int) -> None:
@@ -50,7 +51,7 @@ def slow_norms(losses: Tensor, params: Sequence[Tensor]) -> Tensor:
 def slow_weighted(losses: Tensor, params: Sequence[Tensor], gamma: Tensor, keep: Tensor | None) -> list[Tensor]:
     """Σ_k γ_k g_k for each of `params`: one backward pass where all samples are kept (None), else n."""
     if keep is None:
-        grads = torch.autograd.grad(losses, params, gamma.to(losses.dtype), allow_unused=True)
+        grads = apart(torch.autograd.grad(losses, params, gamma.to(losses.dtype), allow_unused=True))
         return [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
     sums = [torch.zeros_like(p) for p in params]
     with torch.enable_grad():

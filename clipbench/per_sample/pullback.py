@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,11 @@ from torch.autograd.graph import GradientEdge
 from clipbench.per_sample.slots import Node
 
 Gradients = Sequence[Tensor | None]
+POINTWISE = re.compile(
+    "(Mul|Div|Pow|Addcmul|Addcdiv|Lerp|Hypot|Atan2|Maximum|Minimum|Fmax|Fmin|Fmod|Remainder|Xlogy|Copysign|Ldexp|"
+    "Logaddexp2?|Where|SpecialXlog1Py|PreluKernel)Backward[0-9]"
+)
+"""torch's own nodes of which each entry depends on its operands' entries at its own place alone, up to broadcasting."""
 _LOOPED: set[object] = set()
 """Names of calls through which torch could not send a batch."""
 
@@ -21,17 +27,33 @@ def products(outputs: Sequence[GradientEdge], inputs: Sequence[GradientEdge], de
     return torch.autograd.grad(outputs, inputs, deltas, retain_graph=True, allow_unused=True)
 
 
+def apart(gradients: Gradients) -> Gradients:
+    """Each in memory of its own, to be written to: autograd hands one tensor to both terms of a sum."""
+    seen: set[int] = set()
+    result: list[Tensor | None] = []
+    for gradient in gradients:
+        if gradient is not None:
+            memory = gradient.untyped_storage()._cdata
+            spread = any(
+                stride == 0 and size > 1 for stride, size in zip(gradient.stride(), gradient.shape, strict=True)
+            )
+            gradient = gradient.clone(memory_format=torch.contiguous_format) if spread or memory in seen else gradient
+            seen.add(memory)
+        result.append(gradient)
+    return result
+
+
 def node_products(node: Node, operands: Sequence[int], delta: Tensor, chosen: Tensor | None = None) -> Gradients:
     """Jᵀ δ for operands of one node alone, of the operands' shapes; what is below the node is not walked.
 
     torch's own nodes can be called; they leave it to the engine to sum over broadcast axes. A Python Function's node
     gives a gradient for every argument, tensor or not: its operands with a gradient are found by their order.
-    chosen: which rows of δ are not zero, of a shape that broadcasts to δ's. Others are zero in what is summed over
-    broadcast axes, too, also where they meet a value that is not finite. torch's own nodes broadcast entry by entry
-    alone; what moves rows (flip, roll) has a gradient of its operand's shape, and none of its rows may be masked.
+    chosen: which rows of δ are not zero, of a shape that broadcasts to δ's. Others are zero in what `POINTWISE` nodes
+    sum over broadcast axes, too, also where they meet a value that is not finite. In what moves or mixes rows (flip,
+    roll, a cross product, a solution of equations) other rows than the chosen ones get gradients.
     """
-    own = callable(node)
-    if own:
+    pointwise = POINTWISE.fullmatch(type(node).__name__)
+    if callable(node):
         found = node(delta)
         places = {operand: operand for operand in operands}
     else:
@@ -44,7 +66,7 @@ def node_products(node: Node, operands: Sequence[int], delta: Tensor, chosen: Te
     for operand in operands:
         child, output = node.next_functions[operand]
         gradient, shape = found[places[operand]], torch.Size(child._input_metadata[output].shape)
-        if own and gradient is not None and chosen is not None and gradient.shape == delta.shape != shape:
+        if pointwise and gradient is not None and chosen is not None and gradient.shape == delta.shape != shape:
             gradient = torch.where(chosen, gradient, 0.0)
         gradients.append(gradient if gradient is None else gradient.sum_to_size(shape))
     return gradients
@@ -59,7 +81,9 @@ def batched(call: Callable[..., Gradients], deltas: Sequence[Tensor], name: obje
     if name not in _LOOPED:
         try:
             return _at_once(call, deltas)
-        except (RuntimeError, ValueError):
+        except (
+            Exception
+        ):  # whatever the user's code makes of a batch: if it is no fault of the batch, the loop meets it
             _LOOPED.add(name)
     rows = [call(*each) for each in zip(*deltas, strict=True)]
     return [None if parts[0] is None else torch.stack(parts) for parts in zip(*rows, strict=True)]

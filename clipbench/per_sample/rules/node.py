@@ -15,7 +15,7 @@ from clipbench.per_sample.care import wide
 from clipbench.per_sample.cost import SUBGRAPH_BYTES
 from clipbench.per_sample.factors import across, row_norms
 from clipbench.per_sample.layout import SampleWeights
-from clipbench.per_sample.pullback import batched, node_products
+from clipbench.per_sample.pullback import apart, batched, node_products
 from clipbench.per_sample.rules.base import Use, weighted_rows
 from clipbench.per_sample.slots import Node, Slot
 
@@ -72,7 +72,7 @@ class NodeUse(Use):
         column = gamma.column(self.layout, self.rows, self.delta.dtype)
         delta = self.delta * column.reshape(*self.lead, *[1] * (self.delta.dim() - len(self.lead)))
         delta = delta.to(self.delta.dtype)
-        found = self.products(self.slots, delta)
+        found = apart(self.products(self.slots, delta))
         return {role: g for role, g in zip(self.slots, found, strict=True) if g is not None}
 
     def _weighted_rows(self, gamma: Tensor) -> dict[str, Tensor]:
