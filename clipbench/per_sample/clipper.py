@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from clipbench.per_sample.aside import Aside
+from clipbench.per_sample.care import readable
 from clipbench.per_sample.distributed import Ranks, group_of, stays_local
 from clipbench.per_sample.engine import PerSampleGradients, SampleGradients
-from clipbench.per_sample.probe import readable
 from clipbench.per_sample.thresholds import Remembered, ThresholdRule, check_threshold, clip_weight, evaluate_threshold
 from clipbench.per_sample.traces import Trace
 from clipbench.per_sample.verify import Verification, trainable

@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from clipbench.per_sample.care import wide
 from clipbench.per_sample.cost import SUBGRAPH_BYTES
 from clipbench.per_sample.factors import across, row_norms
-from clipbench.per_sample.pullback import apart, batched, products
+from clipbench.per_sample.pullback import apart, batched, kinds_below, products
 from clipbench.per_sample.slots import Derived, Root, Slot
 from clipbench.per_sample.traces import Reading, Trace
 
@@ -59,8 +59,8 @@ class Entangled:
             edges = [get_gradient_edge(param) for param in self.params.values()]
             deltas = [totals[id(root)].to(root.dtype) for root in self.derived]
             outputs = [root.edge for root in self.derived]
-            names = frozenset(type(root.node).__name__ for root in self.derived)
-            pulled = batched(lambda *each: products(outputs, edges, each), deltas, names)
+            kinds = kinds_below(root.node for root in self.derived)
+            pulled = batched(lambda *each: products(outputs, edges, each), deltas, kinds)
             for param, rows in zip(self.params.values(), pulled, strict=True):
                 if rows is not None:
                     add_rows(totals, Slot(param), rows)

@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from clipbench.per_sample.care import readable
 from clipbench.per_sample.layout import Layout, Layouts, RowLayout
 from clipbench.per_sample.measure import Measurement, rows_by_operations
-from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to, readable
+from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to
 from clipbench.per_sample.rules import Use
 from clipbench.per_sample.traces import Trace
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from clipbench.per_sample.care import readable
 from clipbench.per_sample.slots import Node
 
 Gradients = Sequence[Tensor | None]
@@ -20,6 +21,8 @@ POINTWISE = re.compile(
 """torch's own nodes of which each entry depends on its operands' entries at its own place alone, up to broadcasting."""
 _LOOPED: set[object] = set()
 """Names of calls through which torch could not send a batch."""
+_TRUSTED: set[object] = set()
+"""Names of calls through which a batch went, and came out as from a loop."""
 
 
 def products(outputs: Sequence[GradientEdge], inputs: Sequence[GradientEdge], deltas: Gradients) -> Gradients:
@@ -72,21 +75,53 @@ def node_products(node: Node, operands: Sequence[int], delta: Tensor, chosen: Te
     return gradients
 
 
-def batched(call: Callable[..., Gradients], deltas: Sequence[Tensor], name: object) -> Gradients:
+def batched(call: Callable[..., Gradients], deltas: Sequence[Tensor], name: Hashable) -> Gradients:
     """`call` for b vectors at once: deltas (b, *shape), each, give gradients (b, *shape).
 
-    Where torch cannot send a batch through (an own autograd.Function that reads values), by a loop over b; `name`
-    tells that from then on.
+    Where torch cannot send a batch through (an own autograd.Function that reads values), or makes other numbers of one
+    (the backward of cdist with points that all samples share), by a loop over b. `name` stands for the operations: the
+    first batch that goes through them is compared with the loop, once for each number of axes.
     """
+    name = name, tuple([delta.dim() for delta in deltas])
+    found: Gradients | None = None
     if name not in _LOOPED:
         try:
-            return _at_once(call, deltas)
-        except (
-            Exception
-        ):  # whatever the user's code makes of a batch: if it is no fault of the batch, the loop meets it
+            found = _at_once(call, deltas)
+        except Exception:  # whatever a user's code raises: where the batch is not at fault, the loop meets it again
             _LOOPED.add(name)
+    if found is not None and (name in _TRUSTED or len(deltas[0]) == 1 or not readable(deltas[0])):
+        return found
     rows = [call(*each) for each in zip(*deltas, strict=True)]
-    return [None if parts[0] is None else torch.stack(parts) for parts in zip(*rows, strict=True)]
+    looped: Gradients = [None if parts[0] is None else torch.stack(parts) for parts in zip(*rows, strict=True)]
+    if found is not None and not all(map(_agree, found, looped)):
+        _LOOPED.add(name)
+    elif found is not None and all(rows is None or bool((rows[1:] != 0).any()) for rows in looped):
+        _TRUSTED.add(name)  # zeros tell nothing
+    return looped
+
+
+def _agree(first: Tensor | None, second: Tensor | None) -> bool:
+    """Whether two results are the same but for rounding; entries that are not finite count for nothing."""
+    if first is None or second is None:
+        return first is second
+    if first.shape != second.shape:
+        return False
+    off, size = (first - second).abs(), second.abs()
+    use = off.isfinite() & size.isfinite()
+    bound = torch.finfo(first.dtype).eps ** 0.5 * float(torch.where(use, size, 0.0).max()) if size.numel() else 0.0
+    return bool((torch.where(use, off, 0.0) <= bound).all())
+
+
+def kinds_below(nodes: Iterable[Node]) -> frozenset[str]:
+    """Names of all nodes of the graph below some, these included."""
+    seen = set(nodes)
+    stack = list(seen)
+    while stack:
+        for child, _ in stack.pop().next_functions:
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append(child)
+    return frozenset(type(node).__name__ for node in seen)
 
 
 def _at_once(call: Callable[..., Gradients], deltas: Sequence[Tensor]) -> Gradients:

@@ -281,3 +281,13 @@ def test_functions_that_refuse_a_batch_of_gradients() -> None:
     model = nn.ParameterList([nn.Parameter(torch.randn(WIDTH).double())])
     out = _Picky.apply(torch.randn(5, WIDTH).double(), model[0])  # type: ignore[no-untyped-call]
     assert error(PerSampleClipper(model, 1.0), model, squares(out)) < BOUND
+
+
+def test_batches_that_torch_sends_wrongly_through_a_node() -> None:
+    """torch.vmap of the backward of cdist repeats the first row where all samples share the points."""
+    torch.manual_seed(0)
+    model = nn.ParameterList([nn.Parameter(torch.randn(5, WIDTH).double())])
+    clipper = PerSampleClipper(model, 1.0)
+    for n in (4, 4, 3):
+        out = torch.cdist(torch.randn(n, 3, WIDTH).double(), model[0]).square()
+        assert error(clipper, model, squares(out.flatten(1))) < BOUND
