@@ -26,10 +26,11 @@ from torch.utils._python_dispatch import (
 )
 from torch.utils._pytree import tree_flatten, tree_map
 
-from clipbench.per_sample.opaque import NoLeaks, in_own_code
+from clipbench.per_sample.opaque import NoLeaks, in_own_code, linear
 from clipbench.per_sample.spelling import Speller, Unprovable, combine, label_device
 from clipbench.per_sample.surrogates import (
     BY_INDEX,
+    CLAMPS,
     ELEMENTWISE,
     FACTORIES,
     MOVES,
@@ -177,7 +178,7 @@ class OwnerTracking(TorchDispatchMode):
         padded = call.name == "constant_pad_nd" and any(value != 0 for value in call.args[2:])
         if call.func.namespace != "aten" or call.name in ("fill_", "resize_", "set_") or padded:
             raise Unprovable(call.name)
-        if base in ELEMENTWISE:
+        if base in ELEMENTWISE or (base in CLAMPS and _keeps_zeros(call)):
             return self._elementwise(call)
         if base in MOVES:
             options = {key: value for key, value in call.kwargs.items() if key != "dtype"}
@@ -187,7 +188,10 @@ class OwnerTracking(TorchDispatchMode):
         numbers = any(isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex()) for x in leaves)
         if surrogate is None and numbers and self.moving:
             return self._anyone(call)
-        with trusting_indices(not in_own_code()):
+        own = in_own_code()
+        if own and not linear(base, len(call.tracked)):
+            raise Unprovable(f"{call.name} in a function of the user's own")
+        with trusting_indices(not own):
             return self.speller.through(surrogate or call.func, call.args, call.kwargs, call.results, owners_of)
 
     def _elementwise(self, call: _Call) -> list[Tensor]:
@@ -221,6 +225,15 @@ class _Call:
         infos = [argument.alias_info for argument in func._schema.arguments]
         self.writes = any(info is not None and info.is_write for info in infos)
         self.views = not self.writes and any(r.alias_info is not None for r in func._schema.returns)
+
+
+def _keeps_zeros(call: _Call) -> bool:
+    """Whether a function of single entries makes zero of zero."""
+    gradient, *rest = call.args
+    if any(isinstance(value, Tensor) for value in (*rest, *call.kwargs.values())):
+        return False
+    zero = torch.zeros(1, dtype=gradient.dtype)
+    return not call.func(zero, *rest, **call.kwargs).any()
 
 
 def held_by(leaf: Any) -> Held | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipbench.per_sample.derived import Entangled, entangled, pull_back
-from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
+from clipbench.per_sample.fallback import SlowGradients, warn_slow
 from clipbench.per_sample.graph import packed, trace, trace_packed
 from clipbench.per_sample.heap import keep_freed_memory
 from clipbench.per_sample.joint import joint_norms, shared
@@ -27,7 +27,7 @@ class SampleGradients:
         self.losses = losses
         self.finite = False  # whether all norms are known to be
         self.uses = found.uses
-        self.slow = list(found.slow.values())
+        self.slow = SlowGradients(losses, list(found.slow.values())) if found.slow else None
         plan = found.plan
         self.shared: list[list[Reading]] = []
         self.entangled: list[Entangled] = []
@@ -65,24 +65,30 @@ class SampleGradients:
                 roles = [role for role, slot in use.slots.items() if slot not in self.joint]
             if roles:
                 parts.append(Part(partial(use.norms, roles), [use]))
-        if self.slow:
-            parts.append(Part(partial(slow_norms, self.losses, self.slow), None))
+        if self.slow is not None:
+            parts.append(Part(self.slow.norms, None))
         norms, self.finite = total_norms(parts, self.losses)
         return norms
 
     def accumulate(self, gamma: Tensor, keep: Tensor | None) -> None:
         """Add Σ_k γ_k g_k to `.grad`. Samples that `keep` (n,) leaves out are taken out, whatever they hold."""
         weights = SampleWeights(gamma)
+        done: set[Reading] = set()
+        for group in self.entangled:
+            if group.own_code:
+                group.add_weighted(gamma, keep)
+                done.update(group.readings)
         self.shared, self.entangled = [], []
         while self.uses:
             use = self.uses.pop()
             if keep is not None:
                 use.drop(keep)
             for role, gradient in use.weighted(weights).items():
-                use.slots[role].add(gradient)
+                if (use, role) not in done:
+                    use.slots[role].add(gradient)
         pull_back(self.derived, list(self.below.values()), keep)
-        if self.slow:
-            for param, gradient in zip(self.slow, slow_weighted(self.losses, self.slow, gamma, keep), strict=True):
+        if self.slow is not None:
+            for param, gradient in zip(self.slow.params, self.slow.weighted(gamma, keep), strict=True):
                 param.grad = gradient if param.grad is None else param.grad.add_(gradient)
 
 

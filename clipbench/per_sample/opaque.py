@@ -1,13 +1,15 @@
 """Functions of the user's own: what their Python code may do unseen, of which a kept proof must not depend.
 
-A node of torch's own moves entries by what it saves, and shows that. An `autograd.Function` runs any code: it may read
-a number from a tensor and roll by it, index by what it computes, or look at a variable. Numbers that it reads from
-tensors make a proof fail, its indices count as moving by data whatever they hold, and variables belong to what a proof
-holds for.
+A node of torch's own moves entries by what it saves, and shows that; and it is linear in its gradients. The backward
+of an `autograd.Function`, or a hook, runs any code: it may read a number from a tensor and roll by it, index by what it
+computes, look at a variable, or divide by the largest gradient. Numbers that it reads from tensors make a proof fail,
+as do operations that may not be linear; its indices count as moving by data whatever they hold; and variables belong to
+what a proof holds for. Hooks are not seen in a graph: what they move may not change from step to step.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +18,19 @@ from torch.autograd.function import FunctionCtx
 from torch.overrides import TorchFunctionMode
 
 from clipbench.per_sample.spelling import Unprovable
+from clipbench.per_sample.surrogates import BY_INDEX
 
 LEAKS = frozenset({"tolist", "numpy", "data_ptr", "untyped_storage", "__array__", "__dlpack__", "__reduce_ex__"})
 """Ways from a tensor's values to Python that no tensor operation shows."""
+BETWEEN = ("per_sample/dependence.py", "per_sample/opaque.py", "torch/_compile.py", "_dynamo/eval_frame.py")
+"""Files whose frames lie between an operation and the question who called it."""
+LINEAR = frozenset({
+    "mm", "bmm", "mv", "dot", "vdot", "linear", "matmul", "convolution", "sum", "mean", "cumsum", "trace", "unfold",
+    "im2col", "col2im", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "upsample_nearest1d", "upsample_nearest2d",
+    "upsample_bilinear2d", "_fft_r2c", "_fft_c2r", "_fft_c2c", "reflection_pad1d", "reflection_pad2d",
+    "replication_pad1d", "replication_pad2d", "pixel_shuffle", "pixel_unshuffle", "linalg_solve_triangular",
+})  # fmt: skip
+"""Operations that are linear in each of their tensors."""
 PLAIN = (bool, int, float, str, type(None))
 _NAMES: dict[type, tuple[Mapping[str, Any], tuple[str, ...], tuple[Any, ...]]] = {}
 
@@ -35,8 +47,20 @@ class NoLeaks(TorchFunctionMode):
 
 
 def in_own_code() -> bool:
-    """Whether the backward pass is inside a function of the user's own."""
-    return isinstance(torch._C._current_autograd_node(), FunctionCtx)
+    """Whether the operation that is looked at was called by Python code, and not by a node of torch's own.
+
+    A node's operations come straight from the engine, whose caller is torch's `_engine_run_backward`, or nobody, in a
+    thread of its own.
+    """
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.endswith(BETWEEN):
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None and frame.f_code.co_name != "_engine_run_backward"
+
+
+def linear(name: str, tracked: int) -> bool:
+    """Whether an operation is linear in its gradients, of which it has so many: a product of two is not."""
+    return name in BY_INDEX or (tracked == 1 and (name in LINEAR or name.endswith("_backward")))
 
 
 def surroundings(kind: type) -> list[tuple[str, Any]]:

@@ -112,8 +112,8 @@ def _agree(first: Tensor | None, second: Tensor | None) -> bool:
     return bool((torch.where(use, off, 0.0) <= bound).all())
 
 
-def kinds_below(nodes: Iterable[Node]) -> frozenset[str]:
-    """Names of all nodes of the graph below some, these included."""
+def nodes_below(nodes: Iterable[Node]) -> set[Node]:
+    """All nodes of the graph below some, these included."""
     seen = set(nodes)
     stack = list(seen)
     while stack:
@@ -121,7 +121,12 @@ def kinds_below(nodes: Iterable[Node]) -> frozenset[str]:
             if child is not None and child not in seen:
                 seen.add(child)
                 stack.append(child)
-    return frozenset(type(node).__name__ for node in seen)
+    return seen
+
+
+def kinds_below(nodes: Iterable[Node]) -> frozenset[str]:
+    """Their names."""
+    return frozenset(type(node).__name__ for node in nodes_below(nodes))
 
 
 def _at_once(call: Callable[..., Gradients], deltas: Sequence[Tensor]) -> Gradients:

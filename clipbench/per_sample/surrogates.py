@@ -41,12 +41,14 @@ ELEMENTWISE = frozenset({
     "tanh_backward", "log_sigmoid_backward", "softshrink_backward", "hardshrink_backward", "logit_backward",
     "_prelu_kernel_backward", "rrelu_with_noise_backward", "mse_loss_backward", "smooth_l1_loss_backward",
     "huber_loss_backward", "binary_cross_entropy_backward", "soft_margin_loss_backward", "copy", "conj", "real",
-    "fmod", "abs", "sgn", "ldexp",
+    "fmod", "abs", "sgn", "ldexp", "sign", "sqrt", "square", "tanh", "nan_to_num",
 })  # fmt: skip
 """Operations of which an output entry depends on the gradient entries at its own place, whatever the other operands.
 
 Scalar factors count as operands: a factor that is zero today leaves no hole.
 """
+CLAMPS = frozenset({"clamp", "clamp_min", "clamp_max"})
+"""Further ones, where zero lies between the bounds."""
 
 _TRUST: ContextVar[bool] = ContextVar("trust", default=True)
 

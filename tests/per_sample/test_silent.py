@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipbench.per_sample import PerSampleClipper
+from clipbench.per_sample import PerSampleClipper, fallback
 from tests.per_sample.common import flat_gradient
 from tests.per_sample.ragged import error, squares
 
@@ -291,3 +291,89 @@ def test_batches_that_torch_sends_wrongly_through_a_node() -> None:
     for n in (4, 4, 3):
         out = torch.cdist(torch.randn(n, 3, WIDTH).double(), model[0]).square()
         assert error(clipper, model, squares(out.flatten(1))) < BOUND
+
+
+class _Limited(torch.autograd.Function):
+    """Limits the entries of the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.clamp(-0.5, 0.5)
+
+
+class _OfOneLength(_Limited):
+    """Brings the gradient of the whole batch to one length."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad / grad.norm().clamp(min=1e-9)
+
+
+class _OfOneSize(_Limited):
+    """Divides by the largest entry of the whole batch."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad / grad.abs().amax().clamp(min=1e-9)
+
+
+class _Squared(_Limited):
+    """Products of two gradients, of all samples."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad @ (grad.t() @ grad)
+
+
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+@pytest.mark.parametrize("place", ["rows", "weight", "hook"])
+@pytest.mark.parametrize("function", [_Limited, _OfOneLength, _OfOneSize, _Squared])
+def test_functions_that_are_not_linear_in_the_gradient(function: type[_Limited], place: str) -> None:
+    """What one sample alone would get counts, in norms and in sums."""
+    if place == "hook" and function is not _Limited:
+        pytest.skip("a hook that mixes samples shows in no graph")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)).double()
+    clipper = PerSampleClipper(model, 1.0)
+    for n in (4, 4, 2, 3):
+        x = torch.randn(n, WIDTH).double()
+        weight = model[1].weight
+        if place == "rows":
+            out = F.linear(function.apply(model[0](x)), weight)  # type: ignore[no-untyped-call]
+        elif place == "weight":
+            out = F.linear(model[0](x), function.apply(weight))  # type: ignore[no-untyped-call]
+        else:
+            hidden = model[0](x)
+            hidden.register_hook(lambda grad: function.backward(None, grad))
+            out = F.linear(hidden, weight)
+        assert error(clipper, model, squares(out)) < BOUND
+
+
+class _Both(torch.autograd.Function):
+    """x + p and x · p, with gradients limited: two outputs take the slow path."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, p)
+        return x + p, x * p
+
+    @staticmethod
+    def backward(ctx: Any, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        x, p = ctx.saved_tensors
+        return first + second * p, (first + second * x).sum(0).clamp(-0.5, 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_slow_path_is_not_linear_either(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not kept:
+        monkeypatch.setattr(fallback, "SUBGRAPH_BYTES", 0)
+    torch.manual_seed(0)
+    model = nn.ParameterList([nn.Parameter(torch.randn(WIDTH).double())])
+    clipper = PerSampleClipper(model, 1.0)
+    first, second = _Both.apply(torch.randn(5, WIDTH).double(), model[0])  # type: ignore[no-untyped-call]
+    assert error(clipper, model, squares(first) + squares(second)) < BOUND
