@@ -16,6 +16,10 @@ small beside that sample itself. Gradients may be of any size that their dtype h
 squares or a Gram form would lose is computed again in float64 (see `care`). A sample that is not finite is dropped
 alone; with it goes the batch only where an operation of the user's own, or the slow path, sums over samples unseen.
 
+The backward of a function of the user's own may do anything: move rows by what it reads, limit its gradient. Then each
+sample's gradient is what that sample's loss alone would have, and their sum is taken over single samples. What a hook
+does shows in no graph (see `PerSampleClipper`).
+
 What it costs: a proof, about three plain steps, once for every graph (operations, constants and shapes); proven steps
 cost nothing more and never wait for the device. Where rows move by data, or shapes are new at every step, a step
 takes two or three more backward passes to the layers' outputs and reads values; two or three more where samples differ
@@ -29,7 +33,7 @@ Read in this order: `clipper` (what users call), `engine` (one step), `graph` an
 parameter), `rules` (norms and weighted sums by kind of layer), `factors` and `cost` (the arithmetic and its price),
 `care` and `total` (of what size numbers may be), `joint` (tied weights), `derived` and `pullback` (what is computed
 from parameters alone), `fallback` (the slow path); and for whose row is whose: `placement`, `layout`, `signature`
-(what a proof holds for; and with `plan` how a graph is read again), `dependence` with `spelling` and `surrogates` (the
+(what a proof holds for; and with `plan` how a graph is read again), `dependence` with `spelling`, `surrogates` and `opaque` (the
 proof), `measure` with `probe` and `balance` (the measurement).
 """
 

@@ -23,8 +23,9 @@ from clipbench.per_sample.traces import Known, Reading, Trace
 class SampleGradients:
     """Per-sample gradients of one batch in factored form: every use has its δ."""
 
-    def __init__(self, losses: Tensor, found: Trace) -> None:
+    def __init__(self, losses: Tensor, found: Trace, one_by_one: bool = False) -> None:
         self.losses = losses
+        self.one_by_one = one_by_one  # through sub-graphs: what is there need not be linear
         self.finite = False  # whether all norms are known to be
         self.uses = found.uses
         self.slow = SlowGradients(losses, list(found.slow.values())) if found.slow else None
@@ -75,7 +76,7 @@ class SampleGradients:
         weights = SampleWeights(gamma)
         done: set[Reading] = set()
         for group in self.entangled:
-            if group.own_code:
+            if self.one_by_one or group.own_code:
                 group.add_weighted(gamma, keep)
                 done.update(group.readings)
         self.shared, self.entangled = [], []
@@ -107,6 +108,7 @@ class PerSampleGradients:
         self._placement = Placement()
         self._warned: set[int] = set()
         self._packed = False
+        self._odd = False  # whether rows of data belong to no sample: that may be a hook's doing, which no graph shows
         self._known = Known()
 
     def collect(self, losses: Tensor, retain_graph: bool = False) -> SampleGradients:
@@ -117,7 +119,7 @@ class PerSampleGradients:
         if found.slow.keys() - self._warned:
             self._warned |= found.slow.keys()
             warn_slow(found.why, self.model, losses.shape[0])
-        return SampleGradients(losses, found)
+        return SampleGradients(losses, found, self._odd)
 
     def _trace(self, losses: Tensor, retain_graph: bool) -> Trace:
         """All uses with layouts and δ. Nodes whose rows are no samples' are passed on, for what reads their outputs."""
@@ -127,6 +129,7 @@ class PerSampleGradients:
             self._packed = self._packed or (new and packed(found))
             if not mixed:
                 return found
+            self._odd = self._odd or any(use.shows_samples and len(losses) in use.lead for use in mixed)
             self._known.passed |= {found.key(use) for use in mixed}
 
     def _refuse_batch_statistics(self) -> None:

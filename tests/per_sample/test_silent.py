@@ -313,6 +313,14 @@ class _OfOneLength(_Limited):
         return grad / grad.norm().clamp(min=1e-9)
 
 
+class _RowsOfOneLength(_Limited):
+    """Brings the gradient of each row to one length."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad / grad.norm(dim=1, keepdim=True).clamp(min=1e-9)
+
+
 class _OfOneSize(_Limited):
     """Divides by the largest entry of the whole batch."""
 
@@ -331,10 +339,10 @@ class _Squared(_Limited):
 
 @pytest.mark.filterwarnings("ignore:no per-sample rule")
 @pytest.mark.parametrize("place", ["rows", "weight", "hook"])
-@pytest.mark.parametrize("function", [_Limited, _OfOneLength, _OfOneSize, _Squared])
+@pytest.mark.parametrize("function", [_Limited, _RowsOfOneLength, _OfOneLength, _OfOneSize, _Squared])
 def test_functions_that_are_not_linear_in_the_gradient(function: type[_Limited], place: str) -> None:
     """What one sample alone would get counts, in norms and in sums."""
-    if place == "hook" and function is not _Limited:
+    if place == "hook" and function not in (_Limited, _RowsOfOneLength):
         pytest.skip("a hook that mixes samples shows in no graph")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)).double()
