@@ -33,8 +33,8 @@ Read in this order: `clipper` (what users call), `engine` (one step), `graph` an
 parameter), `rules` (norms and weighted sums by kind of layer), `factors` and `cost` (the arithmetic and its price),
 `care` and `total` (of what size numbers may be), `joint` (tied weights), `derived` and `pullback` (what is computed
 from parameters alone), `fallback` (the slow path); and for whose row is whose: `placement`, `layout`, `signature`
-(what a proof holds for; and with `plan` how a graph is read again), `dependence` with `spelling`, `surrogates` and `opaque` (the
-proof), `measure` with `probe` and `balance` (the measurement).
+(what a proof holds for; and with `plan` how a graph is read again), `dependence` with `spelling`, `surrogates` and
+`opaque` (the proof), `measure` with `probe` and `balance` (the measurement).
 """
 
 from clipbench.per_sample.clipper import ClipStats, PerSampleClipper
