@@ -23,12 +23,13 @@ does shows in no graph (see `PerSampleClipper`).
 What it costs: a proof, some four to eight plain steps on small models and CPUs, once for every graph (operations,
 constants and shapes), and seconds at the first one of a process, for what torch imports; proven steps cost nothing
 more and never wait for the device. Where rows move by data, or shapes are new at every step, a step takes two or
-three more backward passes to the layers' outputs and reads values; two or three more where samples differ by more
-than 2¹⁰. Norms asked for a second time cost about that of the first twice. On accelerators nothing is asked for
-twice: squares are summed in float64 at every step. On tensors without values, while tracing and while a CUDA graph is
-captured, what would have to be measured takes the slow path; take one ordinary step before capturing. `torch.compile`
-cannot see through the walk over the autograd graph, but traces what it leads to: a whole step as a function, traced
-by `torch.fx.experimental.proxy_tensor.make_fx`, compiles as one graph.
+three more backward passes to the layers' outputs and reads values (packed LSTMs and GRUs of ever-new lengths: about
+four plain steps in all); two or three more where samples differ by more than 2¹⁰. Norms asked for a second time cost
+about that of the first twice. On accelerators nothing is asked for twice: squares are summed in float64 at every
+step. On tensors without values, while tracing and while a CUDA graph is captured, what would have to be measured
+takes the slow path; take one ordinary step before capturing. `torch.compile` cannot see through the walk over the
+autograd graph, but traces what it leads to: a whole step as a function, traced by
+`torch.fx.experimental.proxy_tensor.make_fx`, compiles as one graph.
 
 Read in this order: `clipper` (what users call), `engine` (one step), `graph` and `slots` (which node reads which
 parameter), `rules` (norms and weighted sums by kind of layer), `factors` and `cost` (the arithmetic and its price),
