@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from clipbench.per_sample.aside import Aside
+from clipbench.per_sample.care import readable
 from clipbench.per_sample.distributed import Ranks, group_of, stays_local
 from clipbench.per_sample.engine import PerSampleGradients, SampleGradients
 from clipbench.per_sample.frozen import freeze_batch_statistics
-from clipbench.per_sample.probe import readable
 from clipbench.per_sample.thresholds import Remembered, ThresholdRule, check_threshold, clip_weight, evaluate_threshold
 from clipbench.per_sample.traces import Trace
 from clipbench.per_sample.verify import Verification, trainable
@@ -62,8 +62,8 @@ class PerSampleClipper:
         instead, with a warning.
     batch_norm: what becomes of BatchNorm in training mode, which makes every loss depend on every sample. "refuse"
         (default) raises ValueError in `backward`. "frozen" takes the batch's statistics as constants for the gradients,
-        from now until `close()`; these gradients are NOT plain training's, see `freeze_batch_statistics`, which does
-        the same for some steps only.
+        in the layers there are now, until `close()`; these gradients are NOT plain training's, see
+        `freeze_batch_statistics`, which does the same for some steps only.
     process_group: the ranks whose samples make up the batch. "auto" (default): those of a model wrapped in
         DistributedDataParallel, else none. Where torch.distributed runs on several ranks and the model is not
         wrapped, it must be given: a group, or None for a process that trains alone.
@@ -76,7 +76,11 @@ class PerSampleClipper:
 
     Nothing is attached to the model (but for batch_norm="frozen"): the clipper reads the autograd graph that the
     losses carry, so plain `loss.backward()`, evaluation and other forwards are untouched. As gradients are not sent
-    through the parameters' own autograd nodes, hooks on parameters do not run.
+    through the parameters' own autograd nodes, hooks on parameters and on views of them do not run. Those on other
+    tensors do, several times where a layout is proven or measured. A graph does not show them, so one that moves
+    gradients between samples must be there from the first step on and always do the same.
+
+    What is guaranteed of norms and sums, and what a step costs, is told in `clipbench.per_sample`.
     """
 
     def __init__(
