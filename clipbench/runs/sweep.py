@@ -6,7 +6,6 @@ so that a sweep that is started again says how much of it is already done.
 
 from __future__ import annotations
 
-import copy
 import statistics
 import sys
 from collections import Counter
@@ -19,10 +18,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from clipbench.cli.compose import CONFIG_PATH, compose_node, resolve
+from clipbench.cli.compose import CONFIG_PATH, Compositions, compose_node
 from clipbench.errors import ConfigError, RecordError
 from clipbench.runs.catalogue import Known, look
 from clipbench.runs.progress import duration
@@ -122,17 +121,17 @@ def requests(node: DictConfig, words: Sequence[str]) -> list[Request]:
     if odd := next((one for one in parsed if one.is_interval_sweep()), None):
         raise ConfigError(f"a sweep must be a,b or choice(…), range(…) or glob(…), got {odd.input_line}")
     (split,) = BasicSweeper.split_arguments(parsed, None)
-    bases: dict[tuple[str, ...], DictConfig] = {}
+    compositions, groups = Compositions(), set(node.hydra.runtime.choices)
     found = []
     for overrides in split:
         try:
-            found.append(request(_compose([*places, *overrides], set(node.hydra.runtime.choices), bases)))
+            found.append(request(_config([*places, *overrides], groups, compositions)))
         except (ConfigError, HydraException, OmegaConfBaseException):
             continue
     return found
 
 
-def _compose(overrides: Sequence[str], groups: set[str], bases: dict[tuple[str, ...], DictConfig]) -> dict[str, Any]:
+def _config(overrides: Sequence[str], groups: set[str], compositions: Compositions) -> dict[str, Any]:
     """The resolved config of one run; what only changes values is laid over a composition made once per choice."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
 
@@ -140,16 +139,9 @@ def _compose(overrides: Sequence[str], groups: set[str], bases: dict[tuple[str, 
         composed = override.key_or_group in groups or override.key_or_group.startswith("hydra.")
         return override.type is OverrideType.CHANGE and not composed and not override.package
 
-    values = [override for override in parsed if is_value(override)]
-    choice = tuple(text for text, override in zip(overrides, parsed, strict=True) if not is_value(override))
-    if choice not in bases:
-        bases[choice] = compose_node(choice)
-    config = copy.deepcopy(bases[choice])
-    for override in values:
-        if OmegaConf.select(config, override.key_or_group, default=config) is config:
-            raise ConfigError(f"{override.key_or_group} is not an option")
-        OmegaConf.update(config, override.key_or_group, override.value())
-    return resolve(config, config.hydra.runtime.choices, overrides)
+    values = {override.key_or_group: override.value() for override in parsed if is_value(override)}
+    choice = [text for text, override in zip(overrides, parsed, strict=True) if not is_value(override)]
+    return compositions.config(choice, values, overrides)
 
 
 def _estimate(left: Sequence[Request], known: Sequence[Request], states: Sequence[State]) -> str:
