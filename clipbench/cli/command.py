@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from clipbench.cli import hints
+from clipbench.config.environment import hidden
 from clipbench.errors import ConfigError, Interrupted, JobError, RecordError, Unwritable
 
 # "<argument> must be <what>, got <value>", as every check of the package writes it.
@@ -84,13 +85,17 @@ def command(main: Callable[[], Any], passive: bool = True) -> None:
 
 
 def condense(error: BaseException) -> str | None:
-    """The user's line for an error a user can cause (three at most, for missing data); None for any other."""
+    """The user's line for an error a user can cause (three at most, for missing data); None for any other.
+
+    Values that came from the environment are shown as their references.
+    """
+    text = hidden(str(error))
     if isinstance(error, ConfigError | RecordError):
-        return str(error)
+        return text
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return hints.line(str(error))
-    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return hidden(hints.line(text))
+    if isinstance(error, ValueError) and "Config group override must be" in text:
         return "a group must be given a choice, got null (noise=none, logger=none and tuned=none switch those off)"
-    if isinstance(error, ValueError) and BAD_INPUT.fullmatch(str(error)):
-        return str(error)
+    if isinstance(error, ValueError) and BAD_INPUT.fullmatch(text):
+        return text
     return None

@@ -15,8 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from clipbench.cli.outside import search
-from clipbench.config import tuned
-from clipbench.config.environment import references
+from clipbench.config import environment, tuned
 from clipbench.config.trust import allow_typed
 from clipbench.errors import ConfigError
 
@@ -36,6 +35,7 @@ def expanded(value: str) -> str:
 
 
 OmegaConf.register_new_resolver("expanded", expanded, replace=True)
+OmegaConf.register_new_resolver("oc.env", environment.read, replace=True)
 
 
 def silent(line: str) -> None:
@@ -59,7 +59,7 @@ def resolve(
     own = OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"])
     plain = OmegaConf.to_container(own, resolve=True)
     assert isinstance(plain, dict)  # a DictConfig gives nothing else
-    environment = references(own, {str(k): v for k, v in plain.items()})
+    taken = environment.references(own, {str(k): v for k, v in plain.items()})
     for option in PLACES:
         group, _, name = option.partition(".")
         node = plain.get(group)
@@ -67,7 +67,7 @@ def resolve(
             node[name] = expanded(node[name])
     _check_choices(chosen)
     named = {"experiment": chosen.get("experiment") or "single", **{str(k): v for k, v in plain.items()}}
-    whole = named | {"environment": environment}
+    whole = named | {"environment": taken}
     return tuned.apply(whole, given, tuned.folders(whole, Path(CONFIG_PATH), IN_CHECKOUT), say)
 
 

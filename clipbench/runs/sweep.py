@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from clipbench.cli.compose import CONFIG_PATH, Compositions, compose_node
+from clipbench.config.environment import hidden
 from clipbench.errors import ConfigError, RecordError
 from clipbench.runs.catalogue import Known, look
 from clipbench.runs.progress import duration
@@ -74,7 +75,8 @@ class Sweep:
         except (ConfigError, RecordError):
             raise
         except Exception as error:
-            print(f"together: {type(error).__name__}: {error}; the runs go alone".splitlines()[0], file=sys.stderr)
+            why = hidden(f"{type(error).__name__}: {error}").splitlines()[0]
+            print(f"together: {why}; the runs go alone", file=sys.stderr)
 
     def report(self) -> None:
         """Print the number of runs by status, and where the records of the failed ones are."""
