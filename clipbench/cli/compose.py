@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
@@ -109,6 +111,18 @@ class Compositions:
 
     def __init__(self) -> None:
         self._nodes: dict[tuple[str, ...], DictConfig] = {}
+
+    def of(self, words: Sequence[str], groups: Collection[str]) -> dict[str, Any]:
+        """What `compose` gives for the overrides `words`, of which those of `groups` choose files."""
+        parsed = OverridesParser.create().parse_overrides(list(words))
+
+        def is_value(override: Override) -> bool:
+            composed = override.key_or_group in groups or override.key_or_group.startswith("hydra.")
+            return override.type is OverrideType.CHANGE and not composed and not override.package
+
+        values = {override.key_or_group: override.value() for override in parsed if is_value(override)}
+        choice = [text for text, override in zip(words, parsed, strict=True) if not is_value(override)]
+        return self.config(choice, values, words)
 
     def config(self, choice: Sequence[str], values: Mapping[str, Any], given: Sequence[str] = ()) -> dict[str, Any]:
         """What `compose` gives for the overrides `choice` followed by `values` (option → value).

@@ -10,13 +10,11 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -127,23 +125,10 @@ def requests(node: DictConfig, words: Sequence[str]) -> list[Request]:
     found = []
     for overrides in split:
         try:
-            found.append(request(_config([*places, *overrides], groups, compositions)))
+            found.append(request(compositions.of([*places, *overrides], groups)))
         except (ConfigError, HydraException, OmegaConfBaseException):
             continue
     return found
-
-
-def _config(overrides: Sequence[str], groups: set[str], compositions: Compositions) -> dict[str, Any]:
-    """The resolved config of one run; what only changes values is laid over a composition made once per choice."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-
-    def is_value(override: Override) -> bool:
-        composed = override.key_or_group in groups or override.key_or_group.startswith("hydra.")
-        return override.type is OverrideType.CHANGE and not composed and not override.package
-
-    values = {override.key_or_group: override.value() for override in parsed if is_value(override)}
-    choice = [text for text, override in zip(overrides, parsed, strict=True) if not is_value(override)]
-    return compositions.config(choice, values, overrides)
 
 
 def _estimate(left: Sequence[Request], known: Sequence[Request], states: Sequence[State]) -> str:
