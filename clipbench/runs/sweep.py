@@ -28,6 +28,7 @@ from clipbench.runs.record import State
 from clipbench.runs.recorder import Outcome
 from clipbench.runs.request import Request, request
 from clipbench.runs.together import run_together
+from clipbench.wording import amount
 
 WORDS = {"absent": "not begun", "running": "unfinished"}
 
@@ -51,7 +52,7 @@ class Sweep:
         known = self.known()
         left = [one for one, found in zip(self.requests, known, strict=True) if found.place is None]
         resumable = sum((one.folder / "checkpoint.pt").exists() for one in left)
-        line = f"sweep: {len(known)} runs, {len(known) - len(left)} done, {len(left)} to do"
+        line = f"sweep: {amount(len(known), 'run')}, {len(known) - len(left)} done, {len(left)} to do"
         line += f" ({resumable} of them begun)" if resumable else ""
         line = f"{line}; {_estimate(left, self.requests, [found.state for found in known])}" if left else line
         if travelled := sum(found.travelled for found in known):
@@ -101,7 +102,7 @@ def shown(outcome: Outcome) -> str:
     ]
     seconds = info.get("seconds", {}).get("train", 0.0)
     status = f"{outcome.status}{' (already done)' * outcome.found}"
-    head = f"{status}: {info.get('method')} seed {info.get('seed')}, {info.get('steps_done')} steps"
+    head = f"{status}: {info.get('method')} seed {info.get('seed')}, {amount(str(info.get('steps_done')), 'step')}"
     return f"{head} in {seconds:.1f} train seconds; {', '.join(metrics)}"
 
 
@@ -142,4 +143,4 @@ def _estimate(left: Sequence[Request], known: Sequence[Request], states: Sequenc
     anyone = statistics.mean(value for values in seconds.values() for value in values)
     total = sum(statistics.mean(seconds.get(one.method, [anyone])) for one in left)
     finished = sum(len(values) for values in seconds.values())
-    return f"about {duration(total)}, judged by {finished} finished runs"
+    return f"about {duration(total)}, judged by {amount(finished, 'finished run')}"

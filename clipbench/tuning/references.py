@@ -11,6 +11,7 @@ from clipbench.tuning.plan import Plan, words
 from clipbench.tuning.reference import Measurement, measure
 from clipbench.tuning.slots import Slots
 from clipbench.tuning.study import open_study
+from clipbench.wording import amount
 
 MEASUREMENT = "measurement"
 
@@ -48,7 +49,7 @@ class Reference:
 def described(found: Measurement) -> str:
     """One line: every range, from how many values of how many steps."""
     parts = [
-        f"{path} {low:g} … {high:g} clips 98 … 2 % of {found.values[path]} values"
+        f"{path} {low:g} … {high:g} clips 98 … 2 % of {amount(found.values[path], 'value')}"
         for path, (low, high) in found.ranges.items()
     ]
-    return f"{', '.join(parts)} in {found.steps} steps at {', '.join(words(found.settings))}"
+    return f"{', '.join(parts)} in {amount(found.steps, 'step')} at {', '.join(words(found.settings))}"
