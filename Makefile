@@ -69,6 +69,9 @@ TRIALS ?= 16
 tune: install  ## tune all methods of EXPERIMENT with TRIALS trials each, then the winners on fresh seeds
 	$(PY) -m clipbench.tune experiment=$(EXPERIMENT) trials=$(TRIALS)
 
+leaderboard: install  ## every method on the embedded suite, equally tuned; found, resumed or run (about four hours)
+	$(PY) -m clipbench.leaderboard
+
 collect: install  ## add the records of results/runs to results/data, one file per experiment
 	$(PY) -m clipbench.report collect
 

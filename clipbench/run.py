@@ -1,4 +1,4 @@
-"""The command `python -m clipbench.run`: compose, instantiate, call. Nothing else."""
+"""The command `python -m clipbench.run`: one run, or with -m a sweep. Compose, instantiate, call; nothing else."""
 
 from __future__ import annotations
 

@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from clipbench.bench.overhead_report import tables
 from clipbench.cli.compose import compose
 from clipbench.config import schema
+from clipbench.config.device import pick_device
 from clipbench.data.images import Augmentation, ImageData, Images
 from clipbench.runs.files import atomic_write
 from clipbench.runs.provenance import device_info, versions
 from clipbench.timing.interleaved import Ratio, interleave, ratio
-from clipbench.training.setup import Setup, build, pick_device
+from clipbench.training.setup import Setup, build
 from clipbench.training.trainer import Trainer
 
 NAME = "bench_overhead"

@@ -13,11 +13,12 @@ from clipbench.bench.spectral_cases import PAPER
 from clipbench.cli.compose import compose
 from clipbench.clipping import Clipper, EmaThreshold, QuantileThreshold, SpectralClip
 from clipbench.config import schema
+from clipbench.config.device import pick_device
 from clipbench.data.base import DataUnavailable
 from clipbench.data.images import ImageData
 from clipbench.spectral import SpectralReport, as_matrix
 from clipbench.timing.interleaved import interleave, ratio
-from clipbench.training.setup import Setup, build, pick_device
+from clipbench.training.setup import Setup, build
 
 OVERRIDES = {
     "alexnet": ["dataset=cifar100", "model=alexnet", "batch_size=128", "optimizer=sgd", "optimizer.lr=0.05"],

@@ -74,6 +74,13 @@ def search() -> list[str]:
     return [f"hydra.searchpath=[{places}]"] if places else []
 
 
+def methods(conf: Path) -> list[str]:
+    """The names of all methods that a command line can choose: those of `conf`, of --config-dir and of packages."""
+    listed = {path.stem for folder in (conf, *folders()) for path in (folder / "method").glob("[!_]*.yaml")}
+    classes = {point.name for point in plugins() if point.attr and point.group == "clipbench.methods"}
+    return sorted(listed | classes)
+
+
 def _node(group: str, name: str, target: str) -> dict[str, object]:
     """The config of a class: a method's is a clipper on the whole batch's gradient."""
     if group == "method":

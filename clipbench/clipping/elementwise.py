@@ -70,6 +70,8 @@ class StableSpikeClip(Clipper):
     that is not finite is left as it is and not taken in. Raises ValueError where an option is out of range.
     """
 
+    acts_below_threshold = True
+
     def __init__(self, entry: float = 0.999, first: float = 0.7, second: float = 0.9, eps: float = 1e-8) -> None:
         for name, value in (("entry", entry), ("first", first), ("second", second)):
             fraction(name, value)

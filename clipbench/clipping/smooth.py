@@ -34,6 +34,8 @@ class SmoothClip(Clipper):
         tensor([[1.5000, 2.0000]])
     """
 
+    acts_below_threshold = True
+
     def __init__(self, threshold: float) -> None:
         self.threshold = check_positive("threshold", threshold)
 

@@ -25,6 +25,8 @@ class SoftSpectralClip(LayerClip):
     [0.7071, 1.0]
     """
 
+    acts_below_threshold = True
+
     backends = ("auto", "exact", "newton_schulz")
 
     def clip_matrices(self, names: list[str], matrices: list[Tensor], tau: Tensor, lengths: Tensor) -> SpectralReport:

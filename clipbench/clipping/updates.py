@@ -19,6 +19,8 @@ class NormalizedUpdate(Clipper):
     stays zero, one whose norm is not finite stays as it is. Every other update counts as clipped.
     """
 
+    acts_below_threshold = True
+
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
         _, updates = gradients(named_parameters)
         norm = total(norms(updates))
@@ -35,6 +37,8 @@ class MixClip(Clipper):
     After SGD with momentum β: m is what it adds times `scale` = 1 − β (torch's SGD adds βm + g). The paper's γ is ητ.
     mix: ν in [0, 1]. `clipped_fraction` is that of m. Raises ValueError where an option is out of range.
     """
+
+    acts_below_threshold = True
 
     def __init__(self, threshold: float, mix: float = 0.7, scale: float = 0.1) -> None:
         self.threshold = check_positive("threshold", threshold)

@@ -56,6 +56,8 @@ class MedianOfMicroBatches(RobustMicroBatches):
     with a NaN in any micro-batch is NaN. M comes from `accumulation`; with M = 1 this is the plain gradient.
     """
 
+    acts_below_threshold = True
+
     def combine(self, stacked: list[Tensor]) -> list[Tensor]:
         return [_median(parts) for parts in stacked]
 
@@ -73,6 +75,8 @@ class MedoidOfMicroBatches(RobustMicroBatches):
     ĝ = g_j,  j = argmin_j Σ_m ‖g_j − g_m‖₂, over all parameters together; the first of equals. One whose distances are
     not finite is taken last. With M ≤ 2 all are alike, and the first is taken.
     """
+
+    acts_below_threshold = True
 
     def combine(self, stacked: list[Tensor]) -> list[Tensor]:
         flat = torch.cat([parts.flatten(1) for parts in stacked], dim=1)

@@ -18,6 +18,8 @@ class AutomaticWeight:
         tensor([  1., 100.])
     """
 
+    acts_below_threshold = True
+
     def __init__(self, stabilizer: float = 0.01) -> None:
         if not stabilizer > 0:
             raise ValueError(f"stabilizer must be > 0, got {stabilizer}")
@@ -36,6 +38,8 @@ class NormalizedWeight:
         tensor([0.5000, 2.0000, 0.0000])
     """
 
+    acts_below_threshold = True
+
     def __call__(self, norms: Tensor, thresholds: Tensor) -> Tensor:
         return torch.where(norms > 0, thresholds / norms, 0.0)
 
@@ -49,6 +53,8 @@ class AdaptiveWeight:
         >>> AdaptiveWeight(0.1)(torch.tensor([0.0, 0.9]), torch.ones(2))
         tensor([1., 1.])
     """
+
+    acts_below_threshold = True
 
     def __init__(self, offset: float = 0.1) -> None:
         if not offset > 0:
@@ -67,6 +73,8 @@ class SmoothWeight:
         >>> SmoothWeight()(torch.tensor([1.0, 3.0]), torch.tensor([1.0, torch.inf]))
         tensor([0.5000, 1.0000])
     """
+
+    acts_below_threshold = True
 
     def __call__(self, norms: Tensor, thresholds: Tensor) -> Tensor:
         return 1.0 / (norms / thresholds + 1.0)

@@ -45,7 +45,7 @@ def make_job(wanted: Request) -> Job:
     from clipbench.training.trainer import Trainer
 
     if wanted.study:
-        return setup.build_study(wanted.config, wanted.options)
+        return setup.build_study(wanted.config, wanted.options, wanted.device)
     return Trainer(fit.build(wanted.config, wanted.options))
 
 

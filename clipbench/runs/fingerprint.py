@@ -23,7 +23,7 @@ from clipbench.runs.source import Definition, Module, read
 FORMAT = 1  # of what is kept of a source file
 SETTLED = 2.0  # seconds after which a file's time tells that it was not written again
 # Where every run begins: what forms the numbers of a record.
-COMMON = ("clipbench.runs.checkpoint", "clipbench.training.setup.set_numerics", "clipbench.training.setup.pick_device")
+COMMON = ("clipbench.runs.checkpoint", "clipbench.training.setup.set_numerics", "clipbench.config.device.pick_device")
 TRAINING = ("clipbench.training.trainer.Trainer", "clipbench.training.setup.build")
 STUDY = ("clipbench.training.setup.build_study",)
 TOGETHER = ("clipbench.training.together.building.build_all", "clipbench.training.together.trainer.TogetherTrainer")

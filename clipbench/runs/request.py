@@ -55,13 +55,13 @@ class Request(NamedTuple):
 
 def request(config: Mapping[str, Any]) -> Request:
     """The request for a resolved config (plain containers). Raises ConfigError for what cannot run."""
-    from clipbench.training.setup import pick_device
-    from clipbench.training.sums import sum_of
+    from clipbench.config.device import pick_device
+    from clipbench.runs.data_sum import sum_of
 
     options = schema.check(config)
     plain = schema.canonical(schema.used(config), options)
     device = pick_device(options.device)
+    recorded = referring(counted(plain, "record"), options.environment)
     with told(plain):
         identity = run_id(plain, device.type, sum_of(plain, options))
-    recorded = referring(counted(plain, "record"), options.environment)
     return Request(plain, options, device, identity, fingerprint(plain), recorded)

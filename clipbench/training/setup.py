@@ -14,6 +14,7 @@ from torch import nn
 from clipbench.clipping import Clipper
 from clipbench.config import schema
 from clipbench.config.build import instantiate
+from clipbench.config.device import pick_device
 from clipbench.data.base import Data, Dataset
 from clipbench.data.double import DoubleData
 from clipbench.errors import ConfigError
@@ -62,17 +63,6 @@ class Setup:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
 
-def pick_device(wanted: str) -> torch.device:
-    """The device for `auto`, `cpu`, `cuda` or `cuda:N`; ConfigError where it is not there."""
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(wanted)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise ConfigError(f"device must be there, got {wanted} (this machine has {found} CUDA devices; use device=cpu)")
-    return device
-
-
 def set_numerics(options: schema.Options) -> None:
     """Process-wide switches of torch: precision of matrix products, determinism, threads."""
     # Per-backend switches, not float32_matmul_precision: on some CPUs that one would lower the precision too.
@@ -83,9 +73,9 @@ def set_numerics(options: schema.Options) -> None:
         torch.set_num_threads(options.threads)
 
 
-def build_study(config: Mapping[str, Any], options: schema.Options) -> Any:
+def build_study(config: Mapping[str, Any], options: schema.Options, device: torch.device) -> Any:
     """The study of a config; it gets of `setup` (a network's objects), `options`, `seed` and `device` what it names."""
-    given = {"options": options, "seed": options.seed, "device": pick_device(options.device)}
+    given = {"options": options, "seed": options.seed, "device": device}
     set_numerics(options)
     if "model" in config:
         given["setup"] = build(config, options)

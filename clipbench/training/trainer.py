@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipbench.data.sums import data_sum
 from clipbench.runs import memory
 from clipbench.runs.finals import best_metrics, final_metrics
 from clipbench.runs.job import Row
@@ -21,7 +22,6 @@ from clipbench.training.evaluation import Abandoned, at_least_single, evaluate
 from clipbench.training.figures import Figures
 from clipbench.training.seeding import derive, generator
 from clipbench.training.setup import Setup
-from clipbench.training.sums import data_sum
 from clipbench.training.update import Update
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,10 +72,11 @@ class Plan:
     def baseline_trials(self, method: str) -> int:
         """How many of a method's trials are its baseline's first ones: a quarter, and none by a paper's protocol.
 
-        They are the method with an infinite threshold, which is the baseline bit for bit; their runs are found.
+        They are the method with an infinite threshold, which is the baseline bit for bit; their runs are found. A rule
+        that acts whatever its threshold has none.
         """
         ours = self.options.tuning.protocol == "ours" and method != BASELINE
-        return self.trials[method] // 4 if ours else 0
+        return self.trials[method] // 4 if ours and not acts_below_threshold(self.bases[method]["method"]) else 0
 
     def key(self, method: str) -> str:
         """Tells studies apart whose trials are not the same: by base config, space, sampler, selection and code."""
@@ -99,6 +101,17 @@ class Plan:
     def config(self, method: str, settings: Mapping[str, Any], **marks: Any) -> dict[str, Any]:
         """The config of one run; `marks` are role, trial and seed."""
         return self.compositions.config([*self.overrides, f"method={method}", "tuned=none"], {**marks, **settings})
+
+
+def acts_below_threshold(node: Any) -> bool:
+    """Whether a part of a method's config says of itself that it acts also where it counts nothing as clipped."""
+    if isinstance(node, list):
+        return any(map(acts_below_threshold, node))
+    if not isinstance(node, Mapping):
+        return False
+    target = pkgutil.resolve_name(node["_target_"]) if "_target_" in node else None
+    own = getattr(target, "__self__", target)  # SpectralClip.for_model: the class that it makes
+    return bool(getattr(own, "acts_below_threshold", False)) or any(map(acts_below_threshold, node.values()))
 
 
 def words(options: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from clipbench.config.environment import hidden
 from clipbench.errors import ConfigError, RecordError, Stopped
 from clipbench.runs.execute import Outcome, Say, execute
 from clipbench.runs.job import Row
-from clipbench.tuning.plan import BASELINE, Plan
+from clipbench.tuning.plan import BASELINE, Plan, acts_below_threshold
 from clipbench.tuning.sampler import of_slot, sampler, suggest
 from clipbench.tuning.slots import Slots
 
@@ -165,7 +165,7 @@ def settled(choices: Mapping[str, Choice], plan: Plan) -> dict[str, Choice]:
     found = {}
     for method, choice in choices.items():
         idle = method != BASELINE and choice.share is not None and choice.share < IDLE
-        if idle or choice.method != method:
+        if (idle and not acts_below_threshold(plan.bases[method]["method"])) or choice.method != method:
             own = choices.get(BASELINE)
             params = own.settings if own is not None else baseline_part(choice.settings, plan)
             choice = choice._replace(method=BASELINE, settings=params)

@@ -40,8 +40,9 @@ def finals(jobs: Sequence[Finals], plan: Plan, say: Say) -> list[Outcome]:
 
 def _train(configs: Sequence[dict[str, Any]], say: Say) -> list[Outcome]:
     """A batch that fails leaves failed records, which the worker's round then tries alone."""
+    requests = {wanted.run_id: wanted for wanted in map(request, configs)}  # methods share their baseline's trials
     try:
-        return run_together([request(config) for config in configs], say)
+        return run_together(list(requests.values()), say)
     except (ConfigError, RecordError):
         raise
     except Exception as error:

@@ -123,7 +123,7 @@ def test_outliers_are_what_they_are_called():
 
 def study(*overrides: str):
     wanted = request(compose(["experiment=spectrum/smoke", "device=cpu", *overrides]))
-    return build_study(wanted.config, wanted.options)
+    return build_study(wanted.config, wanted.options, wanted.device)
 
 
 def values(made):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ import torch
 import yaml
 from hydra import initialize_config_dir
 
-from clipbench.cli.compose import CONFIG_PATH, compose_node, resolve
+from clipbench.cli.compose import CONFIG_PATH, compose, compose_node, resolve
 from clipbench.errors import ConfigError
+from clipbench.runs.execute import execute
 from clipbench.runs.finals import final_metrics, share_clipped
 from clipbench.tuning import reference
+from clipbench.tuning.plan import acts_below_threshold, plan
 from clipbench.tuning.sequence import point
 from clipbench.tuning.study import Choice, settled
 from tests.tuning.helpers import SMALL, records, settings, tuned
@@ -159,12 +162,13 @@ def test_a_winner_under_one_percent_is_the_baseline() -> None:
         "sgd": base, "rare": choice("rare", 5, 0.0099, 0.2), "often": choice("often", 5, 0.0101, 0.2),
         "infinite": choice("sgd", 1, 0.0, 0.3), "unknown": choice("unknown", 5, None, 0.2),
     }  # fmt: skip
-    found = settled(chosen, None)  # type: ignore[arg-type]  # the plan is not asked where the baseline was tuned
+    plain: Any = SimpleNamespace(bases={key: {"method": {}} for key in chosen})
+    found = settled(chosen, plain)
     for method in ("rare", "infinite"):
         assert (found[method].method, found[method].settings) == ("sgd", base.settings), method
     for method in ("sgd", "often", "unknown"):
         assert found[method] == chosen[method]
-    without = settled({"rare": chosen["rare"]}, None)  # type: ignore[arg-type]
+    without = settled({"rare": chosen["rare"]}, plain)
     assert (without["rare"].method, without["rare"].settings) == ("sgd", {"optimizer.lr": 0.2})
 
 
@@ -221,3 +225,39 @@ def test_values_that_do_not_differ_cannot_be_measured() -> None:
         reference.interval(torch.full((30,), 2.0), "x")
     low, high = reference.interval(torch.arange(1.0, 101.0), "x")
     assert (low, high) == pytest.approx((2.98, 98.0), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("method", "acts"),
+    [("median", True), ("medoid", True), ("normalized_momentum", True), ("smooth_clip_feedback", True),
+     ("stable_spam", True), ("spectra_gradient", True), ("ps_smooth", True), ("norm_clip", False), ("zclip", False),
+     ("ps_clip", False), ("spectral_clip_ema", False), ("micro_batch_clip", False)],
+)  # fmt: skip
+def test_a_rule_that_always_acts_is_never_taken_for_its_baseline(method: str, acts: bool) -> None:
+    """It counts nothing as clipped, or little, and its runs are others than SGD's all the same."""
+    with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        made = plan(["experiment=heavy_tailed_mlp/smoke", f"tuning.methods=[{method}]", "tuning.trials=8"])
+    assert made.baseline_trials(method) == (0 if acts else 2)
+    values = made.settings(method, {found.path: 0.1 for found in made.spaces[method].ranges})
+    choice = Choice(5, 1.0, values, {"ok": 8}, "2026-01-01", method, 0.0)
+    assert settled({method: choice}, made)[method].method == (method if acts else "sgd")
+
+
+@pytest.mark.slow
+def test_what_acts_without_counting_anything_as_clipped_says_so(tmp_path: Path) -> None:
+    """Every method that clipped nothing in three steps ended as SGD did to the last bit, or its class says it acts."""
+    ends: dict[str, tuple[float, float]] = {}
+    acts: dict[str, bool] = {}
+    with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        for name in sorted(path.stem for path in Path(CONFIG_PATH, "method").glob("*.yaml")):
+            words = [*SMALL, f"method={name}", "tuned=none", "steps=3", "eval_every=3", "log_every=1",
+                     "batch_size=8", "accumulation=3", f"paths.results={tmp_path}"]  # fmt: skip
+            config = compose(words)
+            acts[name] = acts_below_threshold(config["method"])
+            final = execute(config, str).info["final"]
+            ends[name] = (final["train_share_clipped"], final["validation_loss"])
+    still = {name for name, (share, _) in ends.items() if share == 0.0}
+    assert still >= {"sgd", "median", "medoid"}
+    wrong = [name for name in still if ends[name][1] != ends["sgd"][1] and not acts[name]]
+    assert wrong == []
+    assert not acts["sgd"]

@@ -8,6 +8,8 @@ from pathlib import Path
 from clipbench.analysis.claims import Outcome, verdicts
 from clipbench.analysis.document import provenance, write_text
 from clipbench.analysis.groups import Panel, panels
+from clipbench.analysis.leaderboard_page import section
+from clipbench.analysis.leaderboard_page import write as write_leaderboard
 from clipbench.analysis.load import experiments, load
 from clipbench.analysis.page.advice import advice, findings
 from clipbench.analysis.page.html import page
@@ -31,7 +33,8 @@ def write_report(results: Path) -> list[Path]:
             plots.save(figure, results, claim_slug(outcome))
     shown = [panel for name in experiments(results) for panel in panels(load(results, name))]
     table = verdict_table(outcomes)
-    written = [write_text(results / "tables" / "verdicts.md", table.markdown())]
+    written = write_leaderboard(results)
+    written += [write_text(results / "tables" / "verdicts.md", table.markdown())]
     for name in experiments(results):
         written.append(write_text(results / "tables" / f"{stem(name)}__runs.md", runs_table(results, name).markdown()))
     parts = [*_front(table, outcomes, shown, results), *_experiments(results), *_benchmarks(results)]
@@ -56,6 +59,7 @@ def _front(table: Table, outcomes: Sequence[Outcome], shown: Sequence[Panel], re
         "## What should I use?",
         "",
         advice(found),
+        *section(results),
         "## The claims, one by one",
         "",
         *claims,

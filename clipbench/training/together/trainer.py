@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipbench.data.sums import data_sum
 from clipbench.runs import memory
 from clipbench.runs.job import Row
 from clipbench.training.clock import Clock
 from clipbench.training.evaluation import Abandoned
 from clipbench.training.seeding import derive
 from clipbench.training.setup import Setup
-from clipbench.training.sums import data_sum
 from clipbench.training.together.clippers import Each as EachClipper
 from clipbench.training.together.clippers import stacked_clippers
 from clipbench.training.together.evaluation import evaluate
