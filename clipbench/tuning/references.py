@@ -8,7 +8,7 @@ from optuna.storages import BaseStorage
 
 from clipbench.runs.execute import Say
 from clipbench.tuning.plan import Plan, words
-from clipbench.tuning.reference import Measurement, measure
+from clipbench.tuning.reference import Measurement, ranges_of
 from clipbench.tuning.slots import Slots
 from clipbench.tuning.study import open_study
 from clipbench.wording import amount
@@ -34,7 +34,7 @@ class Reference:
             settings = space.middle()
             marks = {"role": "tune", "seed": self.plan.options.tuning.seed}
             config = self.plan.config(self.method, settings, **marks)
-            found = measure(config, [leaf.path for leaf in space.measured], settings)
+            found = ranges_of(config, [leaf.path for leaf in space.measured], settings)
             self.slots.set(identity, MEASUREMENT, found._asdict())
             self.study.tell(self.slots.trials()[slot].number, 0.0)  # the bookkeeping's own value
             return found
