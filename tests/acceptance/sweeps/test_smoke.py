@@ -17,10 +17,10 @@ EXPERIMENTS = sorted(
     str(path.relative_to(Path(CONFIG_PATH, "experiment")).with_suffix(""))
     for path in Path(CONFIG_PATH, "experiment").rglob("smoke.yaml")
 )
-# The same data, model and methods as another experiment, under another optimizer or accumulation.
+# The same data and model as another experiment, under another optimizer, accumulation or more methods.
 REPEATED = {
-    "gpt2_fineweb_adam", "gpt2_fineweb_sgd", "mlp_pareto_adam", "ps_clip_accumulation_8x64", "shakespeare_adam",
-    "shakespeare_sgd",
+    "gpt2_fineweb_adam", "gpt2_fineweb_sgd", "leaderboard_cifar100", "leaderboard_gpt", "leaderboard_pareto",
+    "mlp_pareto_adam", "ps_clip_accumulation_8x64", "shakespeare_adam", "shakespeare_sgd",
 }  # fmt: skip
 
 
