@@ -16,21 +16,27 @@ small beside that sample itself. Gradients may be of any size that their dtype h
 squares or a Gram form would lose is computed again in float64 (see `care`). A sample that is not finite is dropped
 alone; with it goes the batch only where an operation of the user's own, or the slow path, sums over samples unseen.
 
-What it costs: a proof, about three plain steps, once for every graph (operations, constants and shapes); proven steps
-cost nothing more and never wait for the device. Where rows move by data, or shapes are new at every step, a step
-takes two or three more backward passes to the layers' outputs and reads values; two or three more where samples differ
-by more than 2¹⁰. Norms asked for a second time cost about that of the first twice. On accelerators nothing is asked
-for twice: squares are summed in float64 at every step. On tensors without values, while
-tracing and while a CUDA graph is captured, what would have to be measured takes the slow path; take one ordinary step
-before capturing. `torch.compile` cannot see through the walk over the autograd graph, but traces what it leads to: a
-whole step as a function, traced by `torch.fx.experimental.proxy_tensor.make_fx`, compiles as one graph.
+The backward of a function of the user's own may do anything: move rows by what it reads, limit its gradient. Then each
+sample's gradient is what that sample's loss alone would have, and their sum is taken over single samples. What a hook
+does shows in no graph (see `PerSampleClipper`).
+
+What it costs: a proof, some four to eight plain steps on small models and CPUs, once for every graph (operations,
+constants and shapes), and seconds at the first one of a process, for what torch imports; proven steps cost nothing
+more and never wait for the device. Where rows move by data, or shapes are new at every step, a step takes two or
+three more backward passes to the layers' outputs and reads values (packed LSTMs and GRUs of ever-new lengths: about
+four plain steps in all); two or three more where samples differ by more than 2¹⁰. Norms asked for a second time cost
+about that of the first twice. On accelerators nothing is asked for twice: squares are summed in float64 at every
+step. On tensors without values, while tracing and while a CUDA graph is captured, what would have to be measured
+takes the slow path; take one ordinary step before capturing. `torch.compile` cannot see through the walk over the
+autograd graph, but traces what it leads to: a whole step as a function, traced by
+`torch.fx.experimental.proxy_tensor.make_fx`, compiles as one graph.
 
 Read in this order: `clipper` (what users call), `engine` (one step), `graph` and `slots` (which node reads which
 parameter), `rules` (norms and weighted sums by kind of layer), `factors` and `cost` (the arithmetic and its price),
 `care` and `total` (of what size numbers may be), `joint` (tied weights), `derived` and `pullback` (what is computed
 from parameters alone), `fallback` (the slow path); and for whose row is whose: `placement`, `layout`, `signature`
-(what a proof holds for; and with `plan` how a graph is read again), `dependence` with `spelling` and `surrogates` (the
-proof), `measure` with `probe` and `balance` (the measurement).
+(what a proof holds for; and with `plan` how a graph is read again), `dependence` with `spelling`, `surrogates` and
+`opaque` (the proof), `measure` with `probe` and `balance` (the measurement).
 """
 
 from clipbench.per_sample.clipper import ClipStats, PerSampleClipper

@@ -17,6 +17,7 @@ from enum import Enum
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 
 class Care(Enum):
@@ -76,3 +77,10 @@ def marked(norms: Tensor) -> Tensor:
 def grams_apart(tensor: Tensor) -> bool:
     """Whether a Gram form may be taken of factors like this one: FAST sees what it loses, float64 loses nothing."""
     return fast() or tensor.dtype not in (torch.float64, torch.complex128)
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether values may be read at all: not while tracing, compiling, capturing a CUDA graph or with fake tensors."""
+    if type(tensor) is not Tensor or _get_current_dispatch_mode_stack() or torch.compiler.is_compiling():
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from clipbench.per_sample.aside import Aside
+from clipbench.per_sample.care import readable
 from clipbench.per_sample.distributed import Ranks, group_of, stays_local
 from clipbench.per_sample.engine import PerSampleGradients, SampleGradients
-from clipbench.per_sample.probe import readable
 from clipbench.per_sample.thresholds import Remembered, ThresholdRule, check_threshold, clip_weight, evaluate_threshold
 from clipbench.per_sample.traces import Trace
 from clipbench.per_sample.verify import Verification, trainable
@@ -71,7 +71,11 @@ class PerSampleClipper:
 
     Nothing is attached to the model: the clipper reads the autograd graph that the losses carry, so plain
     `loss.backward()`, evaluation and other forwards are untouched. As gradients are not sent through the
-    parameters' own autograd nodes, hooks on parameters do not run.
+    parameters' own autograd nodes, hooks on parameters and on views of them do not run. Those on other tensors do,
+    several times where a layout is proven or measured. A graph does not show them, so one that moves gradients between
+    samples must be there from the first step on and always do the same.
+
+    What is guaranteed of norms and sums, and what a step costs, is told in `clipbench.per_sample`.
     """
 
     def __init__(

@@ -13,10 +13,12 @@ treated as if it could point anywhere (see `surrogates`), so a proof depends on 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _disable_current_modes,
@@ -24,9 +26,11 @@ from torch.utils._python_dispatch import (
 )
 from torch.utils._pytree import tree_flatten, tree_map
 
+from clipbench.per_sample.opaque import NoLeaks, in_own_code, linear
 from clipbench.per_sample.spelling import Speller, Unprovable, combine, label_device
 from clipbench.per_sample.surrogates import (
     BY_INDEX,
+    CLAMPS,
     ELEMENTWISE,
     FACTORIES,
     MOVES,
@@ -37,6 +41,7 @@ from clipbench.per_sample.surrogates import (
     SHAPE_ONLY,
     SHARED,
     SURROGATES,
+    trusting_indices,
 )
 
 
@@ -75,8 +80,8 @@ class OwnerTracking(TorchDispatchMode):
         leaves = tree_flatten((args, kwargs))[0]
         tracked = [held for leaf in leaves if (held := held_by(leaf)) is not None]
         decides = any(getattr(leaf, "_decides", False) for leaf in leaves)
-        if (tracked or decides) and name in READS_VALUES:
-            raise Unprovable(f"{name} of a gradient")
+        if name in READS_VALUES and (tracked or decides or (self.moving and not torch.is_grad_enabled())):
+            raise Unprovable(f"{name} in a backward pass")
         out = func(*args, **kwargs)
         if decides or tracked:
             self._mark(out, decides)
@@ -173,7 +178,7 @@ class OwnerTracking(TorchDispatchMode):
         padded = call.name == "constant_pad_nd" and any(value != 0 for value in call.args[2:])
         if call.func.namespace != "aten" or call.name in ("fill_", "resize_", "set_") or padded:
             raise Unprovable(call.name)
-        if base in ELEMENTWISE:
+        if base in ELEMENTWISE or (base in CLAMPS and _keeps_zeros(call)):
             return self._elementwise(call)
         if base in MOVES:
             options = {key: value for key, value in call.kwargs.items() if key != "dtype"}
@@ -183,7 +188,11 @@ class OwnerTracking(TorchDispatchMode):
         numbers = any(isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex()) for x in leaves)
         if surrogate is None and numbers and self.moving:
             return self._anyone(call)
-        return self.speller.through(surrogate or call.func, call.args, call.kwargs, call.results, owners_of)
+        own = in_own_code()
+        if own and not linear(base, len(call.tracked)):
+            raise Unprovable(f"{call.name} in a function of the user's own")
+        with trusting_indices(not own):
+            return self.speller.through(surrogate or call.func, call.args, call.kwargs, call.results, owners_of)
 
     def _elementwise(self, call: _Call) -> list[Tensor]:
         total = call.tracked[0].owners
@@ -216,6 +225,15 @@ class _Call:
         infos = [argument.alias_info for argument in func._schema.arguments]
         self.writes = any(info is not None and info.is_write for info in infos)
         self.views = not self.writes and any(r.alias_info is not None for r in func._schema.returns)
+
+
+def _keeps_zeros(call: _Call) -> bool:
+    """Whether a function of single entries makes zero of zero."""
+    gradient, *rest = call.args
+    if any(isinstance(value, Tensor) for value in (*rest, *call.kwargs.values())):
+        return False
+    zero = torch.zeros(1, dtype=gradient.dtype)
+    return not call.func(zero, *rest, **call.kwargs).any()
 
 
 def held_by(leaf: Any) -> Held | None:
@@ -277,8 +295,9 @@ def track_owners(losses: Tensor, edges: Sequence[Any], moving: bool = True) -> l
         with _disable_current_modes():
             numbers = torch.arange(1, n + 1, dtype=torch.float32, device=label_device(ones))
             hold(ones, numbers, Memory(True))
-        with OwnerTracking(n, moving):
-            deltas = torch.autograd.grad(losses, list(edges), ones, retain_graph=True, allow_unused=True)
+        end = get_gradient_edge(losses)  # from edge to edge, so that torch does not leave the mode for functions
+        with OwnerTracking(n, moving), NoLeaks() if moving else nullcontext():
+            deltas = torch.autograd.grad(end, list(edges), ones, retain_graph=True, allow_unused=True)
     if any(delta is not None and held_by(delta) is None for delta in deltas):
         raise Unprovable("a gradient that came another way")
     return [owners_of(delta) for delta in deltas]

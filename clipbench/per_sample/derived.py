@@ -10,16 +10,18 @@ all its readings are added before a norm is taken.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from clipbench.per_sample.care import wide
 from clipbench.per_sample.cost import SUBGRAPH_BYTES
 from clipbench.per_sample.factors import across, row_norms
-from clipbench.per_sample.pullback import batched, products
+from clipbench.per_sample.pullback import apart, batched, kinds_below, nodes_below, products
+from clipbench.per_sample.rules.base import weighted_rows
 from clipbench.per_sample.slots import Derived, Root, Slot
 from clipbench.per_sample.traces import Reading, Trace
 
@@ -43,14 +45,33 @@ class Entangled:
         """Both, to be sent through the graph together."""
         return Entangled(self.readings + other.readings, self.params | other.params)
 
+    @property
+    def own_code(self) -> bool:
+        """Whether a function of the user's own is below: it need not be linear in the gradients that it is given."""
+        return any(isinstance(node, FunctionCtx) for node in nodes_below(root.node for root in self.derived))
+
     def norms(self) -> Tensor:
         """‖g_k‖₂ of all parameters below, (n,)."""
-        n = self.readings[0][0].n
-        size = max(1, int(SUBGRAPH_BYTES // max(self.bytes_per_sample, 1.0)))
-        parts = [self._chunk(first, min(first + size, n)) for first in range(0, n, size)]
+        parts = [across([row_norms(rows) for rows in found.values()]) for _, found in self._chunks()]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _chunk(self, first: int, last: int) -> Tensor:
+    def add_weighted(self, gamma: Tensor, keep: Tensor | None) -> None:
+        """Add Σ_k γ_k g_k to `.grad`, one sample's gradient at a time through the sub-graph."""
+        for samples, found in self._chunks():
+            for key, rows in found.items():
+                if keep is not None:
+                    rows = torch.where(keep[samples].reshape(-1, *[1] * (rows.dim() - 1)), rows, 0.0)
+                Slot(self.params[key]).add(weighted_rows(gamma[samples], rows))
+
+    def _chunks(self) -> Iterator[tuple[slice, dict[int, Tensor]]]:
+        """Parts of the batch that fit into one working set: which samples, and their gradients by parameter."""
+        n = self.readings[0][0].n
+        size = max(1, int(SUBGRAPH_BYTES // max(self.bytes_per_sample, 1.0)))
+        for first in range(0, n, size):
+            last = min(first + size, n)
+            yield slice(first, last), self._chunk(first, last)
+
+    def _chunk(self, first: int, last: int) -> dict[int, Tensor]:
         totals: dict[int, Tensor] = {}
         for use, role in self.readings:
             slot = use.slots[role]
@@ -59,13 +80,12 @@ class Entangled:
             edges = [get_gradient_edge(param) for param in self.params.values()]
             deltas = [totals[id(root)].to(root.dtype) for root in self.derived]
             outputs = [root.edge for root in self.derived]
-            names = frozenset(type(root.node).__name__ for root in self.derived)
-            pulled = batched(lambda *each: products(outputs, edges, each), deltas, names)
+            kinds = kinds_below(root.node for root in self.derived)
+            pulled = batched(lambda *each: products(outputs, edges, each), deltas, kinds)
             for param, rows in zip(self.params.values(), pulled, strict=True):
                 if rows is not None:
                     add_rows(totals, Slot(param), rows)
-        parts = [row_norms(totals[key]) for key in self.params if key in totals]
-        return across(parts)
+        return {key: totals[key] for key in self.params if key in totals}
 
 
 def add_rows(totals: dict[int, Tensor], slot: Slot, rows: Tensor) -> None:
@@ -155,9 +175,8 @@ def pull_back(derived: Sequence[Derived], params: Sequence[Tensor], keep: Tensor
     if not reached:
         return
     edges: list[GradientEdge] = [get_gradient_edge(param) for param in params]
-    for param, gradient in zip(
-        params, products([r.edge for r in reached], edges, [r.grad for r in reached]), strict=True
-    ):
+    gradients = apart(products([r.edge for r in reached], edges, [r.grad for r in reached]))
+    for param, gradient in zip(params, gradients, strict=True):
         if gradient is not None:
             Slot(param).add(gradient if keep is None else torch.where(keep.any(), gradient, 0.0))
     for root in reached:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipbench.per_sample.derived import Entangled, entangled, pull_back
-from clipbench.per_sample.fallback import slow_norms, slow_weighted, warn_slow
+from clipbench.per_sample.fallback import SlowGradients, warn_slow
 from clipbench.per_sample.graph import packed, trace, trace_packed
 from clipbench.per_sample.heap import keep_freed_memory
 from clipbench.per_sample.joint import joint_norms, shared
@@ -23,11 +23,12 @@ from clipbench.per_sample.traces import Known, Reading, Trace
 class SampleGradients:
     """Per-sample gradients of one batch in factored form: every use has its δ."""
 
-    def __init__(self, losses: Tensor, found: Trace) -> None:
+    def __init__(self, losses: Tensor, found: Trace, one_by_one: bool = False) -> None:
         self.losses = losses
+        self.one_by_one = one_by_one  # through sub-graphs: what is there need not be linear
         self.finite = False  # whether all norms are known to be
         self.uses = found.uses
-        self.slow = list(found.slow.values())
+        self.slow = SlowGradients(losses, list(found.slow.values())) if found.slow else None
         plan = found.plan
         self.shared: list[list[Reading]] = []
         self.entangled: list[Entangled] = []
@@ -65,24 +66,30 @@ class SampleGradients:
                 roles = [role for role, slot in use.slots.items() if slot not in self.joint]
             if roles:
                 parts.append(Part(partial(use.norms, roles), [use]))
-        if self.slow:
-            parts.append(Part(partial(slow_norms, self.losses, self.slow), None))
+        if self.slow is not None:
+            parts.append(Part(self.slow.norms, None))
         norms, self.finite = total_norms(parts, self.losses)
         return norms
 
     def accumulate(self, gamma: Tensor, keep: Tensor | None) -> None:
         """Add Σ_k γ_k g_k to `.grad`. Samples that `keep` (n,) leaves out are taken out, whatever they hold."""
         weights = SampleWeights(gamma)
+        done: set[Reading] = set()
+        for group in self.entangled:
+            if self.one_by_one or group.own_code:
+                group.add_weighted(gamma, keep)
+                done.update(group.readings)
         self.shared, self.entangled = [], []
         while self.uses:
             use = self.uses.pop()
             if keep is not None:
                 use.drop(keep)
             for role, gradient in use.weighted(weights).items():
-                use.slots[role].add(gradient)
+                if (use, role) not in done:
+                    use.slots[role].add(gradient)
         pull_back(self.derived, list(self.below.values()), keep)
-        if self.slow:
-            for param, gradient in zip(self.slow, slow_weighted(self.losses, self.slow, gamma, keep), strict=True):
+        if self.slow is not None:
+            for param, gradient in zip(self.slow.params, self.slow.weighted(gamma, keep), strict=True):
                 param.grad = gradient if param.grad is None else param.grad.add_(gradient)
 
 
@@ -97,23 +104,22 @@ class PerSampleGradients:
     def __init__(self, model: nn.Module) -> None:
         keep_freed_memory()
         self.model = model
-        self._norms_over_batch = [
-            (name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)
-        ]
-        self._params = {id(param): param for param in model.parameters()}
+        self._params: dict[int, nn.Parameter] = {}
         self._placement = Placement()
         self._warned: set[int] = set()
         self._packed = False
+        self._odd = False  # whether rows of data belong to no sample: that may be a hook's doing, which no graph shows
         self._known = Known()
 
     def collect(self, losses: Tensor, retain_graph: bool = False) -> SampleGradients:
         """Run the backward pass to the outputs of all layers. Raises ValueError for BatchNorm in training mode."""
         self._refuse_batch_statistics()
+        self._params = {id(param): param for param in self.model.parameters()}  # a state loaded may bring others
         found = self._trace(losses, retain_graph)
         if found.slow.keys() - self._warned:
             self._warned |= found.slow.keys()
             warn_slow(found.why, self.model, losses.shape[0])
-        return SampleGradients(losses, found)
+        return SampleGradients(losses, found, self._odd)
 
     def _trace(self, losses: Tensor, retain_graph: bool) -> Trace:
         """All uses with layouts and δ. Nodes whose rows are no samples' are passed on, for what reads their outputs."""
@@ -123,11 +129,13 @@ class PerSampleGradients:
             self._packed = self._packed or (new and packed(found))
             if not mixed:
                 return found
+            self._odd = self._odd or any(use.shows_samples and len(losses) in use.lead for use in mixed)
             self._known.passed |= {found.key(use) for use in mixed}
 
     def _refuse_batch_statistics(self) -> None:
-        for name, module in self._norms_over_batch:
-            if module.training or not module.track_running_stats:
+        for module in self.model.modules():
+            if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
+                name = next(name for name, other in self.model.named_modules() if other is module)
                 raise ValueError(
                     f"model must not normalise over the batch, got {type(module).__name__} '{name}' in training "
                     "mode: it makes every loss depend on every sample; put it in eval() mode, or use GroupNorm"

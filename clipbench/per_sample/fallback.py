@@ -7,13 +7,16 @@ lost, the batch is.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from clipbench.per_sample.care import Care, taking
+from clipbench.per_sample.cost import SUBGRAPH_BYTES
 from clipbench.per_sample.factors import across, row_norms
+from clipbench.per_sample.pullback import apart, nodes_below
 
 
 def warn_slow(reasons: Mapping[int, str], model: nn.Module, n: int) -> None:
@@ -35,27 +38,55 @@ def sample_gradients(loss: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
 
 
-def slow_norms(losses: Tensor, params: Sequence[Tensor]) -> Tensor:
-    """Norms (n,) of the per-sample gradients of `params`, taken together."""
-    with torch.enable_grad():
-        parts = losses.unbind()
-    norms = []
-    with taking(Care.SURE):  # beside n backward passes that costs nothing
-        for loss in parts:
-            norms.append(across([row_norms(g.reshape(1, -1)) for g in sample_gradients(loss, params)]))
-    dtypes = {torch.zeros((), dtype=param.dtype).abs().dtype for param in params}
-    return torch.cat(norms).to(torch.float64 if torch.float64 in dtypes else torch.float32)
+class SlowGradients:
+    """Per-sample gradients of `params`; kept where they are few, so that the weighted sum takes no further pass.
+
+    A user's own code may be no linear function of its gradient (one that limits it): then the gradient of the weighted
+    losses is another than the weighted sum, which is what is promised. Where such code is in the graph, the sum is
+    taken over single passes, too.
+    """
+
+    def __init__(self, losses: Tensor, params: Sequence[Tensor]) -> None:
+        self.losses, self.params = losses, params
+        size = sum(param.numel() * param.element_size() for param in params)
+        self._kept: list[list[Tensor]] | None = [] if size * len(losses) <= SUBGRAPH_BYTES else None
+
+    def norms(self) -> Tensor:
+        """Norms (n,) of the gradients, taken together."""
+        norms = []
+        if self._kept is not None:
+            self._kept.clear()
+        with taking(Care.SURE):  # beside n backward passes that costs nothing
+            for gradients in self._one_by_one():
+                norms.append(across([row_norms(g.reshape(1, -1)) for g in gradients]))
+                if self._kept is not None:
+                    self._kept.append(gradients)
+        dtypes = {torch.zeros((), dtype=param.dtype).abs().dtype for param in self.params}
+        return torch.cat(norms).to(torch.float64 if torch.float64 in dtypes else torch.float32)
+
+    def weighted(self, gamma: Tensor, keep: Tensor | None) -> list[Tensor]:
+        """Σ_k γ_k g_k for each parameter, over the samples that are kept (None: all)."""
+        rows: Iterable[list[Tensor]]
+        if self._kept:
+            rows = self._kept
+        elif keep is None and not has_own_code(self.losses):
+            grads = apart(torch.autograd.grad(self.losses, self.params, gamma.to(self.losses.dtype), allow_unused=True))
+            return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, grads, strict=True)]
+        else:
+            rows = self._one_by_one()
+        sums = [torch.zeros_like(p) for p in self.params]
+        kept = torch.ones_like(gamma, dtype=torch.bool) if keep is None else keep
+        for use, weight, gradients in zip(kept.unbind(), gamma.unbind(), rows, strict=True):
+            for total, g in zip(sums, gradients, strict=True):
+                total += torch.where(use, g, 0.0) * weight.to(g.dtype)
+        return sums
+
+    def _one_by_one(self) -> Iterator[list[Tensor]]:
+        with torch.enable_grad():
+            parts = self.losses.unbind()
+        return (sample_gradients(loss, self.params) for loss in parts)
 
 
-def slow_weighted(losses: Tensor, params: Sequence[Tensor], gamma: Tensor, keep: Tensor | None) -> list[Tensor]:
-    """Σ_k γ_k g_k for each of `params`: one backward pass where all samples are kept (None), else n."""
-    if keep is None:
-        grads = torch.autograd.grad(losses, params, gamma.to(losses.dtype), allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g for p, g in zip(params, grads, strict=True)]
-    sums = [torch.zeros_like(p) for p in params]
-    with torch.enable_grad():
-        parts = losses.unbind()
-    for kept, weight, loss in zip(keep.unbind(), gamma.unbind(), parts, strict=True):
-        for total, g in zip(sums, sample_gradients(loss, params), strict=True):
-            total += torch.where(kept, g, 0.0) * weight.to(g.dtype)
-    return sums
+def has_own_code(losses: Tensor) -> bool:
+    """Whether the graph holds a function of the user's own."""
+    return any(isinstance(node, FunctionCtx) for node in nodes_below([losses.grad_fn]))

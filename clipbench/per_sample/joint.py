@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -26,6 +27,8 @@ def joint_norms(group: Sequence[Reading]) -> Tensor:
     """‖Σ over readings of g_k‖² for every sample, (n,): all cross terms included."""
     factors = [use.factors(role) for use, role in group]
     products = [pair for pair in factors if pair is not None]
+    if not aligned(group, products):
+        return instance_norms(group)
     if len(products) == len(group):
         return factor_norms(*joined(products))
     tables = [use.lookups(role) for (use, role), pair in zip(group, factors, strict=True) if pair is None]
@@ -36,6 +39,13 @@ def joint_norms(group: Sequence[Reading]) -> Tensor:
         if small and (not products or grams_apart(rows)):
             return table_norms(products, indices, rows)
     return instance_norms(group)
+
+
+def aligned(group: Sequence[Reading], products: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Whether all factors are of the part's own shape, as a matrix: views of it in others have others."""
+    use, role = group[0]
+    first, *rest = use.slots[role].part_shape or (1,)
+    return all((left.shape[2], right.shape[2]) == (first, math.prod(rest)) for left, right in products)
 
 
 def joined(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,8 @@
 A per-sample gradient is read off δ, the gradient of Σ losses, row by row. That is right exactly where each row's δ
 comes from one loss alone; whose it is has to be known for ALL rows, of which zero ones are nobody's.
 
-Proven. For a new graph (see `signature`), owners are proven from its operations (see `dependence`). That holds for all
-data, and is kept: such steps cost nothing more and read nothing from the device. A proof takes about three plain
+Proven. For a new graph (see `signature`), owners are proven from its operations (see `dependence`). That holds for
+all data, and is kept: such steps cost nothing more and read nothing from the device. A proof takes several plain
 steps' time, so it is made for a model's first graphs, and then as earlier ones have paid for it.
 Measured. Uses of which the graph does not prove every row's owner, since rows move by data (packed sequences, routed
 or masked tokens, samples sorted) or by constants that it hides (a write into a part of a tensor), and graphs of
@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from clipbench.per_sample.care import readable
 from clipbench.per_sample.layout import Layout, Layouts, RowLayout
 from clipbench.per_sample.measure import Measurement, rows_by_operations
-from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to, readable
+from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to
 from clipbench.per_sample.rules import Use
 from clipbench.per_sample.traces import Trace
 

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from clipbench.per_sample.layout import NOBODY, SHARED
 from clipbench.per_sample.rules import Use
@@ -31,13 +30,6 @@ MIXING = 1e-3
 """Deviation from one sample's weight, relative to a row's largest entry, that rounding does not explain in float32."""
 CODES: dict[bool, tuple[int, int]] = {False: (-8, 8), True: (-1, 3)}
 """Exponents of weights; few for float16, whose range is small."""
-
-
-def readable(tensor: Tensor) -> bool:
-    """Whether values may be read at all: not while tracing, compiling, capturing a CUDA graph or with fake tensors."""
-    if type(tensor) is not Tensor or _get_current_dispatch_mode_stack() or torch.compiler.is_compiling():
-        return False
-    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 Deltas = list[Sequence[Tensor | None]]

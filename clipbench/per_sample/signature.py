@@ -9,11 +9,14 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from clipbench.per_sample.opaque import surroundings
 from clipbench.per_sample.slots import Node
 from clipbench.per_sample.surrogates import counts_up
 
 OPEN = re.compile(r"\w+Backward\d+|CopyBackwards")
 """Nodes that show their constants. Others, such as a write into part of a tensor (CopySlices), hide them."""
+STRIDED = frozenset({"AsStridedBackward0", "AsStridedScatterBackward0"})
+"""Nodes that depend on the strides of their operands, which they keep to themselves."""
 FACTORS = frozenset({"_saved_alpha", "_saved_beta", "_saved_value", "_saved_other", "_saved_p", "_saved_dropout_p",
                      "_saved_scale"})  # fmt: skip
 """Constants that scale."""
@@ -98,7 +101,7 @@ def _learn(kind: type) -> Kind:
     special: Callable[[Node], Hashable] | None = None
     if issubclass(kind, FunctionCtx):
         names, special = (), _attributes
-    elif OPEN.fullmatch(kind.__name__):
+    elif OPEN.fullmatch(kind.__name__) and kind.__name__ not in STRIDED:
         known = dir(kind)
         saved = [name for name in known if name.startswith("_saved_") and "_raw" + name not in known]
         names = tuple([name for name in saved if not name.endswith(("_sym_sizes", "_sym_strides", "_options"))])
@@ -110,8 +113,8 @@ def _learn(kind: type) -> Kind:
 
 
 def _attributes(node: Node) -> Hashable:
-    """What a function of the user's own keeps."""
-    return tuple([_plain(item) for item in sorted(vars(node).items())])
+    """What a function of the user's own keeps, and the variables that it sees."""
+    return tuple([_plain(item) for item in [*sorted(vars(node).items()), *surroundings(type(node))]])
 
 
 def _several_constants(node: Node) -> None:
@@ -136,6 +139,8 @@ def _plain(value: Any) -> Hashable:
         return value
     if isinstance(value, (tuple, list)):
         return tuple([_plain(item) for item in value])
+    if isinstance(value, dict):
+        return tuple([_plain(item) for item in value.items()])
     if isinstance(value, Tensor):  # like saved tensors, covered by the proof whatever it holds
         return tuple(value.shape), value.dtype
     if type(value).__module__ == "torch":  # a device, a dtype

@@ -6,7 +6,9 @@ on every input that the operation could make it depend on, for any indices, targ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -39,12 +41,16 @@ ELEMENTWISE = frozenset({
     "tanh_backward", "log_sigmoid_backward", "softshrink_backward", "hardshrink_backward", "logit_backward",
     "_prelu_kernel_backward", "rrelu_with_noise_backward", "mse_loss_backward", "smooth_l1_loss_backward",
     "huber_loss_backward", "binary_cross_entropy_backward", "soft_margin_loss_backward", "copy", "conj", "real",
-    "fmod", "abs", "sgn", "ldexp",
+    "fmod", "abs", "sgn", "ldexp", "sign", "sqrt", "square", "tanh", "nan_to_num",
 })  # fmt: skip
 """Operations of which an output entry depends on the gradient entries at its own place, whatever the other operands.
 
 Scalar factors count as operands: a factor that is zero today leaves no hole.
 """
+CLAMPS = frozenset({"clamp", "clamp_min", "clamp_max"})
+"""Further ones, where zero lies between the bounds."""
+
+_TRUST: ContextVar[bool] = ContextVar("trust", default=True)
 
 
 def blur(tensor: Tensor, dims: Sequence[int]) -> Tensor:
@@ -52,9 +58,21 @@ def blur(tensor: Tensor, dims: Sequence[int]) -> Tensor:
     return tensor.sum(list(dims), keepdim=True).expand_as(tensor) if len(dims) else tensor
 
 
+@contextmanager
+def trusting_indices(trust: bool) -> Iterator[None]:
+    """Whether, inside, an index that counts up today is taken to do so always; not one that a program may compute."""
+    token = _TRUST.set(trust)
+    try:
+        yield
+    finally:
+        _TRUST.reset(token)
+
+
 def counts_up(index: Tensor | None) -> bool:
     """Whether an index is 0, 1, 2, … along one axis, as in `x[torch.arange(n), last]`: known where asking is free."""
-    if index is None or index.dtype is not torch.int64 or index.device.type != "cpu" or hasattr(index, "fake_mode"):
+    if index is None or not _TRUST.get() or index.dtype is not torch.int64:
+        return False
+    if index.device.type != "cpu" or hasattr(index, "fake_mode"):
         return False
     with _disable_current_modes():
         return index.numel() == max(index.shape, default=0) and bool((index.reshape(-1) == _numbers(index)).all())

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.care import Care, least, taking
+from clipbench.per_sample.care import Care, least, readable, taking
 from clipbench.per_sample.factors import across, scaled_norms
-from clipbench.per_sample.probe import readable
 from clipbench.per_sample.rules import Use
 
 

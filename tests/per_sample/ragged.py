@@ -42,7 +42,7 @@ def error(clipper: PerSampleClipper, model: nn.Module, losses: Tensor) -> float:
     These weights, unlike clipping, tell every sample from every other.
     """
     rows = sample_gradients(losses, model)
-    numbers = torch.arange(1, len(losses) + 1, dtype=rows.dtype)
+    numbers = torch.arange(1, len(losses) + 1, dtype=rows.abs().dtype)
     clipper.weight = lambda norms, tau: 1.0 / numbers
     model.zero_grad()
     norms = clipper.backward(losses).norms

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from clipbench.per_sample import clipper, derived, engine, factors, fallback, joint, placement, pullback
+from clipbench.per_sample import clipper, derived, engine, factors, joint, placement, pullback
+from clipbench.per_sample.fallback import SlowGradients
 from clipbench.per_sample.layout import Layout, SampleWeights
 from clipbench.per_sample.rules import convolution, embedding, linear, lstm, normalization, products, taps, windows
 from clipbench.per_sample.rules.bags import BagUse
@@ -80,7 +81,7 @@ BREAKS: dict[str, tuple[Any, str, Callable[..., Any], list[str]]] = {
     ),
     "joint factors": (joint, "factor_norms", scaled(factors.factor_norms), ["tied linear"]),
     "LSTM": (lstm, "factor_norms", scaled(factors.factor_norms), ["lstm"]),
-    "slow path": (engine, "slow_norms", scaled(fallback.slow_norms), ["two outputs"]),
+    "slow path": (SlowGradients, "norms", scaled(SlowGradients.norms), ["two outputs"]),
     "layer norm": (normalization.LayerNormUse, "form", scaled(normalization.LayerNormUse.form), ["layer norm"]),
     "layout not checked": (
         placement,

@@ -15,7 +15,7 @@ from clipbench.per_sample.slots import Node, Slot
 class Term(NamedTuple):
     """∂out/∂p of an elementwise node as `scale` · `factors`, each a tensor that broadcasts to the output."""
 
-    scale: float = 1.0
+    scale: complex = 1.0
     factors: tuple[Tensor, ...] = ()
 
 
@@ -45,7 +45,10 @@ class BroadcastUse(SmallUse):
         padded = (1,) * (self.delta.dim() - len(shape)) + tuple(shape)
         features = [length for axis, length in enumerate(padded) if axis not in self.axes]
         summed = summed.sum_to_size(self.n, *features)
-        return summed if term.scale == 1.0 else summed * term.scale
+        scale = term.scale.conjugate()
+        if (summed.is_complex() or isinstance(scale, complex)) and not self.slots[role].param.dtype.is_complex:
+            return (summed * scale).real  # a real parameter among complex numbers
+        return summed if scale == 1.0 else summed * scale
 
 
 def row_axes(out: tuple[int, ...], operand: tuple[int, ...], n: int) -> tuple[int, ...]:

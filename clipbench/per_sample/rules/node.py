@@ -10,12 +10,13 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from clipbench.per_sample.care import wide
 from clipbench.per_sample.cost import SUBGRAPH_BYTES
 from clipbench.per_sample.factors import across, row_norms
 from clipbench.per_sample.layout import SampleWeights
-from clipbench.per_sample.pullback import batched, node_products
+from clipbench.per_sample.pullback import apart, batched, node_products
 from clipbench.per_sample.rules.base import Use, weighted_rows
 from clipbench.per_sample.slots import Node, Slot
 
@@ -67,22 +68,23 @@ class NodeUse(Use):
         self.keep = keep
 
     def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
-        if self.keep is not None:  # what the node saved of a lost sample would reach the sum: 0 · inf = NaN
+        # What the node saved of a lost sample would reach the sum: 0 · inf = NaN. Nor need own code be linear in δ.
+        if self.keep is not None or isinstance(self.node, FunctionCtx):
             return self._weighted_rows(gamma.values)
         column = gamma.column(self.layout, self.rows, self.delta.dtype)
         delta = self.delta * column.reshape(*self.lead, *[1] * (self.delta.dim() - len(self.lead)))
         delta = delta.to(self.delta.dtype)
-        found = self.products(self.slots, delta)
+        found = apart(self.products(self.slots, delta))
         return {role: g for role, g in zip(self.slots, found, strict=True) if g is not None}
 
     def _weighted_rows(self, gamma: Tensor) -> dict[str, Tensor]:
         """The same from the gradients of each sample, without those that are not kept."""
-        assert self.keep is not None
         sums: dict[str, Tensor] = {}
         for first, last in self.chunks(self.slots):
             for role, rows in zip(self.slots, self.gradients(first, last, self.slots), strict=True):
-                kept = torch.where(self.keep[first:last].reshape(-1, *[1] * (rows.dim() - 1)), rows, 0.0)
-                part = weighted_rows(gamma[first:last], kept)
+                if self.keep is not None:
+                    rows = torch.where(self.keep[first:last].reshape(-1, *[1] * (rows.dim() - 1)), rows, 0.0)
+                part = weighted_rows(gamma[first:last], rows)
                 sums[role] = sums[role] + part if role in sums else part
         return sums
 

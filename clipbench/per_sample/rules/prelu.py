@@ -19,7 +19,7 @@ class PReLUUse(SmallUse):
     def form(self, role: str) -> Tensor:
         product = deep(self.x).clamp(max=0.0).mul_(self.delta)
         if self.slots[role].param.numel() == 1:
-            return self.split(product.flatten(1).sum(1)).sum(1)
+            return self.split(product.reshape(self.rows, -1).sum(1)).sum(1)
         return self.split(product.unsqueeze(-1).flatten(2).sum(2)).sum(1)
 
 
