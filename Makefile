@@ -37,7 +37,7 @@ sweep: install  ## all methods × seeds of EXPERIMENT=<name>/<size>; may be inte
 	$(PY) -m clipbench.run -m experiment=$(EXPERIMENT)
 	$(PY) -m clipbench.report summary $(EXPERIMENT)
 
-test: install  ## the fast tests (under 3 minutes)
+test: install  ## the fast tests (about 9 minutes on two cores; one room: pytest tests/<room>)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not slow and not gpu"
 
 test-all: install  ## the fast and the slow tests

@@ -75,14 +75,14 @@ def main(arguments: Sequence[str]) -> None:
     from clipbench.runs.files import atomic_text
     from clipbench.runs.fingerprint import fingerprint
     from clipbench.timing.footprint import footprint
-    from clipbench.timing.session import measure
+    from clipbench.timing.session import session_of
     from clipbench.timing.table import markdown, rows, store, undisturbed
 
     def warn(line: str) -> None:
         print(f"warning: {line}", file=sys.stderr, flush=True)
 
     with undisturbed(results):
-        session = measure(found, BASELINE)
+        session = session_of(found, BASELINE)
         footprints = {method: footprint(config) for method, config in found.items()}
         codes = {method: fingerprint(config) for method, config in found.items()}
         frame = rows(session, footprints, tuned, codes)

@@ -12,7 +12,7 @@ from pathlib import Path
 from clipbench.cli.command import command
 from clipbench.cli.compose import CONFIG_PATH
 from clipbench.cli.outside import taken
-from clipbench.errors import ConfigError, RecordError
+from clipbench.errors import ConfigError, Unwritable
 
 HELP = """\
 usage: python -m clipbench.new method my_rule [--into DIR]
@@ -137,7 +137,7 @@ def files(name: str) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the files. Raises ConfigError for bad input, RecordError where one of them is there already."""
+    """Write the files. Raises ConfigError for bad input, Unwritable where they cannot be written."""
     if not arguments or {"-h", "--help"} & set(arguments):
         print(HELP, end="")
         return
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str]) -> None:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
         except OSError as error:
-            raise RecordError(f"cannot write {folder / path}: {error.strerror}") from error
+            raise Unwritable(f"--into must be a writable folder, got {folder} ({path}: {error.strerror})") from error
         print(folder / path)
 
 

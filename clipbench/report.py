@@ -14,8 +14,10 @@ from clipbench.analysis.document import summary, write_figures, write_tables
 from clipbench.analysis.embed import embed
 from clipbench.analysis.groups import BASELINE
 from clipbench.analysis.page import write_report
+from clipbench.cli.streams import outlast
 from clipbench.errors import RecordError
 from clipbench.runs.archive import data_file, places, read_data
+from clipbench.wording import amount
 
 DESCRIPTION = """\
 Turn the records of runs into tables and figures.
@@ -113,7 +115,7 @@ def _collect(args: argparse.Namespace, names: Sequence[str]) -> None:
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for name, count in done.runs.items():
-        print(f"collected {name}: {count} runs")
+        print(f"collected {name}: {amount(count, 'run')}")
 
 
 def _collected(args: argparse.Namespace) -> Path:
@@ -148,8 +150,10 @@ def _summary(args: argparse.Namespace) -> None:
     tables, figures = summary(results, args.experiment, args.baseline, args.dataset, args.model)
     if not tables:
         raise ValueError(f"experiment must have finished runs of that dataset and model, got {args.experiment}")
-    for table in tables:
-        print(f"\n{table.text()}")
+    said: set[str] = set()
+    for table in tables:  # a note that holds for several tables stands below the first
+        print(f"\n{table._replace(notes=[note for note in table.notes if note not in said]).text()}")
+        said |= set(table.notes)
     for path in figures:
         print(f"\nfigure: {path}")
 
@@ -209,11 +213,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         run(args)
-    except (ValueError, OSError, RecordError) as error:
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
+        return 2
+    except (ValueError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 if __name__ == "__main__":
+    outlast()
     sys.exit(main())

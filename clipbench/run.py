@@ -19,6 +19,7 @@ from clipbench.cli.command import command, condense
 from clipbench.cli.compose import CONFIG_PATH, resolve
 from clipbench.cli.guard import guard
 from clipbench.cli.outside import search, taken
+from clipbench.config.environment import hidden
 from clipbench.errors import JobError, RunLocked
 
 
@@ -39,7 +40,7 @@ def job(config: DictConfig) -> str:
     except Exception as error:
         if not many:
             raise JobError(error) from error
-        print(f"clipbench: {condense(error) or repr(error)}", file=sys.stderr, flush=True)
+        print(f"clipbench: {condense(error) or hidden(repr(error))}", file=sys.stderr, flush=True)
         raise  # the sweep goes on; Hydra raises this again at its end
     print(shown(outcome))
     print(outcome.folder, flush=True)

@@ -11,6 +11,7 @@ from clipbench.analysis.sensitivity import sensitivity, sensitivity_table
 from clipbench.analysis.tables import Table, panel_tables
 from clipbench.runs.archive import stem
 from clipbench.runs.files import atomic_text
+from clipbench.wording import amount
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -30,14 +31,14 @@ def provenance(experiment: Experiment) -> str:
     dirty = int(table["dirty"].fillna(False).astype(bool).sum()) if "dirty" in table else 0
     commits = distinct([str(c)[:10] for c in table.get("commit", []) if isinstance(c, str)])
     parts = [
-        f"{len(table)} runs",
-        f"commit {commits}" + (f" ({dirty} runs with uncommitted changes)" if dirty else ""),
+        amount(len(table), "run"),
+        f"commit {commits}" + (f" ({amount(dirty, 'run')} with uncommitted changes)" if dirty else ""),
         f"PyTorch {distinct([v.get('torch') for v in table['versions']])}",
         f"on {distinct([d.get('name') or d.get('type') for d in table['device']])}",
-        f"{distinct([d.get('threads') for d in table['device']])} threads",
+        amount(distinct([d.get("threads") for d in table["device"]]), "thread"),
     ]
     unverified = sum(1 for d in table["data"] if d.get("verified") is False)
-    return "; ".join(parts) + (f"; {unverified} runs on data with unchecked sums" if unverified else "")
+    return "; ".join(parts) + (f"; {amount(unverified, 'run')} on data with unchecked sums" if unverified else "")
 
 
 def write_tables(

@@ -17,6 +17,7 @@ from clipbench.analysis.load import Experiment
 from clipbench.runs.archive import stem
 from clipbench.runs.equal import representative
 from clipbench.runs.identity import counted, effective
+from clipbench.wording import amount
 
 BASELINE = "sgd"
 ORDER = ("sgd", "norm_clip", "value_clip", "ps_clip", "ps_clip_constant", "micro_batch_clip", "spectral")
@@ -98,7 +99,7 @@ def panels(experiment: Experiment, dataset: str | None = None, model: str | None
         for words, part in comparable(chosen):
             shown = variants(part)
             again = len(part) - sum(len(variant.runs) for variant in shown)
-            twice = [f"{again} runs that repeat another's setting and seed are not counted."] if again else []
+            twice = [f"{amount(again, 'run')} with another's setting and seed left out."] if again else []
             name = "".join(f"__{word}" for word in words).replace(" ", "_")
             about = f"{title} ({', '.join(words)})" if words else title
             result.append(Panel(about, slug + name, experiment, shown, [*notes, *twice, *pooled(part)]))
@@ -137,7 +138,9 @@ def pooled(runs: pd.DataFrame) -> list[str]:
     were shown to give the same numbers count as one.
     """
     torch = sorted({str(versions.get("torch")) for versions in runs["versions"]})
-    machines = sorted({f"{d.get('name') or d.get('type')}, {d.get('threads')} threads" for d in runs["device"]})
+    machines = sorted(
+        {f"{d.get('name') or d.get('type')}, {amount(d.get('threads'), 'thread')}" for d in runs["device"]}
+    )
     found = [
         f"Runs of different {what} are compared here: {'; '.join(values)}."
         for what, values in (("PyTorch", torch), ("machines", machines))

@@ -20,6 +20,7 @@ from clipbench.analysis.leaderboard import Board, Place, boards
 from clipbench.analysis.stats import Interval
 from clipbench.analysis.style import COLOURS, RC, looks
 from clipbench.analysis.tables import NONE, Table, number
+from clipbench.wording import amount
 
 NAME = "leaderboard"
 SHOWN = 5  # profiles beside SGD's
@@ -62,9 +63,9 @@ def table(board: Board) -> Table:
     ] for place in board.places]  # fmt: skip
     runs = board.places[0].error.n if board.places else 0
     notes = [
-        f"Final runs of tuned settings on {', '.join(board.tasks)}; {runs} runs a method. A run's error is its test "
-        "loss, or 1 − test accuracy, over the mean of SGD's on that task; a run that diverged or learned nothing has "
-        "the trivial predictor's.",
+        f"Final runs of tuned settings on {', '.join(board.tasks)}; {amount(runs, 'run')} a method. "
+        "A run's error is its test loss, or 1 − test accuracy, over the mean of SGD's on that task; a run that "
+        "diverged or learned nothing has the trivial predictor's.",
         "IQM: mean of the middle half over runs and tasks. Intervals: 95 %, seeds resampled within tasks. p: Wilcoxon "
         f"on seeds that both have, corrected over all methods; * below {ALPHA}.",
         "clipped: share of samples, steps or layers; a tuned method that clips under 1 % is SGD (= sgd where on every "

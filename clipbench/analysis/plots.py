@@ -24,6 +24,7 @@ from clipbench.analysis.sensitivity import Sensitivity
 from clipbench.analysis.style import RC, Look, looks
 from clipbench.analysis.tables import ended
 from clipbench.analysis.timing import StepTimes, step_times
+from clipbench.wording import amount
 
 Row = tuple[str, str]  # split, metric
 Position = Callable[[Curve | Broken], Floats]  # where on the x axis the points of a curve are
@@ -238,7 +239,7 @@ def _sensitivity_limits(axis: Axes, values: Floats) -> None:
 
 def _sensitivity_legend(figure: Figure, data: Sensitivity, styles: list[Look]) -> None:
     pairs = zip(data.methods, styles, strict=True)
-    handles = [_handle(s, f"{t.method} ({len(t.lr)} trials, {t.diverged} diverged)") for t, s in pairs]
+    handles = [_handle(s, f"{t.method} ({amount(len(t.lr), 'trial')}, {t.diverged} diverged)") for t, s in pairs]
     if any(t.diverged for t in data.methods):
         handles.append(Line2D([], [], color="#777777", markersize=6, label="diverged trial", **CROSS))
     figure.legend(handles=handles, loc="outside upper center", ncols=2, handlelength=3.2)

@@ -16,6 +16,7 @@ from clipbench.analysis.load import Experiment
 from clipbench.analysis.panel_grid import draw_line, grid, hide_empty, label, legend, log_axes, theory_line
 from clipbench.analysis.study_rows import interval_of_parts, jackknife, pick, study_table
 from clipbench.analysis.style import DASHES, MARKERS, RC, Look, look, looks
+from clipbench.wording import amount
 
 THIN = "\N{THIN SPACE}"  # between groups of three digits
 MOST_LAYERS = 6  # of a figure of spectra
@@ -126,7 +127,7 @@ def layer_figures(cells: Sequence[Cell]) -> dict[str, Figure]:
                 axis.plot(own.estimate, y, color=look.colour, marker=look.marker, linestyle="none")
         axis.axvline(math.log(1.5), color="#777777", linestyle=":", linewidth=1.0)
         axis.axvline(0, color="#777777", linewidth=0.6)
-        axis.set_title(f"after {step} steps")
+        axis.set_title(f"after {amount(step, 'step')}")
         axis.set_xlabel("D, beyond the control")
         axis.set_ylim(-0.6, len(layers) - 0.4)
         axis.set_yticks(range(len(layers)), [])

@@ -11,6 +11,7 @@ import pandas as pd
 
 from clipbench.analysis.groups import BASELINE, Panel, Variant, baseline_of
 from clipbench.analysis.load import load_calibration
+from clipbench.wording import amount
 
 
 class StepTimes(NamedTuple):
@@ -57,7 +58,7 @@ def step_times(panel: Panel, results: Path, baseline: str = BASELINE) -> StepTim
     raw = _ratios(panel, {v.label: raw_step_seconds(v) for v in panel.variants}, baseline)
     beside = ", ".join(f"{label} {value[0]:.2f}×" for label, value in raw.items() if math.isfinite(value[0]))
     note = (
-        f"Step time: calibrated on {row['device']}, {int(row['threads'])} threads{rounds}; "
+        f"Step time: calibrated on {row['device']}, {amount(int(row['threads']), 'thread')}{rounds}; "
         f"ratio to {baseline} [95 % interval]. Raw medians of the runs themselves: {beside or 'none'}."
     )
     said = table.attrs.get("note")

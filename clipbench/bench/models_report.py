@@ -19,6 +19,7 @@ from clipbench.analysis.style import COLOURS, RC
 from clipbench.bench.models_zoo import Entry, zoo
 from clipbench.bench.peers import LABELS
 from clipbench.runs.files import atomic_text
+from clipbench.wording import amount
 
 LOOKS = {"clipbench": ("vermillion", "o"), "opacus_hooks": ("green", "^"), "vmap": ("purple", "D")}
 TICKS = (1, 1.5, 2, 3, 5, 10, 20, 50, 100)
@@ -47,7 +48,7 @@ def tables(frame: pd.DataFrame, results: Path, name: str) -> None:
         "**The per-sample engine on models that others wrote** (random weights, small size): largest error of norms "
         "and clipped gradient at 2, 3, 4, 5 and 9 samples in float64 against autograd on one loss at a time; time of "
         "an optimizer step at 16 samples over plain SGD's, ratio of medians with 95 % interval; peak memory over plain "
-        f"SGD's ({first['device']}, {first['threads']} threads, torch {first['torch']}).",
+        f"SGD's ({first['device']}, {amount(first['threads'], 'thread')}, torch {first['torch']}).",
         "",
         f"| {' | '.join(head)} |",
         f"| --- | --- | {'---: | ' * (len(head) - 2)}".rstrip(),

@@ -7,12 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 from clipbench.runs.files import atomic_text
+from clipbench.wording import amount
 
 
 def tables(frame: pd.DataFrame, results: Path, name: str) -> None:
     """results/tables/<name>.md."""
     first = frame.iloc[0]
-    machine = f"{first['device']}, {first['threads']} threads"
+    machine = f"{first['device']}, {amount(first['threads'], 'thread')}"
     lines = [
         f"Time of the trainer's step over a bare loop's, with 95 % interval ({machine}).",
         "",

@@ -18,6 +18,7 @@ from clipbench.analysis.style import COLOURS, RC
 from clipbench.bench.peers import LABELS
 from clipbench.bench.problems import HEADS, LAYERS, WIDTH, parse
 from clipbench.runs.files import atomic_text
+from clipbench.wording import amount
 
 LOOKS = {
     "clipbench": ("vermillion", "o"),
@@ -53,7 +54,7 @@ def tables(frame: pd.DataFrame, results: Path, name: str) -> None:
         return
     frame = in_order(frame)
     first = frame.iloc[0]
-    machine = f"{first['device']}, {first['threads']} threads, torch {first['torch']}"
+    machine = f"{first['device']}, {amount(first['threads'], 'thread')}, torch {first['torch']}"
     problems = f"Transformer: {LAYERS} layers, width {WIDTH}, {HEADS} heads. MLP: four hidden layers."
     found = {
         "": [

@@ -15,6 +15,7 @@ from clipbench.analysis.plots import save
 from clipbench.analysis.style import COLOURS, RC
 from clipbench.bench.spectral_cases import SHAPES
 from clipbench.runs.files import atomic_text
+from clipbench.wording import amount
 
 LOOKS = {
     "exact": ("vermillion", "o"),
@@ -47,7 +48,7 @@ def tables(frame: pd.DataFrame, results: Path, name: str) -> None:
         return
     frame = in_order(frame)
     first = frame.iloc[0]
-    machine = f"{first['device']}, {first['threads']} threads, torch {first['torch']}"
+    machine = f"{first['device']}, {amount(first['threads'], 'thread')}, torch {first['torch']}"
     steps, kernels = (frame[frame["kind"] == kind] for kind in ("step", "kernel"))
     (results / "tables").mkdir(parents=True, exist_ok=True)
     written = ((steps, "", _steps), (kernels, "__kernels", _kernels), (kernels, "__shapes", _shapes))

@@ -7,13 +7,14 @@ from pathlib import Path
 import pandas as pd
 
 from clipbench.runs.files import atomic_text
+from clipbench.wording import amount
 
 
 def tables(frame: pd.DataFrame, results: Path, name: str) -> None:
     """results/tables/<name>.md."""
     row = frame.iloc[0]
     lines = [
-        f"A sweep of {row['runs']} runs of two steps ({row['device']}), milliseconds per run.",
+        f"A sweep of {amount(row['runs'], 'run')} of two steps ({row['device']}), milliseconds per run.",
         "",
         "| beyond training | of training | skipped, beyond an empty Hydra job | an empty Hydra job | all done |",
         "| ---: | ---: | ---: | ---: | ---: |",

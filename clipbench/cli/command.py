@@ -12,6 +12,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from clipbench.cli import hints
+from clipbench.cli.streams import outlast
+from clipbench.config.environment import hidden
 from clipbench.errors import ConfigError, Interrupted, JobError, RecordError, Unwritable
 
 # "<argument> must be <what>, got <value>", as every check of the package writes it.
@@ -27,35 +29,6 @@ def wait_passively() -> None:
         os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
-class Lasting:
-    """A stream that goes on in silence where its reader is gone (`| head`, a closed terminal): work comes first."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        try:
-            return int(self._stream.write(text))
-        except (BrokenPipeError, OSError):
-            self._silence()
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except (BrokenPipeError, OSError):
-            self._silence()
-
-    def _silence(self) -> None:
-        """Let the stream's own descriptor lead nowhere, so that what is still in its buffer disturbs no exit."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
 def command(main: Callable[[], Any], passive: bool = True) -> None:
     """Call `main` and leave with the exit status that belongs to how it ended.
 
@@ -64,7 +37,7 @@ def command(main: Callable[[], Any], passive: bool = True) -> None:
     """
     if passive:
         wait_passively()
-    sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)  # type: ignore[assignment]
+    outlast()
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra re-raises then, and leaves the printing to us
     try:
@@ -84,13 +57,17 @@ def command(main: Callable[[], Any], passive: bool = True) -> None:
 
 
 def condense(error: BaseException) -> str | None:
-    """The user's line for an error a user can cause (three at most, for missing data); None for any other."""
+    """The user's line for an error a user can cause (three at most, for missing data); None for any other.
+
+    Values that came from the environment are shown as their references.
+    """
+    text = hidden(str(error))
     if isinstance(error, ConfigError | RecordError):
-        return str(error)
+        return text
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return hints.line(str(error))
-    if isinstance(error, ValueError) and "Config group override must be" in str(error):
+        return hidden(hints.line(text))
+    if isinstance(error, ValueError) and "Config group override must be" in text:
         return "a group must be given a choice, got null (noise=none, logger=none and tuned=none switch those off)"
-    if isinstance(error, ValueError) and BAD_INPUT.fullmatch(str(error)):
-        return str(error)
+    if isinstance(error, ValueError) and BAD_INPUT.fullmatch(text):
+        return text
     return None

@@ -1,8 +1,14 @@
-"""Values of environment variables: a run uses them, a record keeps the reference `${oc.env:NAME}` in their place."""
+"""Values of environment variables: a run uses them; a record, and what is said of an error, has the reference
+`${oc.env:NAME}` in their place.
+
+What a config took from the environment is remembered by the process, as the environment is the process's: an error's
+line is written far from the config, and may be of one that never came to be.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.resolvers import oc
 
 SIGN = "${oc.env:"
+OWN = "CLIPBENCH_"  # the package's own variables name folders, which an error's reader wants to see
 Path = tuple[str | int, ...]
+_NAME = re.compile(r"\$\{oc\.env:([^},]+)")
+# Words and numbers that mean something in any line: they stand for a variable only where a line says what it got.
+_COMMON = re.compile(r".{0,3}|true|false|null|none|[-+.\d_]+(e[-+]?\d+)?", re.IGNORECASE | re.DOTALL)
+# text → its reference and the variables it is of, with their values at the time
+_taken: dict[str, tuple[str, dict[str, str]]] = {}
 
 
 def references(config: DictConfig, plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,7 +34,48 @@ def references(config: DictConfig, plain: Mapping[str, Any]) -> dict[str, Any]:
     """
     with _signed():
         shown = OmegaConf.to_container(config, resolve=True)
-    return {".".join(map(str, path)): sign for path, sign in _signs(plain, shown, ())}
+    found = list(_signs(plain, shown, ()))
+    for path, sign in found:
+        value: Any = plain
+        for key in path:
+            value = value[key]
+        for leaf in _leaves(value):
+            _note(leaf, str(sign))
+    return {".".join(map(str, path)): sign for path, sign in found}
+
+
+def hidden(text: str) -> str:
+    """A line about an error with references in the place of values that a config took from the environment."""
+    found = {
+        form: reference
+        for value, (reference, variables) in _taken.items()
+        if all(os.environ.get(name) == kept for name, kept in variables.items())
+        for form in (value, repr(value)[1:-1])
+    }
+    said, got, given = text.rpartition(", got ")
+    rare = {value: reference for value, reference in found.items() if not _COMMON.fullmatch(value)}
+    return _replaced(said, rare) + got + _replaced(given, found) if got else _replaced(text, found)
+
+
+def _replaced(text: str, references: Mapping[str, str]) -> str:
+    """Longer values first, each as whole words."""
+    if not references:
+        return text
+    values = "|".join(re.escape(value) for value in sorted(references, key=len, reverse=True))
+    return re.sub(rf"(?<!\w)(?:{values})(?!\w)", lambda match: references[match[0]], text)
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """A value and, of a node, all that is in it, as errors show them."""
+    yield str(value)
+    for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _leaves(part)
+
+
+def _note(value: str, reference: str) -> None:
+    variables = {name: os.environ[name] for name in _NAME.findall(reference) if name in os.environ}
+    if value and variables and not any(name.startswith(OWN) for name in variables):
+        _taken[value] = (reference, variables)
 
 
 def referring(config: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,6 +105,13 @@ def _signs(plain: Any, shown: Any, path: Path) -> Iterator[tuple[Path, Any]]:
         yield path, shown
 
 
+def read(key: str, *default: Any) -> Any:
+    """OmegaConf's `oc.env`, which notes what it gives."""
+    if key in os.environ:
+        _note(os.environ[key], f"{SIGN}{key}}}")
+    return oc.env(key, *default)
+
+
 @contextmanager
 def _signed() -> Iterator[None]:
     """`oc.env` gives the reference of a variable that is set; a default stays what it is."""
@@ -63,4 +123,4 @@ def _signed() -> Iterator[None]:
     try:
         yield
     finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+        OmegaConf.register_new_resolver("oc.env", read, replace=True)

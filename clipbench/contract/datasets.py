@@ -12,6 +12,7 @@ from torch import Tensor
 from clipbench.config.build import instantiate
 from clipbench.contract.promises import Finding
 from clipbench.data.base import Batch, Data, Dataset
+from clipbench.wording import amount
 
 SAMPLES = 4
 
@@ -50,7 +51,9 @@ def _splits(data: Data) -> Finding:
     for split in ("validation", "test"):
         counts = [sum(len(batch.inputs) for batch in data.evaluation(split, size)) for size in (SAMPLES, 7)]
         if counts != [data.sizes[split]] * 2:
-            return Finding("splits", False, f"{split} has {data.sizes[split]} samples, its evaluation gave {counts}")
+            return Finding(
+                "splits", False, f"{split} has {amount(data.sizes[split], 'sample')}, its evaluation gave {counts}"
+            )
     return Finding("splits", True, "an evaluation gives every sample of a split once")
 
 

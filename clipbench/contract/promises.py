@@ -65,11 +65,11 @@ def effect(method: Method, bench: Bench) -> Finding:
     if _plain(method):
         return Finding("effect", None, "it is plain SGD")
     for place in _own(method):
-        strong = alone(method, place)
+        strong = only(method, place)
         if bench.train(strong).same_weights(bench.train(without(strong, [place]))):
             return Finding("effect", False, f"{_named([place])} changes nothing{_by(method, place)}")
     for tau in taus(method):
-        strong = alone(method, tau)
+        strong = only(method, tau)
         for value in SOME:
             if bench.train(at(strong, {tau: value})).same_weights(bench.train(strong)):
                 why = f"the weights are the same at {_named([tau])} = {TINY:g} and {value:g}"
@@ -113,7 +113,7 @@ def strongest(method: Method) -> dict[str, Any]:
     return at(method, dict.fromkeys(taus(method), TINY))
 
 
-def alone(method: Method, place: Place) -> dict[str, Any]:
+def only(method: Method, place: Place) -> dict[str, Any]:
     """What is τ at `place` or below it tiny, every other τ ∞."""
     inside = {tau: tau[: len(place)] == place for tau in taus(method)}
     return at(method, {tau: TINY if within else math.inf for tau, within in inside.items()})
@@ -125,7 +125,7 @@ def settings(method: Method) -> list[dict[str, Any]]:
     found = [dict(method)]
     if places:
         found += [at(method, dict.fromkeys(places, value)) for value in (TINY, *SOME)]
-    return found + ([alone(method, tau) for tau in places] if len(places) > 1 else [])
+    return found + ([only(method, tau) for tau in places] if len(places) > 1 else [])
 
 
 def _own(method: Method) -> list[Place]:

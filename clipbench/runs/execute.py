@@ -55,8 +55,8 @@ def _record(job: Job, recorder: Recorder, tracker: Tracker, watch: Watch | None)
         recorder.resume(job)
         recorder.begin(job)
         tracker.start(recorder.info, recorder.config, job.rows)
-        alone = recorder.request.options.role == "single"  # a tuning says a line of each of its runs
-        with signals.obeyed(job) as wish, Progress(job, lines=alone) as progress:
+        single = recorder.request.options.role == "single"  # a tuning says a line of each of its runs
+        with signals.obeyed(job) as wish, Progress(job, lines=single) as progress:
             for rows in job.run():
                 progress.advance(rows)
                 tracker.log(rows)

@@ -14,7 +14,7 @@ HIDDEN = ("data.root", "paths.results", "paths.tuned")  # where a resumed batch 
 UNSEEN = ("method.tuning", "tuning", "calibration", "tuned")  # how a tuning goes about it: no run depends on that
 
 
-def alone(request: Request) -> str:
+def why_alone(request: Request) -> str:
     """Why this run goes alone; empty where it may go together with others."""
     options = request.options
     if request.study:
@@ -49,7 +49,7 @@ def groups(requests: Sequence[Request], size: int) -> list[list[Request]]:
     """Batches of at most `size` runs that may go together, in the order in which they come; none of one run alone."""
     by_kin: dict[str, list[Request]] = {}
     for request in requests:
-        if not alone(request):
+        if not why_alone(request):
             by_kin.setdefault(kin(request), []).append(request)
     rounds: dict[int, list[list[Request]]] = {}  # the first batches of all kinds come before the second ones
     for members in by_kin.values():

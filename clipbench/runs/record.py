@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,9 +129,9 @@ class Record:
 
         atomic_write(self.folder / "checkpoint.pt", save)
 
-    def write_error(self, error: BaseException) -> None:
+    def write_error(self, text: str) -> None:
         """`error.txt`: the traceback of a failed run, for its user; `make collect` leaves it behind."""
-        atomic_text(self.folder / "error.txt", "".join(traceback.format_exception(error)))
+        atomic_text(self.folder / "error.txt", text)
 
     def clean(self) -> None:
         """Remove the checkpoint, an earlier failure's traceback and what a killed write left aside."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from clipbench.config.environment import hidden
 from clipbench.errors import RecordError
 from clipbench.runs import checkpoint, provenance
 from clipbench.runs.equal import same
@@ -100,10 +102,10 @@ class Recorder:
         """Write that the run failed, and why. Never raises: the disk may be the very thing that failed."""
         self.info = self.info or self._first_info(report)
         self._close(report, "failed")
-        self.info["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        self.info["error"] = hidden(f"{type(error).__name__}: {error}").splitlines()[0]
         with contextlib.suppress(RecordError):
             self.record.write_info(self.info)
-            self.record.write_error(error)
+            self.record.write_error(hidden("".join(traceback.format_exception(error))))
 
     def _wall(self) -> float:
         return float(self._wall_before + time.monotonic() - self._began)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first asks a job to stop at its next step, a second one acts at once."""
+"""SIGINT and SIGTERM: the first stops a job at its next step or batch of an evaluation, a second acts at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from clipbench.errors import Interrupted
 
-SAID = b"clipbench: stopping after this step or evaluation (once more: at once)\n"
+SAID = b"clipbench: stopping after this step or batch of the evaluation (once more: at once)\n"
 
 
 class Stoppable(Protocol):

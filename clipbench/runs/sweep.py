@@ -6,23 +6,21 @@ so that a sweep that is started again says how much of it is already done.
 
 from __future__ import annotations
 
-import copy
 import statistics
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from clipbench.cli.compose import CONFIG_PATH, compose_node, resolve
+from clipbench.cli.compose import CONFIG_PATH, Compositions, compose_node
+from clipbench.config.environment import hidden
 from clipbench.errors import ConfigError, RecordError
 from clipbench.runs.catalogue import Known, look
 from clipbench.runs.progress import duration
@@ -30,6 +28,7 @@ from clipbench.runs.record import State
 from clipbench.runs.recorder import Outcome
 from clipbench.runs.request import Request, request
 from clipbench.runs.together import run_together
+from clipbench.wording import amount
 
 WORDS = {"absent": "not begun", "running": "unfinished"}
 
@@ -53,7 +52,7 @@ class Sweep:
         known = self.known()
         left = [one for one, found in zip(self.requests, known, strict=True) if found.place is None]
         resumable = sum((one.folder / "checkpoint.pt").exists() for one in left)
-        line = f"sweep: {len(known)} runs, {len(known) - len(left)} done, {len(left)} to do"
+        line = f"sweep: {amount(len(known), 'run')}, {len(known) - len(left)} done, {len(left)} to do"
         line += f" ({resumable} of them begun)" if resumable else ""
         line = f"{line}; {_estimate(left, self.requests, [found.state for found in known])}" if left else line
         if travelled := sum(found.travelled for found in known):
@@ -75,7 +74,8 @@ class Sweep:
         except (ConfigError, RecordError):
             raise
         except Exception as error:
-            print(f"together: {type(error).__name__}: {error}; the runs go alone".splitlines()[0], file=sys.stderr)
+            why = hidden(f"{type(error).__name__}: {error}").splitlines()[0]
+            print(f"together: {why}; the runs go alone", file=sys.stderr)
 
     def report(self) -> None:
         """Print the number of runs by status, and where the records of the failed ones are."""
@@ -102,7 +102,7 @@ def shown(outcome: Outcome) -> str:
     ]
     seconds = info.get("seconds", {}).get("train", 0.0)
     status = f"{outcome.status}{' (already done)' * outcome.found}"
-    head = f"{status}: {info.get('method')} seed {info.get('seed')}, {info.get('steps_done')} steps"
+    head = f"{status}: {info.get('method')} seed {info.get('seed')}, {amount(str(info.get('steps_done')), 'step')}"
     return f"{head} in {seconds:.1f} train seconds; {', '.join(metrics)}"
 
 
@@ -122,34 +122,14 @@ def requests(node: DictConfig, words: Sequence[str]) -> list[Request]:
     if odd := next((one for one in parsed if one.is_interval_sweep()), None):
         raise ConfigError(f"a sweep must be a,b or choice(…), range(…) or glob(…), got {odd.input_line}")
     (split,) = BasicSweeper.split_arguments(parsed, None)
-    bases: dict[tuple[str, ...], DictConfig] = {}
+    compositions, groups = Compositions(), set(node.hydra.runtime.choices)
     found = []
     for overrides in split:
         try:
-            found.append(request(_compose([*places, *overrides], set(node.hydra.runtime.choices), bases)))
+            found.append(request(compositions.of([*places, *overrides], groups)))
         except (ConfigError, HydraException, OmegaConfBaseException):
             continue
     return found
-
-
-def _compose(overrides: Sequence[str], groups: set[str], bases: dict[tuple[str, ...], DictConfig]) -> dict[str, Any]:
-    """The resolved config of one run; what only changes values is laid over a composition made once per choice."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-
-    def is_value(override: Override) -> bool:
-        composed = override.key_or_group in groups or override.key_or_group.startswith("hydra.")
-        return override.type is OverrideType.CHANGE and not composed and not override.package
-
-    values = [override for override in parsed if is_value(override)]
-    choice = tuple(text for text, override in zip(overrides, parsed, strict=True) if not is_value(override))
-    if choice not in bases:
-        bases[choice] = compose_node(choice)
-    config = copy.deepcopy(bases[choice])
-    for override in values:
-        if OmegaConf.select(config, override.key_or_group, default=config) is config:
-            raise ConfigError(f"{override.key_or_group} is not an option")
-        OmegaConf.update(config, override.key_or_group, override.value())
-    return resolve(config, config.hydra.runtime.choices, overrides)
 
 
 def _estimate(left: Sequence[Request], known: Sequence[Request], states: Sequence[State]) -> str:
@@ -163,4 +143,4 @@ def _estimate(left: Sequence[Request], known: Sequence[Request], states: Sequenc
     anyone = statistics.mean(value for values in seconds.values() for value in values)
     total = sum(statistics.mean(seconds.get(one.method, [anyone])) for one in left)
     finished = sum(len(values) for values in seconds.values())
-    return f"about {duration(total)}, judged by {finished} finished runs"
+    return f"about {duration(total)}, judged by {amount(finished, 'finished run')}"

@@ -16,7 +16,7 @@ from clipbench.errors import RunLocked, Stopped
 from clipbench.runs import catalogue, signals
 from clipbench.runs.batch_file import BatchFile, unfinished
 from clipbench.runs.job import Report
-from clipbench.runs.kinship import alone, groups
+from clipbench.runs.kinship import groups, why_alone
 from clipbench.runs.progress import Progress
 from clipbench.runs.record import Record
 from clipbench.runs.recorder import Outcome, Recorder, Say
@@ -50,7 +50,7 @@ def run_together(requests: Sequence[Request], say: Say = print) -> list[Outcome]
     if size < 2:
         return []
     wanted = [request for request in requests if not catalogue.find(request, lambda _: None)]
-    reasons = {why for request in wanted if (why := alone(request))}
+    reasons = {why for request in wanted if (why := why_alone(request))}
     for why in sorted(reasons):
         say(f"together: some runs go alone: {why}")
     outcomes: list[Outcome] = []

@@ -18,6 +18,7 @@ from clipbench.config import schema
 from clipbench.errors import ConfigError
 from clipbench.runs import probe
 from clipbench.runs.execute import execute
+from clipbench.wording import amount
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -56,7 +57,10 @@ def compare(commit: str, cases: Sequence[tuple[str, str, bool]], say: Any = prin
             [f"experiment={experiment}", f"method={method}", *([probe.BATCHED] if together else [])]
             for experiment, method, together in cases
         ]
-        say(f"{len(cases)} short runs of {probe.STEPS} steps, undisturbed and resumed, under {commit} and this code")
+        say(
+            f"{amount(len(cases), 'short run')} of {probe.STEPS} steps, undisturbed and resumed, "
+            f"under {commit} and this code"
+        )
         before, after = _probed(old, words), _probed(PACKAGE.parent, words)
     found = []
     for (experiment, method, together), was, now in zip(cases, before, after, strict=True):

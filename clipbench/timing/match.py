@@ -12,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from clipbench.wording import amount
+
 # What a row must share with its method's runs beside the machine: its column, and what a note calls it.
 SHARED = {
     "precision": "precision", "samples_per_step": "samples per step", "fingerprint": "code", "tuned": "tuned settings",
@@ -33,7 +35,7 @@ def matching(table: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, str
     }
     known = {machine: counts[machine] for machine in sessions if counts[machine]}
     if not known:
-        used = ", ".join(sorted({f"{device}, {threads} threads" for device, threads in counts}, key=str))
+        used = ", ".join(sorted({f"{device}, {amount(threads, 'thread')}" for device, threads in counts}, key=str))
         return table.iloc[:0], f"No calibration was made on the runs' machine ({used or 'no runs'})."
     most = [machine for machine, count in known.items() if count == max(known.values())]
     latest = [machine for machine in most if sessions[machine] == max(sessions[m] for m in most)]
@@ -42,16 +44,20 @@ def matching(table: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, str
     if len(most) > 1:
         others = len(most) - 1
         notes.append(
-            f"Calibrated on {device}, {threads} threads: {others} other(s) fit as many runs, this one is newer."
+            f"Calibrated on {device}, {amount(threads, 'thread')}: "
+            f"{amount(others, 'other machine')} made as many runs, this calibration is newer."
         )
     rows = table[(table["device"] == device) & (table["threads"] == threads)]
-    kept = []
+    kept, unlike = [], {}  # type: tuple[list[Any], dict[str, list[str]]]
     for index, row in rows.iterrows():
         why = _mismatch(row.to_dict(), [kind for kind in kinds if kind["method"] == row["method"]])
         if why:
-            notes.append(f"The calibration of {row['method']} is of another {why}.")
+            unlike.setdefault(why, []).append(str(row["method"]))
         else:
             kept.append(index)
+    for why, methods in unlike.items():
+        verb = "is" if len(methods) == 1 else "are"
+        notes.append(f"The calibration{'s' * (verb == 'are')} of {', '.join(methods)} {verb} of another {why}.")
     return rows.loc[kept], " ".join(notes)
 
 

@@ -48,7 +48,7 @@ class Session(NamedTuple):
     notes: list[str]
 
 
-def measure(configs: Mapping[str, Mapping[str, Any]], baseline: str) -> Session:
+def session_of(configs: Mapping[str, Mapping[str, Any]], baseline: str) -> Session:
     """Time the methods of `configs` (method → resolved config), all on the same data and device.
 
     Raises ConfigError where plain training does not stay finite.

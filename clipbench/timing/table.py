@@ -20,6 +20,7 @@ from clipbench.runs.files import atomic_write, set_aside, try_lock
 from clipbench.runs.parquet import read_frame
 from clipbench.timing.footprint import Footprint
 from clipbench.timing.session import Session
+from clipbench.wording import amount
 
 KEY = ["experiment", "device", "threads"]
 
@@ -101,8 +102,9 @@ def markdown(frame: pd.DataFrame, baseline: str) -> str:
         "of it in the steps, MB", "settings",
     ]  # fmt: skip
     lines = [
-        f"Step time of {first['experiment']}: {first['device']}, {first['threads']} threads, {first['n']} interleaved "
-        f"rounds of {first['repeats']} steps, from the weights after {first['train_steps']} steps of {baseline}; "
+        f"Step time of {first['experiment']}: {first['device']}, {amount(first['threads'], 'thread')}, "
+        f"{first['n']} interleaved rounds of {first['repeats']} steps, "
+        f"from the weights after {first['train_steps']} steps of {baseline}; "
         "ratio of medians with 95 % interval; spread: interquartile range over median.",
         "",
         f"| {' | '.join(columns)} |",

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from clipbench.runs.finals import best_metrics, final_metrics
 from clipbench.runs.job import Row
 from clipbench.training.batches import Batches
 from clipbench.training.clock import Clock
-from clipbench.training.evaluation import at_least_single, evaluate
+from clipbench.training.evaluation import Abandoned, at_least_single, evaluate
 from clipbench.training.figures import Figures
 from clipbench.training.seeding import derive, generator
 from clipbench.training.setup import Setup
@@ -46,26 +47,29 @@ class Trainer:
         self.done = 0
         self.rows: list[Row] = []
         self.status = "running"
-        self._stopping = False
+        self._stopping = self._abandoned = False
         self._last_evaluation = 0.0
 
     def run(self) -> Iterator[list[Row]]:
-        """Train to the end, to divergence or until `stop`, yielding the new rows whenever the clock stands still."""
+        """Train to the end, to divergence or until `stop`, yielding the new rows whenever the clock stands still.
+
+        An evaluation that a stop left unfinished is made up for first.
+        """
         self.setup.model.train()
         memory.forget_peak(self.device)
         self._last_evaluation = time.monotonic()
-        if not self.rows:
-            yield self._kept(self._evaluation_rows())
+        if self._evaluation_owed() and (rows := self._evaluation_rows()):
+            yield self._kept(rows)
         while self.status == "running" and self.done < self.steps and not self._stopping:
             self.clock.start()
             steps = self._to_boundary()
             self.clock.stop(steps)
             yield self._kept(self._due_rows())
-        if self.status == "running" and self.done >= self.steps:
+        if self.status == "running" and self.done >= self.steps and not self._abandoned:
             self.status = "ok"
 
     def stop(self) -> None:
-        """Let `run` end after the step under way."""
+        """Let `run` end after the step, or the evaluation's batch, under way."""
         self._stopping = True
 
     def step(self, step: int) -> dict[str, Tensor]:
@@ -149,6 +153,11 @@ class Trainer:
             return self.done % every == 0
         return time.monotonic() - self._last_evaluation >= float(every[:-1])
 
+    def _evaluation_owed(self) -> bool:
+        """Whether there is one at this step, whenever it is made: at the first, the last and by count."""
+        every = self.setup.options.eval_every
+        return self.done in (0, self.steps) or (isinstance(every, int) and self.done % every == 0)
+
     def _training_rows(self) -> list[Row]:
         """Means over the steps since the last such rows; here the run learns that it has diverged."""
         values = self.figures.means()
@@ -165,15 +174,24 @@ class Trainer:
     def _evaluation_rows(self) -> list[Row]:
         """Metrics on the validation split and, but in tuning, on the test split, which no selection reads."""
         rows = self._metric_rows("validation")
-        if self.status == "running" and self.setup.options.role != "tune":
+        if self.status == "running" and not self._abandoned and self.setup.options.role != "tune":
             rows += self._metric_rows("test")
         self._last_evaluation = time.monotonic()
         return rows
 
     def _metric_rows(self, split: str) -> list[Row]:
+        """Those of a whole split; none where a stop comes before its end, and none that there are already."""
+        here = takewhile(lambda row: row["step"] == self.done, reversed(self.rows))
+        if any(row["split"] == split for row in here):
+            return []
         setup, start = self.setup, time.perf_counter()
-        with self._autocast():
-            metrics = evaluate(setup.model, setup.data, setup.dataset.task, split, setup.options.eval_batch_size)
+        task, size = setup.dataset.task, setup.options.eval_batch_size
+        try:
+            with self._autocast():
+                metrics = evaluate(setup.model, setup.data, task, split, size, lambda: self._stopping)
+        except Abandoned:
+            self._abandoned = True
+            return []
         self.clock.evaluation += max(0.0, time.perf_counter() - start)
         if split == "validation" and not math.isfinite(metrics["loss"]):
             self.status = "diverged"

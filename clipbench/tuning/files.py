@@ -17,6 +17,7 @@ from clipbench.tuning.plan import BASELINE, Plan
 from clipbench.tuning.reference import Measurement
 from clipbench.tuning.sequence import point
 from clipbench.tuning.study import Choice
+from clipbench.wording import amount
 
 
 def write(plan: Plan, method: str, choice: Choice) -> Path:
@@ -50,7 +51,7 @@ def render(plan: Plan, method: str, choice: Choice) -> str:
     """The file's text: where the values come from, the values, and the config that they were tuned with."""
     tuning, counts, settings = plan.options.tuning, choice.counts, choice.settings
     bad = ", ".join(f"{counts[kind]} {kind}" for kind in ("diverged", "failed", "pruned") if counts[kind])
-    length = f"{plan.options.steps} steps" if plan.options.steps else f"{plan.options.epochs:g} epochs"
+    length = amount(plan.options.steps, "step") if plan.options.steps else f"{plan.options.epochs:g} epochs"
     share = "unknown" if choice.share is None else f"{100 * choice.share:.3g} %"
     lines = [
         f"# Written by clipbench.tune for experiment={plan.experiment} method={method}; tuned=none switches it off.",

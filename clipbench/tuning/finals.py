@@ -9,6 +9,7 @@ from typing import Any
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from clipbench.config.environment import hidden
 from clipbench.errors import ConfigError, RecordError
 from clipbench.runs.execute import Outcome, Say, execute
 from clipbench.tuning.files import mark
@@ -48,7 +49,8 @@ class Finals:
                 raise
             except Exception as error:
                 self.study.tell(trial, state=TrialState.FAIL)
-                say(f"{self.method} final seed {seed} failed: {type(error).__name__}: {error}".splitlines()[0])
+                why = hidden(f"{type(error).__name__}: {error}").splitlines()[0]
+                say(f"{self.method} final seed {seed} failed: {why}")
                 return None
             self.slots.set(identity, "seed", seed)
             self.slots.set(identity, "status", outcome.status)

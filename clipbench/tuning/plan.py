@@ -13,8 +13,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from clipbench.cli.compose import CONFIG_PATH, IN_CHECKOUT, compose, compose_node, resolve
+from clipbench.cli.compose import CONFIG_PATH, IN_CHECKOUT, Compositions, compose_node, resolve
 from clipbench.config import schema
+from clipbench.config.trust import allow_typed
 from clipbench.config.tuned import folders
 from clipbench.errors import ConfigError
 from clipbench.runs.request import request
@@ -37,6 +38,7 @@ class Plan:
 
     `spaces`, `trials` and `bases` (the config that a method's trials start from) are by method, the baseline's among
     the spaces and the bases whether it is tuned or not; `like` are the methods that take another's settings.
+    `compositions` keeps what Hydra composed for a method, which the configs of all its runs share.
     """
 
     experiment: str
@@ -46,6 +48,7 @@ class Plan:
     trials: dict[str, int]
     bases: dict[str, dict[str, Any]]
     like: dict[str, str]
+    compositions: Compositions
 
     @property
     def methods(self) -> list[str]:
@@ -97,7 +100,7 @@ class Plan:
 
     def config(self, method: str, settings: Mapping[str, Any], **marks: Any) -> dict[str, Any]:
         """The config of one run; `marks` are role, trial and seed."""
-        return compose([*self.overrides, f"method={method}", "tuned=none", *words(marks), *words(settings)])
+        return self.compositions.config([*self.overrides, f"method={method}", "tuned=none"], {**marks, **settings})
 
 
 def acts_below_threshold(node: Any) -> bool:
@@ -141,11 +144,13 @@ def plan(overrides: Sequence[str]) -> Plan:
     explicit = any(override.key_or_group == "tuning.trials" for override in parsed)
     wanted = tuning.methods or swept_methods(node)
     like = {method: tuning.like[method] for method in wanted if method in tuning.like}
-    spaces, trials, bases = {}, {}, {}
+    spaces, trials, bases, compositions = {}, {}, {}, Compositions()
+    allow_typed(overrides)
     for method in dict.fromkeys([BASELINE, *wanted]):
         if method in like:
             continue
-        own = compose([*overrides, f"method={method}", "tuned=none", "role=tune", f"seed={tuning.seed}"])
+        choice = [*overrides, f"method={method}", "tuned=none"]
+        own = compositions.config(choice, {"role": "tune", "seed": tuning.seed})
         schema.check(own)
         bases[method] = own
         if method not in wanted and tuning.protocol == "paper":
@@ -160,7 +165,7 @@ def plan(overrides: Sequence[str]) -> Plan:
     for method, other in like.items():
         if other not in trials:
             raise ConfigError(f"tuning.like of {method} must be among the methods tuned, got {other}")
-    return Plan(options.experiment, options, tuple(overrides), spaces, trials, bases, like)
+    return Plan(options.experiment, options, tuple(overrides), spaces, trials, bases, like, compositions)
 
 
 def swept_methods(node: DictConfig) -> list[str]:

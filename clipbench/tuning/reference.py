@@ -61,7 +61,7 @@ class Measurement(NamedTuple):
     settings: dict[str, Any]
 
 
-def measure(config: Mapping[str, Any], paths: Sequence[str], settings: Mapping[str, Any]) -> Measurement:
+def ranges_of(config: Mapping[str, Any], paths: Sequence[str], settings: Mapping[str, Any]) -> Measurement:
     """The ranges of the thresholds at `paths` of `config`, which has `settings` in it already.
 
     Raises ConfigError where a path's clipper tells its threshold nothing, or all it tells is the same.

@@ -8,9 +8,10 @@ from optuna.storages import BaseStorage
 
 from clipbench.runs.execute import Say
 from clipbench.tuning.plan import Plan, words
-from clipbench.tuning.reference import Measurement, measure
+from clipbench.tuning.reference import Measurement, ranges_of
 from clipbench.tuning.slots import Slots
 from clipbench.tuning.study import open_study
+from clipbench.wording import amount
 
 MEASUREMENT = "measurement"
 
@@ -33,7 +34,7 @@ class Reference:
             settings = space.middle()
             marks = {"role": "tune", "seed": self.plan.options.tuning.seed}
             config = self.plan.config(self.method, settings, **marks)
-            found = measure(config, [leaf.path for leaf in space.measured], settings)
+            found = ranges_of(config, [leaf.path for leaf in space.measured], settings)
             self.slots.set(identity, MEASUREMENT, found._asdict())
             self.study.tell(self.slots.trials()[slot].number, 0.0)  # the bookkeeping's own value
             return found
@@ -48,7 +49,7 @@ class Reference:
 def described(found: Measurement) -> str:
     """One line: every range, from how many values of how many steps."""
     parts = [
-        f"{path} {low:g} … {high:g} clips 98 … 2 % of {found.values[path]} values"
+        f"{path} {low:g} … {high:g} clips 98 … 2 % of {amount(found.values[path], 'value')}"
         for path, (low, high) in found.ranges.items()
     ]
-    return f"{', '.join(parts)} in {found.steps} steps at {', '.join(words(found.settings))}"
+    return f"{', '.join(parts)} in {amount(found.steps, 'step')} at {', '.join(words(found.settings))}"

@@ -12,6 +12,7 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from clipbench.config.environment import hidden
 from clipbench.errors import ConfigError, RecordError, Stopped
 from clipbench.runs.execute import Outcome, Say, execute
 from clipbench.runs.job import Row
@@ -79,9 +80,10 @@ class Study:
             except (ConfigError, RecordError):
                 raise
             except Exception as error:
-                trial.set_user_attr("error", f"{type(error).__name__}: {error}".splitlines()[0])
+                why = hidden(f"{type(error).__name__}: {error}").splitlines()[0]
+                trial.set_user_attr("error", why)
                 self.study.tell(trial, state=TrialState.FAIL)
-                say(f"{self.method} trial {slot} failed: {type(error).__name__}: {error}".splitlines()[0])
+                say(f"{self.method} trial {slot} failed: {why}")
                 return None
             trial.set_user_attr("run_id", outcome.info["run_id"])
             trial.set_user_attr("status", outcome.status)

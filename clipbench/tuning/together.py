@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from clipbench.config.environment import hidden
 from clipbench.errors import ConfigError, RecordError
 from clipbench.runs.recorder import Outcome, Say
 from clipbench.runs.request import request
@@ -45,5 +46,6 @@ def _train(configs: Sequence[dict[str, Any]], say: Say) -> list[Outcome]:
     except (ConfigError, RecordError):
         raise
     except Exception as error:
-        say(f"together: {type(error).__name__}: {error}; its runs go alone".splitlines()[0])
+        why = hidden(f"{type(error).__name__}: {error}").splitlines()[0]
+        say(f"together: {why}; its runs go alone")
         return []

@@ -25,6 +25,7 @@ from clipbench.tuning.plan import BASELINE, Plan
 from clipbench.tuning.references import Reference, described
 from clipbench.tuning.storage import open_storage
 from clipbench.tuning.study import Choice, Study, settled
+from clipbench.wording import amount
 
 J = TypeVar("J", Study, Finals, Reference)
 POLL = 0.5  # seconds between two looks at what other workers still do
@@ -105,10 +106,11 @@ class Worker:
         total = sum(study.slots.count for study in self.studies)
         left = sum(len(study.slots.open()) for study in self.studies)
         finals = len(self.plan.options.tuning.final_seeds) * (len(self.studies) + len(self.plan.like))
-        self._print(f"tune {self.plan.experiment}: {total} trials, {left} to do, then up to {finals} final runs")
+        after = amount(finals, "final run")
+        self._print(f"tune {self.plan.experiment}: {amount(total, 'trial')}, {left} to do, then up to {after}")
         for study in self.studies:
             shared = f" ({study.shared} of them its baseline's)" if study.shared else ""
-            self._print(f"  {study.method}: {study.slots.count} trials{shared} over {study.space.describe()}")
+            self._print(f"  {study.method}: {amount(study.slots.count, 'trial')}{shared} over {study.space.describe()}")
 
     def _say(self, line: str) -> None:
         self._print(f"  {line}")

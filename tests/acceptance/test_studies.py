@@ -10,9 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from hydra.errors import HydraException
 
+from clipbench.cli.command import condense
 from clipbench.cli.compose import compose
 from clipbench.config import schema
+from clipbench.errors import ConfigError
+from clipbench.runs.execute import execute
 from tests.runs.helpers import info, values
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -100,10 +104,18 @@ def test_what_a_training_depends_on_is_no_part_of_a_study():
     (["study.seeds=hello"], "study.seeds must be a whole number, got hello"),
     (["+study.sceds=3"], "study.sceds is not an option"),
 ])  # fmt: skip
-def test_bad_input_is_one_line_and_status_2(words, message, tmp_path):
-    command = [sys.executable, "-m", "clipbench.run", f"paths.results={tmp_path}", "experiment=rates/smoke", *words]
+def test_bad_input_is_one_line(words, message, tmp_path):
+    with pytest.raises((ConfigError, HydraException)) as raised:
+        execute(compose([f"paths.results={tmp_path}", "experiment=rates/smoke", *words]))
+    said = condense(raised.value)
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_leaves_with_status_2(tmp_path):
+    words = [f"paths.results={tmp_path}", "experiment=rates/smoke", "study.power=3.0"]
+    command = [sys.executable, "-m", "clipbench.run", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert (done.returncode, done.stderr) == (2, "clipbench: study.power must be in (1, 2), got 3.0\n")
     assert not list(tmp_path.iterdir())

@@ -261,7 +261,7 @@ def test_two_experiments_never_share_a_file(tmp_path):
 
 
 def test_many_collects_at_once_lose_nothing(tmp_path):
-    roots = [tmp_path / str(number) for number in range(6)]
+    roots = [tmp_path / str(number) for number in range(4)]
     for seed, root in enumerate(roots):
         write_run(root, seed=seed)
     code = "import sys; from pathlib import Path; from clipbench.analysis import collect\n"
@@ -269,7 +269,7 @@ def test_many_collects_at_once_lose_nothing(tmp_path):
     commands = [[sys.executable, "-c", code, str(tmp_path / "result"), str(root)] for root in roots]
     processes = [subprocess.Popen(command) for command in commands]
     assert [process.wait(120) for process in processes] == [0] * len(roots)
-    assert sorted(load(tmp_path / "result", "toy/cpu").runs["seed"]) == list(range(6))
+    assert sorted(load(tmp_path / "result", "toy/cpu").runs["seed"]) == list(range(4))
 
 
 def test_trials_keep_final_metrics_and_twenty_points(tmp_path):

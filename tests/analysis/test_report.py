@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +76,16 @@ def test_summary_of_one_dataset_among_single_runs(tmp_path, capsys):
     assert "mlp on b" not in out
 
 
+def test_a_note_of_several_tables_stands_below_the_first(tmp_path, capsys):
+    for name in "abc":
+        write_run(tmp_path, experiment="single", dataset=name, config={"dataset": {"name": name}})
+    assert report.main(["summary", "single", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("ok / diverged / failed") == 3
+    assert out.count("Step time: RAW medians") == 1
+    assert out.index("Step time: RAW medians") < out.index("mlp on b")
+
+
 def test_figures_of_chosen_curves(root):
     report.main(["collect", "--results", str(root)])
     arguments = ["figures", "toy/cpu", "--results", str(root), "--curves", "validation/loss"]
@@ -129,7 +140,25 @@ def test_help_names_every_command(capsys):
 def test_the_report_command_imports_no_torch():
     code = "import sys, clipbench.report, clipbench.analysis.plots; print([m for m in sys.modules if m == 'torch'"
     code += " or m.startswith('clipbench.') and not m.startswith("
-    code += "('clipbench.analysis', 'clipbench.errors', 'clipbench.extras', 'clipbench.report', "
-    code += "'clipbench.runs', 'clipbench.timing'))])"
+    code += "('clipbench.analysis', 'clipbench.cli', 'clipbench.errors', 'clipbench.extras', 'clipbench.report', "
+    code += "'clipbench.runs', 'clipbench.timing', 'clipbench.wording'))])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_and_status_two(root, capsys, monkeypatch):
+    def refuse(self, *args, **options):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert report.main(["summary", "toy/cpu", "--results", str(root), "--into", str(root / "own")]) == 2
+    assert capsys.readouterr().err == f"error: {root / 'own' / 'data'}: Permission denied\n"
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = subprocess.Popen(
+        [sys.executable, "-m", "clipbench.report", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    command.stdout.close()  # as `| head -0`
+    assert command.stderr.read() == ""
+    assert command.wait(60) == 0

@@ -132,7 +132,7 @@ def test_a_calibration_of_other_code_is_not_used_and_that_is_said(tmp_path):
     (panel,) = panels(load(tmp_path, "toy/cpu"))
     times = step_times(panel, tmp_path)
     assert times.source == "raw"
-    assert "The calibration of norm_clip is of another code." in times.notes[0]
+    assert "The calibrations of sgd, norm_clip are of another code." in times.notes[0]
 
 
 def test_the_calibration_of_the_runs_own_machine_is_taken(tmp_path):

@@ -139,7 +139,7 @@ def test_a_check_s_message_is_one_line_wherever_it_is_raised(message: str, shown
 
 
 SWEEPS = [
-    (["method=glob(*orm_clip)"], "sweep: 1 runs, 0 done, 1 to do", 0),
+    (["method=glob(*orm_clip)"], "sweep: 1 run, 0 done, 1 to do", 0),
     (["seed=range(0,2)"], "sweep: 2 runs, 0 done, 2 to do", 0),
     (["optimizer.lr=interval(0,1)"], "got optimizer.lr=interval(0,1)", 2),
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clipbench import new
-from clipbench.errors import ConfigError
+from clipbench.errors import ConfigError, Unwritable
 from tests.cli.test_outside import RUN, python
 
 
@@ -63,3 +63,9 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"without twin_my_rule\.py"):
         new.main(["method", "my_rule", f"--into={tmp_path}"])
     assert [path.name for path in tmp_path.iterdir()] == ["twin_my_rule.py"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unwritable, match=r"--into must be a writable folder, got .*/file/x \(my_rule.py: "):
+        new.main(["method", "my_rule", "--into", str(tmp_path / "file" / "x")])

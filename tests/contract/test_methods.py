@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from clipbench.cli.compose import CONFIG_PATH, compose
+from clipbench.cli.compose import CONFIG_PATH
 from clipbench.config.trust import allow
 from clipbench.contract import Bench, Finding, examine, promises
 from clipbench.contract.parts import taus
 from clipbench.training.trainer import Trainer
+from tests.composed import composed
 from tests.contract import broken
 
 METHODS = sorted(path.stem for path in (Path(CONFIG_PATH) / "method").glob("*.yaml"))
@@ -43,7 +44,7 @@ def bench() -> Bench:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_keeps_the_contract(method: str, bench: Bench) -> None:
-    config = compose([f"method={method}"])["method"]
+    config = composed(f"method={method}")["method"]
     assert bool(taus(config)) == (method not in WITHOUT_TAU)
     findings = examine(config, bench)
     assert [each for each in findings if each.held is False] == []
@@ -137,6 +138,6 @@ class Forgetful(Trainer):
 def test_every_rule_that_remembers_would_be_caught_forgetting(
     method: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = compose([f"method={method}"])["method"]
+    config = composed(f"method={method}")["method"]
     monkeypatch.setattr("clipbench.contract.bench.Trainer", Forgetful)
     assert promises.state(config, bench).held is False

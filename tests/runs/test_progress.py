@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from clipbench.cli.compose import compose
+from clipbench.data.base import Batch
+from clipbench.data.vectors import VectorData
+from clipbench.errors import Interrupted
 from clipbench.runs.execute import execute
 from clipbench.runs.progress import PAUSE, Progress, duration, shown
 from clipbench.runs.signals import SAID
+from tests.runs.helpers import TINY, info, values
 
 SMALL = ["device=cpu", "steps=20", "eval_every=5", "log_every=10", "dataset.samples=64", "dataset.validation=16"]
 
@@ -113,3 +119,33 @@ def test_a_second_signal_acts_at_once(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "KeyboardInterrupt" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_within_an_evaluation_leaves_a_checkpoint_that_ends_the_same(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str) -> Path:
+        words = [*TINY, "device=cpu", "eval_batch_size=10", f"paths.results={tmp_path}/{name}"]
+        folder: Path = execute(compose(words), lambda line: None).folder
+        return folder
+
+    genuine, seen = VectorData.evaluation, 0
+
+    def evaluation(self: VectorData, split: str, size: int) -> Iterator[Batch]:
+        nonlocal seen
+        for batch in genuine(self, split, size):
+            seen += 1
+            if seen == 25:  # of 20 in each evaluation: the second one's, at step 10
+                os.kill(os.getpid(), number)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorData, "evaluation", evaluation)
+        with pytest.raises(Interrupted):
+            run("interrupted")
+    assert seen == 25
+    (left,) = (tmp_path / "interrupted").rglob("run.json")
+    assert (info(left.parent)["status"], (left.parent / "checkpoint.pt").exists()) == ("running", True)
+    assert {row[0] for row in values(left.parent) if row[3] == "validation"} == {0}
+    assert values(run("interrupted")) == values(run("undisturbed"))

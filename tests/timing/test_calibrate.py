@@ -19,7 +19,7 @@ from clipbench.config.tuned import base
 from clipbench.errors import ConfigError, RecordError
 from clipbench.timing import session, table
 from clipbench.timing.footprint import Footprint, footprint
-from clipbench.timing.session import measure
+from clipbench.timing.session import session_of
 from clipbench.timing.table import store
 
 SMALL = [
@@ -45,7 +45,7 @@ def frame(device: str = "A", threads: int = 2, experiment: str = "e/cpu", **rati
 
 
 def test_a_method_of_known_cost() -> None:
-    found = measure(configs(sgd=["method=sgd"], slow=SLOW), "sgd")
+    found = session_of(configs(sgd=["method=sgd"], slow=SLOW), "sgd")
     extra = found.timings["slow"].step_seconds - found.timings["sgd"].step_seconds
     assert 0.015 < extra < 0.2, "a busy machine lengthens a wait and never shortens it"
     assert found.timings["slow"].ratio.estimate > 2
@@ -71,7 +71,7 @@ def test_all_methods_start_from_the_same_trained_weights(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(session, "build", spy)
     monkeypatch.setattr(session, "interleave", interleave)
-    measure(configs(sgd=["method=sgd"], norm_clip=["method=norm_clip"]), "sgd")
+    session_of(configs(sgd=["method=sgd"], norm_clip=["method=norm_clip"]), "sgd")
     assert all(torch.equal(a, b) for a, b in zip(seen["sgd"], seen["norm_clip"], strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(seen["sgd"], seen["initial"], strict=True))
     assert setups[0].data is setups[1].data is setups[2].data
@@ -80,11 +80,11 @@ def test_all_methods_start_from_the_same_trained_weights(monkeypatch: pytest.Mon
 def test_plain_training_that_diverges_is_refused() -> None:
     diverging = configs(sgd=["method=sgd", "optimizer.lr=1e30", "calibration.train_steps=20"])
     with pytest.raises(ConfigError, match=r"calibration.train_steps must be few enough .* got 20"):
-        measure(diverging, "sgd")
+        session_of(diverging, "sgd")
 
 
 def test_a_method_that_diverges_while_measured_is_named() -> None:
-    found = measure(configs(sgd=["method=sgd"], other=["method=sgd", "optimizer.lr=1e30"]), "sgd")
+    found = session_of(configs(sgd=["method=sgd"], other=["method=sgd", "optimizer.lr=1e30"]), "sgd")
     assert len(found.notes) == 1
     assert found.notes[0].startswith("other's weights were not finite")
 

@@ -51,6 +51,20 @@ def test_a_row_that_differs_in_one_thing_from_one_run_is_left_out_and_said(chang
     assert note == f"The calibration of sgd is of another {name}."
 
 
+def test_methods_that_differ_in_the_same_thing_are_one_note() -> None:
+    rows = [row(), row("norm_clip"), row("ps_clip")]
+    others = [run(fingerprint="f2"), run("norm_clip", precision="bf16"), run("ps_clip", fingerprint="f2")]
+    assert match(rows, others) == (
+        [],
+        "The calibrations of sgd, ps_clip are of another code. The calibration of norm_clip is of another precision.",
+    )
+
+
+def test_one_thread_is_one() -> None:
+    note = match([row()], [run(threads=1)])[1]
+    assert note == "No calibration was made on the runs' machine (A, 1 thread)."
+
+
 def test_tuned_runs_take_tuned_rows() -> None:
     tuned = [row(tuned=True)]
     assert match(tuned, [run(role="final", tuned="trial 1 of 8 (ours, validation_loss)")]) == (tuned, "")
@@ -75,7 +89,7 @@ def test_the_machine_of_most_runs_decides_then_the_later_calibration_then_the_na
     assert (found, note) == ([rows[1]], "")
     found, note = match(rows, [run(), run(name="B"), run(name="C")])
     assert found == [rows[2]]
-    assert note.startswith("Calibrated on C, 2 threads: 2 other(s) fit as many runs")
+    assert note.startswith("Calibrated on C, 2 threads: 2 other machines made as many runs, this")
     for order in (rows[:2], rows[1::-1]):
         found, note = match(order, [run(), run(name="B")])
         assert [r["device"] for r in found] == ["A"]

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipbench.cli.compose import compose
 from clipbench.data import Spec
 from clipbench.models import MLP, Airbench, AlexNet, Transformer
 from clipbench.training import optimizers
+from tests.composed import composed
 
 Build = Callable[..., optimizers.Optimizer]
 ALL: dict[str, Build] = {name: getattr(optimizers, name) for name in ("sgd", "adam", "adamw", "muon", "matrix_sgd")}
@@ -147,7 +147,7 @@ def naive_muon_of_the_small_gpt(start: Tensor, gradients: list[Tensor], lr: floa
 
 def preset(name: str) -> dict[str, Any]:
     """The options of conf/optimizer/<name>.yaml."""
-    node = compose([f"optimizer={name}", "tuned=none"])["optimizer"]
+    node = composed(f"optimizer={name}")["optimizer"]
     return {key: value for key, value in node.items() if key not in ("name", "_target_")}
 
 

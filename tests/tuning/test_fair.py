@@ -101,7 +101,7 @@ def test_measured_thresholds_clip_what_they_should_in_the_first_steps(method: st
     with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
         node = compose_node(words)
         config = resolve(node, node.hydra.runtime.choices)
-    found = reference.measure(config, [path], {"optimizer.lr": 1e-6})
+    found = reference.ranges_of(config, [path], {"optimizer.lr": 1e-6})
     low, high = found.ranges[path]
     assert 0 < low < high
     shares = [share(config, path, value) for value in (low, high)]

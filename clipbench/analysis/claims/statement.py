@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from scipy import stats as scipy_stats
 
 from clipbench.analysis.stats import VERDICT_FROM, Interval
+from clipbench.wording import amount
 
 Side = Literal["above", "below"]
 State = Literal["shown", "refuted", "open"]
@@ -134,4 +135,4 @@ def _wanted(statements: Sequence[Statement]) -> str:
     known = [n for n in wanted if n is not None]
     if not known:
         return ""
-    return f" (about {max(known)} seeds would decide)" if len(known) == len(wanted) else ""
+    return f" (about {amount(max(known), 'seed')} would decide)" if len(known) == len(wanted) else ""

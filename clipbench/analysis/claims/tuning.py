@@ -14,6 +14,7 @@ from clipbench.analysis.claims.statement import Statement
 from clipbench.analysis.claims.training import Arm, capped_losses
 from clipbench.analysis.load import Experiment
 from clipbench.analysis.stats import Interval
+from clipbench.wording import amount
 
 RESAMPLES = 2000
 
@@ -37,7 +38,7 @@ def fewer_trials(
         effect = _weakest_win(tables[arm.label], [tables[r.label] for r in rivals], budgets, level)
         names = " and ".join(r.label for r in rivals)
         at = " and ".join(map(str, budgets))
-        text = f"expected best {metric.replace('_', ' ')} after {at} trials, log({arm.label}/{names}) < 0"
+        text = f"expected best {metric.replace('_', ' ')} after {amount(at, 'trial')}, log({arm.label}/{names}) < 0"
         statements.append(Statement(text, effect, "below", unit="log", group="adaptive", seeds=False))
     return statements
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from clipbench.data.sums import data_sum
 from clipbench.runs import memory
 from clipbench.runs.job import Row
 from clipbench.training.clock import Clock
+from clipbench.training.evaluation import Abandoned
 from clipbench.training.seeding import derive
 from clipbench.training.setup import Setup
 from clipbench.training.together.clippers import Each as EachClipper
@@ -54,7 +56,7 @@ class TogetherTrainer:
         self.optimizers = stacked_optimizers([setup.optimizer for setup in self.stacked.setups], self.stacked, say)
         self.figures = MemberFigures()
         self.done = 0
-        self._stopping = False
+        self._stopping = self._abandoned = False
         self._last_evaluation = 0.0
 
     @property
@@ -68,24 +70,29 @@ class TogetherTrainer:
         return next((member.rows for member in self.members if member.status == "running"), [])
 
     def run(self) -> Iterator[list[Row]]:
-        """Train until no member runs any more or until `stop`, yielding the new rows of all at every boundary."""
+        """Train until no member runs any more or until `stop`, yielding the new rows of all at every boundary.
+
+        An evaluation that a stop left unfinished is made up for first.
+        """
         for setup in self.stacked.setups:
             setup.model.train()
         memory.forget_peak(self.device)
         self._last_evaluation = time.monotonic()
-        if not any(member.rows for member in self.members):
-            yield self._evaluation_rows()
+        if self._evaluation_owed() and (rows := self._evaluation_rows()):
+            yield rows
+        if self.done >= self.steps and not self._abandoned:
+            self._end()
         while self.status == "running" and self.done < self.steps and not self._stopping:
             self.clock.start()
             steps = self._to_boundary()
             self.clock.stop(steps)
             rows = self._due_rows()
-            if self.done >= self.steps:
+            if self.done >= self.steps and not self._abandoned:
                 self._end()
             yield rows
 
     def stop(self) -> None:
-        """Let `run` end after the step under way."""
+        """Let `run` end after the step, or the evaluation's batch, under way."""
         self._stopping = True
 
     @torch.no_grad()
@@ -141,6 +148,11 @@ class TogetherTrainer:
             return self.done % every == 0
         return time.monotonic() - self._last_evaluation >= float(every[:-1])
 
+    def _evaluation_owed(self) -> bool:
+        """Whether there is one at this step, whenever it is made: at the first, the last and by count."""
+        every = self.options.eval_every
+        return self.done in (0, self.steps) or (isinstance(every, int) and self.done % every == 0)
+
     def _training_rows(self) -> list[Row]:
         """Means over the steps since the last such rows; here a member's run learns that it has diverged."""
         values = self.figures.means()
@@ -153,14 +165,22 @@ class TogetherTrainer:
     def _evaluation_rows(self) -> list[Row]:
         """Metrics on the validation split and, but in tuning, on the test split, which no selection reads."""
         rows = self._metric_rows("validation")
-        if self.status == "running" and self.options.role != "tune":
+        if self.status == "running" and not self._abandoned and self.options.role != "tune":
             rows += self._metric_rows("test")
         self._last_evaluation = time.monotonic()
         return rows
 
     def _metric_rows(self, split: str) -> list[Row]:
-        start = time.perf_counter()
-        values = evaluate(self.stacked, self.engine, split, [member.status == "running" for member in self.members])
+        """Those of a whole split; none where a stop comes before its end, and none that there are already."""
+        here = takewhile(lambda row: row["step"] == self.done, reversed(self.rows))
+        if any(row["split"] == split for row in here):
+            return []
+        start, wanted = time.perf_counter(), [member.status == "running" for member in self.members]
+        try:
+            values = evaluate(self.stacked, self.engine, split, wanted, lambda: self._stopping)
+        except Abandoned:
+            self._abandoned = True
+            return []
         self.clock.evaluation += max(0.0, time.perf_counter() - start)
         return self._add(split, values)
 

@@ -17,6 +17,11 @@ EXPERIMENTS = sorted(
     str(path.relative_to(Path(CONFIG_PATH, "experiment")).with_suffix(""))
     for path in Path(CONFIG_PATH, "experiment").rglob("smoke.yaml")
 )
+# The same data and model as another experiment, under another optimizer, accumulation or more methods.
+REPEATED = {
+    "gpt2_fineweb_adam", "gpt2_fineweb_sgd", "leaderboard_cifar100", "leaderboard_gpt", "leaderboard_pareto",
+    "mlp_pareto_adam", "ps_clip_accumulation_8x64", "shakespeare_adam", "shakespeare_sgd",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +39,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_there_are_experiments() -> None:
     assert "ps_clip_alexnet_cifar100/smoke" in EXPERIMENTS
+    assert {f"{name}/smoke" for name in REPEATED} < set(EXPERIMENTS)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment",
+    [e if e.partition("/")[0] not in REPEATED else pytest.param(e, marks=pytest.mark.slow) for e in EXPERIMENTS],
+)
 def test_the_smoke_size_runs(experiment: str, data: Path, tmp_path: Path) -> None:
     common = [f"experiment={experiment}", "device=cpu", f"paths.results={tmp_path}"]
     common += [f"data.root={data}", "data.verify=false", "data.download=false"]

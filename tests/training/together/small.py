@@ -11,12 +11,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from clipbench.cli.compose import CONFIG_PATH, compose
+from clipbench.cli.compose import CONFIG_PATH
 from clipbench.runs.request import Request, request
 from clipbench.training.setup import build
 from clipbench.training.together.building import build_all
 from clipbench.training.together.trainer import TogetherTrainer
 from clipbench.training.trainer import Trainer
+from tests.composed import composed
 
 SMALL = [
     "device=cpu", "model.widths=[24,24]", "model.bias=true", "batch_size=8", "dataset.samples=400",
@@ -66,7 +67,7 @@ def family(method: str, *overrides: str, rate: float = 0.002) -> list[Request]:
 
 
 def asked(*overrides: str) -> Request:
-    return request(compose(overrides))
+    return request(composed(*overrides))
 
 
 def alone(requests: Sequence[Request]) -> list[Trainer]:
