@@ -1,7 +1,7 @@
 """The leaderboard: every method's final runs on all tasks of conf/leaderboard.yaml, by one number a run.
 
-That number is the test error over the mean error of tuned SGD on the same task, where the error is the test loss, or
-one minus the test accuracy; a run that diverged or learned nothing has the trivial predictor's error. SGD is at 1, less
+That number is the test error over tuned SGD's (interquartile mean) on the same task, where the error is the test loss,
+or one minus the test accuracy; a run that diverged or learned nothing has the trivial predictor's error. SGD is at 1, less
 is better. Aggregates over tasks are those of Agarwal et al. (2021), arXiv:2108.13264; intervals resample the seeds
 within every task.
 """
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import yaml
+from scipy import stats as scipy_stats
 
 from clipbench.analysis import aggregate
 from clipbench.analysis.claims.outcomes import claims_file
@@ -106,7 +107,7 @@ def scores(results: Path, experiment: Experiment) -> dict[str, Score]:
     base = by_seed(chosen_runs(experiment, BASELINE, role="final"), final_value(metric), metric)
     if not base.values:
         return {}
-    scale = float(np.mean([_error(value, metric) for value in base.values.values()]))
+    scale = float(scipy_stats.trim_mean([_error(value, metric) for value in base.values.values()], 0.25))
     trials = sensitivity(experiment)
     near = {} if trials is None else {one.method: _near_best(one.loss) for one in trials.methods}
     goal, times = find_target(panel), step_times(panel, results)

@@ -24,7 +24,7 @@ from clipbench.wording import amount
 
 NAME = "leaderboard"
 SHOWN = 5  # profiles beside SGD's
-LIMITS = np.linspace(0.5, 2.0, 301)
+HIGHEST = 2.0  # of the profiles' axis
 COLUMNS = ["method", "error / SGD's, IQM", "P(better than SGD)", "p (Holm)", "diverged", "clipped",
            "trials near best", "steps to target / SGD's", "step time / SGD's"]  # fmt: skip
 ALPHA = 0.05
@@ -64,7 +64,7 @@ def table(board: Board) -> Table:
     runs = board.places[0].error.n if board.places else 0
     notes = [
         f"Final runs of tuned settings on {', '.join(board.tasks)}; {amount(runs, 'run')} a method. "
-        "A run's error is its test loss, or 1 − test accuracy, over the mean of SGD's on that task; a run that "
+        "A run's error is its test loss, or 1 − test accuracy, over SGD's (IQM) on that task; a run that "
         "diverged or learned nothing has the trivial predictor's.",
         "IQM: mean of the middle half over runs and tasks. Intervals: 95 %, seeds resampled within tasks. p: Wilcoxon "
         f"on seeds that both have, corrected over all methods; * below {ALPHA}.",
@@ -127,8 +127,10 @@ def _profiles(axis: Axes, board: Board) -> None:
     best = [place for place in board.places if place.method != BASELINE][:SHOWN]
     base = [place for place in board.places if place.method == BASELINE]
     shown = [*base, *best]
+    lowest = min(float(group.min()) for place in shown for group in place.ratios)
+    limits = np.linspace(0.95 * lowest, HIGHEST, 301)
     for place, look in zip(shown, looks([place.method for place in shown]), strict=True):
-        axis.plot(LIMITS, profile(place.ratios, LIMITS), color=look.colour, linestyle=look.dash, label=place.method)
+        axis.plot(limits, profile(place.ratios, limits), color=look.colour, linestyle=look.dash, label=place.method)
     axis.set_ylim(0, 1.02)
     axis.set_xlabel("test error / SGD's, at most")
     axis.set_ylabel("share of runs")
