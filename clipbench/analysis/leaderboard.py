@@ -1,9 +1,9 @@
 """The leaderboard: every method's final runs on all tasks of conf/leaderboard.yaml, by one number a run.
 
 That number is the test error over tuned SGD's (interquartile mean) on the same task, where the error is the test loss,
-or one minus the test accuracy; a run that diverged or learned nothing has the trivial predictor's error. SGD is at 1, less
-is better. Aggregates over tasks are those of Agarwal et al. (2021), arXiv:2108.13264; intervals resample the seeds
-within every task.
+or one minus the test accuracy; a run that diverged or learned nothing has the trivial predictor's error. SGD is at 1,
+less is better. Aggregates over tasks are those of Agarwal et al. (2021), arXiv:2108.13264; intervals resample the
+seeds within every task.
 """
 
 from __future__ import annotations
