@@ -94,8 +94,10 @@ def _equal(args: argparse.Namespace) -> int:
         cases = [
             (name, method, together)
             for name in names
-            for method in swept_methods(compose_node([f"experiment={name}"]))
-            for together in ((False, True) if _went_together(args.results, name) else (False,))
+            for method in dict.fromkeys(
+                [*swept_methods(compose_node([f"experiment={name}"])), *_published_methods(args.results, name)]
+            )
+            for together in ((False, True) if _went_together(args.results, name, method) else (False,))
         ]
     commit = resolved(args.equal)
     found = compare(commit, [case for case in cases if args.method in (None, case[1])])
@@ -117,14 +119,30 @@ def _equal(args: argparse.Namespace) -> int:
     return 0
 
 
-def _went_together(results: Path, experiment: str) -> bool:
-    """Whether published runs of the experiment were members of one program."""
+def _published_methods(results: Path, experiment: str) -> list[str]:
+    """The methods of an experiment's collected runs: more than its sweep has, where others were asked for. A study's
+    runs carry its own name there, which is no method.
+    """
+    from clipbench.analysis.load import load
+    from clipbench.runs.archive import data_file
+
+    path = data_file(results, experiment)
+    if not path.exists():
+        return []
+    runs = load(results, experiment).runs
+    trained = [not (config.get("study") or {}).get("_target_") for config in runs["config"]]
+    return sorted({method for method, kept in zip(runs["method"], trained, strict=True) if kept})
+
+
+def _went_together(results: Path, experiment: str, method: str) -> bool:
+    """Whether published runs of the method in the experiment were members of one program; some rules go alone."""
     from clipbench.analysis.load import load
     from clipbench.runs.archive import data_file
 
     if not data_file(results, experiment).exists():
         return False
     runs = load(results, experiment).runs
+    runs = runs[runs["method"] == method]
     return "together" in runs and bool(runs["together"].notna().any())
 
 

@@ -132,3 +132,14 @@ def test_equal_code_is_entered_and_other_code_is_not(
     assert done.returncode == 1
     assert "DIFFERENT" in done.stdout
     assert (tree / "conf/equal.yaml").read_text() == entry
+
+
+def test_methods_that_a_sweep_does_not_name_are_taken_from_what_is_published() -> None:
+    """The leaderboard runs every method; its experiment's own sweep names ten, and one rule of these goes alone."""
+    results = Path(__file__).parents[2] / "results"
+    found = verify._published_methods(results, "leaderboard_mlp/cpu")
+    assert {"median", "mix_clip", "stable_spam", "sgd"} <= set(found)
+    assert verify._went_together(results, "leaderboard_mlp/cpu", "median")
+    assert not verify._went_together(results, "leaderboard_mlp/cpu", "mix_clip")
+    assert verify._published_methods(results, "rates/cpu") == []
+    assert verify._published_methods(results, "absent/cpu") == []
