@@ -13,6 +13,8 @@ from clipbench.runs.archive import stem
 from clipbench.runs.files import atomic_text
 from clipbench.wording import amount
 
+MOST_METHODS = 16  # in a figure of an experiment: more lines and labels than these can be told apart by nobody
+
 
 def write_text(path: Path, text: str) -> Path:
     """Write `text` aside, then put it in its place."""
@@ -64,7 +66,8 @@ def write_figures(
 ) -> list[Path]:
     """results/figures/<the names of write_tables>.png and .svg; nothing for a panel without curves.
 
-    `rows` are (split, metric) pairs to draw, one below the other; without them, a choice by what there is.
+    `rows` are (split, metric) pairs to draw, one below the other; without them, a choice by what there is. Experiments
+    of more than `MOST_METHODS` methods have tables alone; the leaderboard has a figure of its own.
     """
     from clipbench.analysis import plots  # Matplotlib takes a second to import, tables can do without
     from clipbench.analysis.study_plots import study_figures
@@ -73,6 +76,8 @@ def write_figures(
     written = []
     for name in names:
         experiment = load(results, name)
+        if experiment.runs["method"].nunique() > MOST_METHODS:
+            continue
         for panel in panels(experiment):
             figure = plots.comparison(panel, results, baseline, rows)
             written += plots.save(figure, results, panel.slug) if figure is not None else []

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clipbench import report
+from clipbench.analysis.document import MOST_METHODS
 from tests.analysis.synthetic import write_comparison, write_run, write_tuning
 
 
@@ -162,3 +163,14 @@ def test_a_reader_that_leaves_early_is_no_error():
     command.stdout.close()  # as `| head -0`
     assert command.stderr.read() == ""
     assert command.wait(60) == 0
+
+
+def test_an_experiment_of_many_methods_has_tables_alone(tmp_path):
+    """Forty lines in one figure tell nobody anything."""
+    for number in range(MOST_METHODS + 1):
+        write_run(tmp_path, "sgd" if number == 0 else f"rule_{number}", 0, "many/cpu")
+    write_comparison(tmp_path, seeds=2)
+    assert report.main(["all", "--results", str(tmp_path)]) == 0
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"toy__cpu"}
+    assert (tmp_path / "tables" / "many__cpu.md").exists()
+    assert "figures/many__cpu" not in (tmp_path / "REPORT.md").read_text()
