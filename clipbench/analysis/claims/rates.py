@@ -71,7 +71,8 @@ def _cell(
     total = parts.sum(axis=1)
     without = pd.DataFrame({name: (total - parts[name]) / (parts.shape[1] - 1) for name in parts})
     bound = -(power - 1) / (3 * power - 2) + slack
-    place = f"{study.get('problem') or study.get('noise')}, p = {power:g}"
+    noise = f", {study['directions']} noise" if "directions" in study else ""  # matrices have it fixed or random
+    place = f"{study.get('problem') or study.get('noise')}{noise}, p = {power:g}"
     text = f"slope of {method} ≤ {bound:.3f}: {place}"
     statement = Statement(text, over_groups(whole, without, log_slope), "below", bound=bound, seeds=False)
     half = len(whole) // 2

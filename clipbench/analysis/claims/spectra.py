@@ -48,7 +48,7 @@ def outliers_move_few_values(
                 layers = _layers(table, kind, math.log(factor), math.log1p(bulk))
                 low, high = layers.low / layers.total, layers.high / layers.total
                 share = Interval(layers.likely / layers.total, low, high, layers.total)
-                text = f"share of {network}'s layers that {kind} move as claimed > ½"
+                text = f"share of {network}'s layers that outliers of the {kind} move as claimed > ½"
                 statements.append(Statement(text, share, "above", bound=0.5, unit="share", seeds=False))
     if not statements:
         raise Missing(f"{', '.join(experiments)} have no finished runs")
