@@ -44,9 +44,13 @@ def obeyed(job: Stoppable) -> Iterator[Wish]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def take(number: int, frame: FrameType | None) -> None:
-        wish.number = number
+        first, wish.number = wish.number is None, number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        if not first:  # it came before the handlers above were back
+            signal.raise_signal(number)
+            return
         job.stop()
-        signal.signal(number, before[signal.Signals(number)])
         with contextlib.suppress(OSError):
             os.write(2, SAID)  # print is not safe in a handler
 

@@ -18,7 +18,7 @@ from clipbench.data.vectors import VectorData
 from clipbench.errors import Interrupted
 from clipbench.runs.execute import execute
 from clipbench.runs.progress import PAUSE, Progress, duration, shown
-from clipbench.runs.signals import SAID
+from clipbench.runs.signals import SAID, obeyed
 from tests.runs.helpers import TINY, info, values
 
 SMALL = ["device=cpu", "steps=20", "eval_every=5", "log_every=10", "dataset.samples=64", "dataset.validation=16"]
@@ -100,6 +100,21 @@ def test_a_signal_is_answered_at_once_and_obeyed_within_a_step(number: int, tmp_
     assert time.monotonic() - before < 30, "far less than the run"
     assert b"interrupted: checkpoint written" in process.stderr.read()
     assert len(list(tmp_path.rglob("checkpoint.pt"))) == 1
+
+
+def test_a_second_signal_in_the_midst_of_the_first_acts_at_once() -> None:
+    class Restless:
+        asked = 0
+
+        def stop(self) -> None:
+            self.asked += 1
+            signal.raise_signal(signal.SIGINT)
+
+    job, before = Restless(), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), obeyed(job):
+        signal.raise_signal(signal.SIGTERM)
+    assert job.asked == 1
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 @pytest.mark.slow
