@@ -18,7 +18,7 @@ from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.placement import Placement
 from clipbench.per_sample.rules import Use
 from clipbench.per_sample.total import Part, total_norms
-from clipbench.per_sample.traces import Known, Reading, Trace
+from clipbench.per_sample.traces import OWN, Known, Reading, Trace
 
 
 class SampleGradients:
@@ -29,7 +29,7 @@ class SampleGradients:
         self.one_by_one = one_by_one  # through sub-graphs: what is there need not be linear
         self.finite = False  # whether all norms are known to be
         self.uses = found.uses
-        self.slow = SlowGradients(losses, list(found.slow.values())) if found.slow else None
+        self.slow = SlowGradients(losses, list(found.slow.values()), OWN in found.why.values()) if found.slow else None
         plan = found.plan
         self.shared: list[list[Reading]] = []
         self.entangled: list[Entangled] = []
@@ -126,12 +126,31 @@ class PerSampleGradients:
         """All uses with layouts and δ. Nodes whose rows are no samples' are passed on, for what reads their outputs."""
         while True:
             found = (trace_packed if self._packed else trace)(losses, self._params, self._known)
+            before = None if found.plan is not None else self._gradients()
             new, mixed = self._placement.place(losses, found, retain_graph)
+            if before is not None:
+                self._refuse_hidden(before)
             self._packed = self._packed or (new and packed(found))
             if not mixed:
                 return found
             self._odd = self._odd or any(use.shows_samples and len(losses) in use.lead for use in mixed)
             self._known.passed |= {found.key(use) for use in mixed}
+
+    def _gradients(self) -> list[tuple[Tensor | None, int]]:
+        """Every parameter's `.grad`, and how often it was written to."""
+        return [(p.grad, 0 if p.grad is None else p.grad._version) for p in self._params.values()]
+
+    def _refuse_hidden(self, before: Sequence[tuple[Tensor | None, int]]) -> None:
+        """Raise ValueError where a backward pass that goes to layers' outputs alone has written gradients."""
+        for (name, param), (old, version) in zip(self.model.named_parameters(), before, strict=True):
+            now = param.grad
+            if now is not old or (now is not None and now._version != version):
+                param.grad = old
+                raise ValueError(
+                    f"losses must not pass through functions that hide layers, got one whose backward adds to the "
+                    f"gradient of {name} by a backward pass of its own (as checkpoint(use_reentrant=True) does); give "
+                    "it the parameters as arguments, or use torch.utils.checkpoint.checkpoint(…, use_reentrant=False)"
+                )
 
     def _refuse_batch_statistics(self) -> None:
         for module in self.model.modules():

@@ -195,6 +195,14 @@ def _distances(grad: Tensor, first: Tensor, *_: Any) -> Tensor:
     return grad.sum(-1, keepdim=True).expand_as(first)
 
 
+def _pairs(grad: Tensor, points: Tensor, *_: Any) -> Tensor:
+    """Distances of all pairs of points (rows, width), in their order: each belongs to two rows, see `_distances`."""
+    rows = points.shape[0]
+    first, second = torch.triu_indices(rows, rows, 1)
+    each = grad.new_zeros(rows).index_add(0, first, grad).index_add(0, second, grad)
+    return each[:, None].expand_as(points)
+
+
 def _samplers(spatial: int) -> Callable[..., tuple[Tensor, Tensor]]:
     """An image (n, channels, *space) looked up at the places of a grid (n, *out, spatial)."""
 
@@ -239,6 +247,7 @@ SURROGATES: dict[str, Callable[..., Any]] = {
     "grid_sampler_2d_backward": _samplers(2),
     "grid_sampler_3d_backward": _samplers(3),
     "_cdist_backward": _distances,
+    "_pdist_backward": _pairs,
     "native_batch_norm_backward": _batch_norm,
     "cudnn_batch_norm_backward": lambda x, grad, *_: _batch_norm(grad, x, *[True] * 6),
     "_scaled_dot_product_flash_attention_for_cpu_backward": _attention,

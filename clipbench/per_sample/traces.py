@@ -18,6 +18,8 @@ KEPT = 64
 """Graphs whose reading is kept."""
 NUMBERED = 1024
 """Graphs that are told from others."""
+OWN = "below a function or hook of your own that need not be linear in its gradients"
+"""Why parameters are slow of which no sum over samples may be taken."""
 Reading = tuple[Use, str]
 """A use and the role in which it reads a parameter."""
 Key = tuple[object, ...]

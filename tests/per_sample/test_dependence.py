@@ -184,7 +184,7 @@ def test_what_a_program_reads_from_a_gradient_is_not_proven() -> None:
     use = uses_of(losses, layer)[0]
     with pytest.raises(Unprovable):
         track_owners(losses, use.edges)
-    assert prove(losses, [use]) == ["measure"]
+    assert prove(losses, [use]) == ["own"]
 
 
 def test_the_comparison_fails_without_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +197,9 @@ def test_the_comparison_fails_without_its_parts(monkeypatch: pytest.MonkeyPatch)
         return max(error(clipper, model, model(model.batch(n))) for n in (4, 4, 4, 4))
 
     assert worst("sorted") < 1e-5
+    monkeypatch.setattr(
+        placement.Placement, "_confirmed", lambda self, losses, uses, deltas, verdicts: verdicts
+    )  # which finds most of it
     with monkeypatch.context() as patch:
         patch.setattr(surrogates, "blur", lambda x, dims: x)
         patch.setattr(surrogates, "_zero_index", lambda index: index)
