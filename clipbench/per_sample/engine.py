@@ -15,10 +15,11 @@ from clipbench.per_sample.graph import packed, trace, trace_packed
 from clipbench.per_sample.heap import keep_freed_memory
 from clipbench.per_sample.joint import joint_norms, shared
 from clipbench.per_sample.layout import SampleWeights
+from clipbench.per_sample.mixing import refuse_mixed, suspicious
 from clipbench.per_sample.placement import Placement
 from clipbench.per_sample.rules import Use
 from clipbench.per_sample.total import Part, total_norms
-from clipbench.per_sample.traces import OWN, Known, Reading, Trace
+from clipbench.per_sample.traces import OWN, Key, Known, Reading, Trace
 
 
 class SampleGradients:
@@ -124,6 +125,8 @@ class PerSampleGradients:
 
     def _trace(self, losses: Tensor, retain_graph: bool) -> Trace:
         """All uses with layouts and δ. Nodes whose rows are no samples' are passed on, for what reads their outputs."""
+        suspect = False
+        passed = set(self._known.passed)
         while True:
             found = (trace_packed if self._packed else trace)(losses, self._params, self._known)
             before = None if found.plan is not None else self._gradients()
@@ -132,9 +135,20 @@ class PerSampleGradients:
                 self._refuse_hidden(before)
             self._packed = self._packed or (new and packed(found))
             if not mixed:
+                if suspect:
+                    self._refuse_mixed(found, passed)
                 return found
+            suspect = suspect or suspicious(mixed, found.uses, len(losses))
             self._odd = self._odd or any(use.shows_samples and len(losses) in use.lead for use in mixed)
             self._known.passed |= {found.key(use) for use in mixed}
+
+    def _refuse_mixed(self, found: Trace, passed: set[Key]) -> None:
+        """ValueError where samples are mixed (see `mixing`); then the next step is looked at as this one was."""
+        try:
+            refuse_mixed(found.uses)
+        except ValueError:
+            self._known.passed = passed
+            raise
 
     def _gradients(self) -> list[tuple[Tensor | None, int]]:
         """Every parameter's `.grad`, and how often it was written to."""

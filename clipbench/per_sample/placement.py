@@ -65,7 +65,7 @@ class Placement:
         """Set the layout of every use of `found` and hand it its δ; uses of unknown layout become slow.
 
         Returns whether the graph is a new one, and the uses whose rows samples share: then nothing was handed out, the
-        graph is kept, and the walk has to pass these on. Raises ValueError where samples mix in every use.
+        graph is kept, and the walk has to pass these on.
         """
         self._steps += 1
         n = losses.shape[0]
@@ -87,7 +87,6 @@ class Placement:
             verdicts, shared, unknown = self._measure(losses, uses, deltas, verdicts)
         elif open_ones:
             unknown = [use for use, verdict in zip(uses, verdicts, strict=True) if verdict == "measure"]
-        refuse_mixed(verdicts, uses, n)
         if shared:
             return known is None, shared
         own = [use for use, verdict in zip(uses, verdicts, strict=True) if verdict == "own"]
@@ -201,15 +200,3 @@ class Functions:
             self._linear.clear()
         self._linear |= seen - {None}
         return []
-
-
-def refuse_mixed(verdicts: Sequence[Verdict], uses: Sequence[Use], n: int) -> None:
-    """Raise ValueError where the samples mix in every use, and one that takes data shows their axis.
-
-    A table that is read by position is no such use.
-    """
-    if all(v == "mixed" for v in verdicts) and any(use.shows_samples and n in use.lead for use in uses):
-        raise ValueError(
-            "losses must depend on one sample each, got losses that mix samples: the gradient of one of them reaches "
-            "the others' rows in every layer (a batch statistic, a contrastive loss, or the mean taken too early?)"
-        )

@@ -65,7 +65,7 @@ def _described(
         for node, edges in order:
             kind = type(node)
             leaf = not edges and kind.__name__ == "AccumulateGrad"
-            shapes = [node.variable.shape] if leaf else [tuple(meta.shape) for meta in node._input_metadata]
+            shapes = [node.variable.shape] if leaf else [_shape(meta) for meta in node._input_metadata]
             if made and node in made:
                 add(tuple(shapes))
                 continue
@@ -88,6 +88,13 @@ def _described(
     except HiddenError:
         return None
     return tuple(parts)
+
+
+def _shape(meta: Any) -> tuple[int, ...]:
+    """The shape of a gradient. Raises HiddenError for what has none."""
+    if meta.is_nested_tensor:
+        raise HiddenError
+    return tuple(meta.shape)
 
 
 def _learn(kind: type) -> Kind:

@@ -41,7 +41,7 @@ ELEMENTWISE = frozenset({
     "tanh_backward", "log_sigmoid_backward", "softshrink_backward", "hardshrink_backward", "logit_backward",
     "_prelu_kernel_backward", "rrelu_with_noise_backward", "mse_loss_backward", "smooth_l1_loss_backward",
     "huber_loss_backward", "binary_cross_entropy_backward", "soft_margin_loss_backward", "copy", "conj", "real",
-    "fmod", "abs", "sgn", "ldexp", "sign", "sqrt", "square", "tanh", "nan_to_num",
+    "fmod", "abs", "sgn", "ldexp", "sign", "sqrt", "square", "tanh", "nan_to_num", "log", "exp",
 })  # fmt: skip
 """Operations of which an output entry depends on the gradient entries at its own place, whatever the other operands.
 
@@ -246,6 +246,7 @@ SURROGATES: dict[str, Callable[..., Any]] = {
     "adaptive_max_pool3d_backward": _pool(3),
     "grid_sampler_2d_backward": _samplers(2),
     "grid_sampler_3d_backward": _samplers(3),
+    "logcumsumexp": lambda x, dim: x.cumsum(dim),
     "_cdist_backward": _distances,
     "_pdist_backward": _pairs,
     "native_batch_norm_backward": _batch_norm,

@@ -80,6 +80,7 @@ KEPT_APART: dict[str, Path] = {
     "written by a slice": lambda h: _written(h),
     "norms": lambda h: h / h.norm(dim=2, keepdim=True),
     "logarithms": lambda h: h.logsumexp(1),
+    "logarithms of all sums": lambda h: h.logcumsumexp(1),
     "unfolded": lambda h: h.unfold(1, 2, 1),
     "differences": lambda h: h.diff(dim=1),
     "products": lambda h: h.transpose(1, 2) @ h,
@@ -126,6 +127,7 @@ MIXED: dict[str, Path] = {
     ),
     "parts exchanged": lambda h: torch.view_as_real(torch.complex(h, h.flip(0))).flatten(2),
     "cumulative sum over the batch": lambda h: h.cumsum(0),
+    "logarithms over the batch": lambda h: h.logcumsumexp(0),
 }
 
 
