@@ -3,9 +3,10 @@
 A per-sample gradient is read off δ, the gradient of Σ losses, row by row. That is right exactly where each row's δ
 comes from one loss alone; whose it is has to be known for ALL rows, of which zero ones are nobody's.
 
-Proven. For a new graph (see `signature`), owners are proven from its operations (see `dependence`). That holds for
-all data, and is kept: such steps cost nothing more and read nothing from the device. A proof takes several plain
-steps' time, so it is made for a model's first graphs, and then as earlier ones have paid for it.
+Proven. For a new graph (see `signature`), owners are proven from its operations (see `dependence`), and looked at once,
+on this step's gradients. That holds for all data, and is kept: such steps cost nothing more and read nothing from the
+device. A proof takes several plain steps' time, so it is made for a model's first graphs, and then as earlier ones have
+paid for it.
 Measured. Uses of which the graph does not prove every row's owner, since rows move by data (packed sequences, routed
 or masked tokens, samples sorted) or by constants that it hides (a write into a part of a tensor), and graphs of
 ever-new shapes, are measured at each step, on all samples and rows (see `probe`): rows of one sample each give a layout
