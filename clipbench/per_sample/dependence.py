@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import (
 )
 from torch.utils._pytree import tree_flatten
 
-from clipbench.per_sample.opaque import NoLeaks, Nonlinear, in_a_row, in_own_code
+from clipbench.per_sample.opaque import NoLeaks, Nonlinear, OnlyLinear, in_a_row, in_own_code
 from clipbench.per_sample.owners import Held, Memory, held_by, hold, owners_of, same_memory, whole, with_owners
 from clipbench.per_sample.spelling import Speller, Unprovable, combine, label_device
 from clipbench.per_sample.surrogates import (
@@ -250,6 +250,15 @@ def track_owners(losses: Tensor, edges: Sequence[Any], moving: bool = True) -> l
     if any(delta is not None and held_by(delta) is None for delta in deltas):
         raise Unprovable("a gradient that came another way")
     return [owners_of(delta) for delta in deltas]
+
+
+def check_linear(losses: Tensor, edges: Sequence[Any]) -> None:
+    """Raise Nonlinear unless all code of the user's own between losses (n,) and `edges` is sure to be linear."""
+    with _OnlyFakeModes():
+        ones = torch.ones_like(losses)
+        ones._of_gradients = True  # type: ignore[attr-defined]
+        with OnlyLinear(), NoLeaks(moving=False):
+            torch.autograd.grad(get_gradient_edge(losses), list(edges), ones, retain_graph=True, allow_unused=True)
 
 
 class _OnlyFakeModes:

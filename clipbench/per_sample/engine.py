@@ -147,7 +147,7 @@ class PerSampleGradients:
         try:
             refuse_mixed(found.uses)
         except ValueError:
-            self._known.passed = passed
+            self._known.forget(passed)
             raise
 
     def _gradients(self) -> list[tuple[Tensor | None, int]]:

@@ -13,14 +13,13 @@ move may not change from step to step.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
-from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten
@@ -116,14 +115,6 @@ class OnlyLinear(TorchDispatchMode):
                 if isinstance(leaf, Tensor):
                     leaf._of_gradients = True  # type: ignore[attr-defined]
         return out
-
-
-def check_linear(losses: Tensor, edges: Sequence[Any]) -> None:
-    """Raise Nonlinear unless all code of the user's own between losses (n,) and `edges` is sure to be linear."""
-    ones = torch.ones_like(losses)
-    ones._of_gradients = True  # type: ignore[attr-defined]
-    with OnlyLinear(), NoLeaks(moving=False):
-        torch.autograd.grad(get_gradient_edge(losses), list(edges), ones, retain_graph=True, allow_unused=True)
 
 
 def functions_in(losses: Tensor) -> list[Any]:

@@ -28,9 +28,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from clipbench.per_sample.care import readable
+from clipbench.per_sample.dependence import check_linear
 from clipbench.per_sample.layout import Layout, Layouts, RowLayout
 from clipbench.per_sample.measure import Measurement, rows_by_operations
-from clipbench.per_sample.opaque import HiddenError, Nonlinear, check_linear, described, functions_in
+from clipbench.per_sample.opaque import HiddenError, Nonlinear, described, functions_in
 from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to
 from clipbench.per_sample.pullback import nodes_below
 from clipbench.per_sample.rules import Use
@@ -195,7 +196,7 @@ class Functions:
             return []
         try:
             check_linear(losses, [edge for use in uses for edge in use.edges])
-        except Nonlinear:
+        except (Nonlinear, RuntimeError, TypeError, ValueError, AttributeError):  # or cannot be looked at
             return apart(losses, uses, self.judge)
         if len(self._linear) >= KEPT:
             self._linear.clear()
