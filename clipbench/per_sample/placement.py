@@ -76,12 +76,11 @@ class Placement:
         self._hits += known is not None
         verdicts = known if known is not None else self._judge(losses, found.uses, key)
         uses = found.uses
-        doubted = known is None and n > 1 and readable(losses) and any(isinstance(v, RowLayout) for v in verdicts)
-        again = retain_graph or doubted or any(isinstance(v, str) for v in verdicts) or bool(found.slow)
+        if known is None and n > 1 and readable(losses) and any(isinstance(v, RowLayout) for v in verdicts):
+            verdicts[:] = self._confirmed(losses, uses, verdicts)
+        again = retain_graph or any(isinstance(v, str) for v in verdicts) or bool(found.slow)
         again = again or any(use.whole_graph for use in uses)
         deltas = backward_to(uses, losses, torch.ones_like(losses), again) if uses else []
-        if doubted:
-            verdicts[:] = self._confirmed(losses, uses, deltas, verdicts)
         open_ones = "measure" in verdicts
         shared: list[Use] = []
         unknown: list[Use] = []
@@ -121,17 +120,15 @@ class Placement:
             self._verdicts[key] = verdicts
         return verdicts
 
-    def _confirmed(
-        self, losses: Tensor, uses: Sequence[Use], deltas: Deltas, verdicts: Sequence[Verdict]
-    ) -> list[Verdict]:
-        """New proofs, but "measure" for those that this step's gradients contradict.
+    def _confirmed(self, losses: Tensor, uses: Sequence[Use], verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """New proofs, but "measure" for those that this step's gradients contradict. Keeps the graph.
 
-        One more backward pass, once for a graph. A proof knows what torch's operations do; this finds an operation
+        Two more backward passes, once for a graph. A proof knows what torch's operations do; this finds an operation
         of which it knows too little.
         """
         proven = {index: verdict for index, verdict in enumerate(verdicts) if not isinstance(verdict, str)}
         some = [uses[index] for index in proven]
-        agree = self._probe.agree(losses, some, [deltas[index] for index in proven], list(proven.values()))
+        agree = self._probe.agree(losses, some, list(proven.values()))
         right = dict(zip(proven, agree, strict=True))
         return [verdict if right.get(index, True) else "measure" for index, verdict in enumerate(verdicts)]
 

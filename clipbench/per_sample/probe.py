@@ -164,17 +164,17 @@ class Probe:
         sizes = [len(row.top) for row in rows]
         return list(torch.cat([row.owners(n) for row in rows]).cpu().split(sizes))
 
-    def agree(self, losses: Tensor, uses: Sequence[Use], deltas: Deltas, layouts: Sequence[RowLayout]) -> list[bool]:
+    def agree(self, losses: Tensor, uses: Sequence[Use], layouts: Sequence[RowLayout]) -> list[bool]:
         """Whether rows of every use stay or go with the samples that its layout says, where some are left out.
 
-        deltas: of all samples. That holds also of functions of single entries that are not linear.
+        That holds also of functions of single entries that are not linear. Keeps the graph.
         """
         n = losses.shape[0]
         weights = (torch.randperm(n, generator=self._generator) < (n + 1) // 2).double()
         self._under = torch.ones(n)
         result = []
-        for use, found, layout, marks in zip(uses, deltas, layouts, self._marks(losses, uses, weights), strict=True):
-            plain = use.marks(found)
+        whole, part = self._marks(losses, uses, torch.ones(n)), self._marks(losses, uses, weights)
+        for use, layout, plain, marks in zip(uses, layouts, whole, part, strict=True):
             # a layer whose rows are a batch's members, all steps together, tells owners of each step after another
             own = layout.spread(weights.to(plain), use.rows)[: len(plain), None]
             if plain.numel():

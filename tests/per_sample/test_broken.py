@@ -86,7 +86,7 @@ BREAKS: dict[str, tuple[Any, str, Callable[..., Any], list[str]]] = {
     "layout not checked": (
         placement.Placement,
         "_confirmed",
-        lambda self, losses, uses, deltas, verdicts: [Layout.MAJOR] * len(uses),
+        lambda self, losses, uses, verdicts: [Layout.MAJOR] * len(uses),
         ["attention, time first"],
     ),
 }

@@ -200,7 +200,7 @@ def test_the_comparison_fails_without_its_parts(monkeypatch: pytest.MonkeyPatch)
 
     assert worst("sorted") < 1e-5
     monkeypatch.setattr(
-        placement.Placement, "_confirmed", lambda self, losses, uses, deltas, verdicts: verdicts
+        placement.Placement, "_confirmed", lambda self, losses, uses, verdicts: verdicts
     )  # which finds most of it
     with monkeypatch.context() as patch:
         patch.setattr(surrogates, "blur", lambda x, dims: x)

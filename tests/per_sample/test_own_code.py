@@ -264,9 +264,7 @@ def test_proofs_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_distances_of_all_pairs(p: float, time_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the largest difference as distance, made-up values have none of it."""
     torch.manual_seed(0)
-    monkeypatch.setattr(
-        placement.Placement, "_confirmed", lambda self, losses, uses, deltas, verdicts: verdicts, raising=False
-    )
+    monkeypatch.setattr(placement.Placement, "_confirmed", lambda self, losses, uses, verdicts: verdicts, raising=False)
     model = nn.Linear(WIDTH, 3).double()
     clipper = PerSampleClipper(model, 1.0)
     for n in (4, 4, 3):
