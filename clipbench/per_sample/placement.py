@@ -169,7 +169,7 @@ def prove(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
 
 def apart(losses: Tensor, uses: Sequence[Use], judge: Judge) -> list[Verdict]:
     """Verdicts where some function of the user's own need not be linear: of what is not below any, as `judge` says."""
-    below = nodes_below(functions_in(losses))
+    below = nodes_below({child for node in functions_in(losses) for child, _ in node.next_functions} - {None})
     rest = [use for use in uses if use.node not in below]
     if not below or not rest:  # a hook's doing, or all are
         return ["own"] * len(uses)

@@ -163,15 +163,30 @@ def test_plain_functions_are_proven(name: str) -> None:
 
 
 def test_layers_above_a_doubtful_function_are_proven() -> None:
-    class Doubtful(_Own):
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Tensor:
-            return grad / grad.norm()
+    """And parameters that it reads itself: what it makes of one sample's gradient is asked of that alone."""
 
-    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)).double()
-    losses = squares(model[1](Doubtful.apply(model[0](torch.randn(5, WIDTH).double()))))  # type: ignore[no-untyped-call]
-    verdicts = placement.prove(losses, uses_of(losses, model))
-    assert sorted(map(str, verdicts)) == ["Layout.MAJOR", "own"]
+    class Doubtful(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, p: Tensor) -> Tensor:
+            ctx.save_for_backward(x, p)
+            return x * p
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+            x, p = ctx.saved_tensors
+            return grad * p / grad.norm(), (grad * x).sum(0) / grad.norm()
+
+    torch.manual_seed(0)
+    model = nn.ModuleList([nn.Linear(WIDTH, WIDTH), nn.PReLU(WIDTH), nn.Linear(WIDTH, 3)]).double()
+    clipper = PerSampleClipper(model, 1.0)
+
+    def off(n: int) -> float:
+        hidden = Doubtful.apply(model[0](torch.randn(n, WIDTH).double()), model[1].weight)  # type: ignore[no-untyped-call]
+        return error(clipper, model, squares(model[2](hidden)))
+
+    with pytest.warns(UserWarning, match=r"used: 0\.weight \([^)]*\), 0\.bias \([^)]*\); their gradients"):
+        assert off(4) < BOUND
+    assert max(off(4), off(3)) < BOUND
 
 
 @pytest.mark.filterwarnings("ignore:no per-sample rule")
