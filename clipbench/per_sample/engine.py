@@ -125,7 +125,7 @@ class PerSampleGradients:
 
     def _trace(self, losses: Tensor, retain_graph: bool) -> Trace:
         """All uses with layouts and δ. Nodes whose rows are no samples' are passed on, for what reads their outputs."""
-        suspect = False
+        suspect: bool | None = None
         passed = set(self._known.passed)
         while True:
             found = (trace_packed if self._packed else trace)(losses, self._params, self._known)
@@ -138,7 +138,8 @@ class PerSampleGradients:
                 if suspect:
                     self._refuse_mixed(found, passed)
                 return found
-            suspect = suspect or suspicious(mixed, found.uses, len(losses))
+            if suspect is None:
+                suspect = suspicious(mixed, found.uses, len(losses))
             self._odd = self._odd or any(use.shows_samples and len(losses) in use.lead for use in mixed)
             self._known.passed |= {found.key(use) for use in mixed}
 

@@ -14,7 +14,7 @@ from clipbench.per_sample.slots import Derived, Slot
 
 
 def suspicious(mixed: Sequence[Use], uses: Sequence[Use], n: int) -> bool:
-    """Whether samples share rows of all uses, one of which takes data of as many rows as there are samples, or twice.
+    """Whether samples share rows of all uses of a first walk, one of which takes data of n rows, or of twice as many.
 
     A table that is read by position is no such use.
     """
@@ -33,7 +33,9 @@ def refuse_mixed(uses: Sequence[Use]) -> None:
 
 
 def _meets_data(use: Use, slot: Slot) -> bool:
-    """Whether the use gives its result an axis that what it reads has not, after other operands or indices."""
+    """Whether the use gives its result an axis that what it reads has not, after data: operands without a gradient."""
+    if sum(child is not None for child, _ in use.node.next_functions) > len(use.slots):
+        return False  # the other operand is made of such rows, too
     if not isinstance(use, NodeUse):
         return slot.param.numel() > 1  # not one number, made of all samples, that is handed back to each
     data = any(child is None for child, _ in use.node.next_functions)

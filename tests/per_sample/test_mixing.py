@@ -85,9 +85,18 @@ def _others_near(net: Net, n: int) -> Tensor:
     return squares(rows - rows[torch.arange(n).roll(1)])
 
 
+def _both_ways(net: Net, n: int) -> Tensor:
+    first, second = net[0](_data(n, WIDTH)), net(_data(n, WIDTH)).repeat(1, 3)[:, :5]
+    labels = torch.arange(n)
+    return F.cross_entropy(first @ second.t(), labels, reduction="none") + F.cross_entropy(
+        second @ first.t(), labels, reduction="none"
+    )
+
+
 MIXED: dict[str, Callable[[Net, int], Tensor]] = {
     "two views": _two_views,
     "by label": _by_label,
+    "pairs, both ways": _both_ways,
     "other samples": _others_near,
     "batch statistics": lambda net, n: (lambda h: squares(h) + (1 - h.std(0)).relu().mean())(net(_data(n, WIDTH))),
     "distances": lambda net, n: (lambda h: torch.cdist(h, h + 1).mean(1))(net(_data(n, WIDTH))),
