@@ -77,6 +77,45 @@ def test_what_a_rule_says_of_each_step(name: str) -> None:
     assert bool(quiet) == getattr(type(clipper), "acts_below_threshold", False)
 
 
+def test_what_rules_on_the_update_say() -> None:
+    """The update is twice the gradient: its norm (MixClip: that of m, a tenth of it), and what was clipped of it."""
+    holder, mix, normalized, rms = module(), MixClip(3.0, 0.7, 0.1), NormalizedUpdate(), RmsClip(0.9)
+    squares: rules.Arrays = {}
+    seen = set()
+    for step, grads in enumerate(gradients()[:20], 1):
+        beta = 0.9 * (1 - 0.9 ** (step - 1)) / (1 - 0.9**step)
+        squares = {key: beta * squares.get(key, 0.0) + (1 - beta) * grads[key] ** 2 for key in SHAPES}
+        over = [np.sqrt(np.mean(grads[key] ** 2 / np.maximum(squares[key], 1e-12))) > 1 + 1e-12 for key in SHAPES]
+        norm = rules.total_norm({key: 2 * grads[key] for key in SHAPES})
+        expected = {mix: (0.1 * norm, 0.1 * norm > 3.0), normalized: (norm, 1.0), rms: (norm, np.mean(over))}
+        for rule, (length, share) in expected.items():
+            for name, parameter in holder.named_parameters():
+                parameter.grad = torch.tensor(grads[name])
+            if not isinstance(rule, NormalizedUpdate):
+                rule.observe(list(holder.named_parameters()))
+            for parameter in holder.parameters():
+                parameter.grad = 2 * parameter.grad
+            stats = rule(holder.named_parameters())
+            assert float(stats.norm) == pytest.approx(length)
+            assert stats.clipped_fraction.dtype == torch.float64
+            assert float(stats.clipped_fraction) == pytest.approx(float(share))
+            seen.add((type(rule).__name__, float(stats.clipped_fraction)))
+    assert {("MixClip", 0.0), ("MixClip", 1.0)} <= seen
+    assert len([1 for name, share in seen if name == "RmsClip"]) > 2
+
+
+@pytest.mark.parametrize("bad", [0.0, math.inf, math.nan])
+def test_an_update_without_a_direction_stays(bad: float) -> None:
+    holder = module()
+    for parameter in holder.parameters():
+        parameter.grad = torch.full_like(parameter, bad)
+    stats = NormalizedUpdate()(holder.named_parameters())
+    assert float(stats.clipped_fraction) == 0
+    for parameter in holder.parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, torch.full_like(parameter, bad), equal_nan=True)
+
+
 def test_which_rules_say_that_they_act_below_their_threshold() -> None:
     acting = {
         name
