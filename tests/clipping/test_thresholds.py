@@ -140,6 +140,9 @@ def test_levels_are_where_the_values_are(make: Callable[[], Threshold]) -> None:
     assert threshold.current(NAMES, CPU).device == CPU
     assert threshold.current(NAMES, there).device == there
     assert threshold.at(NAMES, torch.ones(3, device=there)).device == there
+    late = [*NAMES, "seen there for the first time"]
+    assert threshold.current(late, there).shape == (4,)
+    assert threshold.current(late, there).device == there
 
 
 def test_the_state_of_an_unused_threshold_loads() -> None:
