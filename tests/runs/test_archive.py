@@ -94,7 +94,7 @@ def some(run_id: str, rows: int = 2, **info: object) -> Run:
 
 
 def test_the_types_of_a_file_do_not_depend_on_its_runs(tmp_path: Path) -> None:
-    """Steps and samples stay whole numbers beside a run without rows, and a value that is NaN is none that is missing."""
+    """Steps and samples stay whole numbers beside a run without rows; a value that is NaN is not a missing one."""
     path = tmp_path / "data" / "toy__cpu.parquet"
     write_data(path, [some("a"), some("b", rows=0, error="lost", final='{"x": NaN}'), some("c", seed=3)])
     schema = pq.read_schema(path)
