@@ -159,6 +159,8 @@ def test_a_record_with_an_empty_config_or_without_metrics_is_one(tmp_path: Any) 
     (folder / "metrics.parquet").unlink()
     run = read_record(folder)
     assert json.loads(run.info["config"]) == {}
+    (folder / "config.yaml").write_text("method: {name: é, a: 1}\n", encoding="utf-8")
+    assert read_record(folder).info["config"] == '{"method": {"a": 1, "name": "é"}}', "sorted, and in plain letters"
     assert list(run.metrics.columns) == METRIC_COLUMNS
     assert run.metrics.empty
     pd.DataFrame({"step": [1]}).to_parquet(folder / "metrics.parquet")
