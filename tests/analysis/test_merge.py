@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 
 from clipbench.analysis import collect
-from clipbench.analysis.collect import CURVE_POINTS, fingerprint_warning, merge, read_record, thinned
-from clipbench.runs.archive import METRIC_COLUMNS, Run
+from clipbench.analysis.collect import CURVE_POINTS, fingerprint_warning, merge, merge_files, read_record, thinned
+from clipbench.runs.archive import METRIC_COLUMNS, Run, read_data, write_data
 from tests.analysis.synthetic import write_run
 
 
 def one(value: float = 0.5, **info: Any) -> Run:
     common = {"run_id": "a", "experiment": "toy/cpu", "method": "sgd", "seed": 0, "role": "single", "status": "ok",
-              "attempt": 1, "trial": None, "finished": "noon"}  # fmt: skip
+              "attempt": 1, "trial": None, "finished": "noon", "config": "{}"}  # fmt: skip
     return Run(common | info, pd.DataFrame([[10, 1.0, 160, 0.1, "train", "loss", value]], columns=METRIC_COLUMNS))
 
 
@@ -69,6 +69,20 @@ def test_copies_are_no_conflict_also_where_nothing_is_written_in_two_ways() -> N
     assert merge([left, right, left]) == ([left], [])
     shorter = Run(left.info, left.metrics.iloc[:0])
     assert merge([left, shorter])[1][0].startswith("toy/cpu: two records of a (sgd, seed 0) differ in metrics")
+
+
+def test_two_files_are_merged_into_the_first(tmp_path: Any) -> None:
+    ours, theirs = tmp_path / "ours.parquet", tmp_path / "theirs.parquet"
+    write_data(ours, [one(seed=0), one(run_id="b", seed=1)])
+    write_data(theirs, [one(0.25, seed=0), one(run_id="c", seed=2)])
+    before = theirs.read_bytes()
+    (line,) = merge_files(ours, theirs)
+    assert line.startswith("toy/cpu: two records of a (sgd, seed 0) differ in metrics: kept noon")
+    assert [run.info["run_id"] for run in read_data(ours)] == ["a", "b", "c"]
+    assert theirs.read_bytes() == before
+    pd.DataFrame({"method": ["sgd"]}).to_parquet(theirs)
+    with pytest.raises(ValueError, match=r"^a file to merge must hold collected runs, got theirs.parquet$"):
+        merge_files(ours, theirs)
 
 
 def test_runs_lie_in_an_order_of_their_own() -> None:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import clipbench
 from clipbench.analysis.load import experiments, load, load_calibration
 from clipbench.errors import RecordError
 from clipbench.report import main
@@ -137,6 +138,12 @@ def test_what_is_published_of_a_run(tmp_path: Path) -> None:
     second = published(tmp_path, "toy/cpu", "a")
     assert second is not None
     assert (second["seed"], second["final"]) == (2, None)
+    names = ("final", "best", "seconds", "device", "versions", "data", "config", "continued_by")
+    write_data(data_file(tmp_path, "every"), [some("a", **dict.fromkeys(names, '{"x": [1]}'), other='{"x": [1]}')])
+    every = published(tmp_path, "every", "a")
+    assert every is not None
+    assert [every[name] for name in names] == [{"x": [1]}] * len(names)
+    assert every["other"] == '{"x": [1]}'
     assert published(tmp_path, "toy/cpu", "c") is None
     assert published(tmp_path, "other", "b") is None
     write_data(data_file(tmp_path, "toy/cpu"), [some("c")])
@@ -164,6 +171,7 @@ def test_a_mapping_is_read_as_it_is(tmp_path: Path) -> None:
 
 
 def test_where_collected_runs_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Path(clipbench.__file__).parent / "published" == archive.SHIPPED
     monkeypatch.setattr(archive, "SHIPPED", tmp_path / "published")
     assert places(tmp_path) == [tmp_path]
     (tmp_path / "published" / "data").mkdir(parents=True)
