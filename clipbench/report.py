@@ -14,6 +14,7 @@ from clipbench.analysis.document import summary, write_figures, write_tables
 from clipbench.analysis.embed import embed
 from clipbench.analysis.groups import BASELINE
 from clipbench.analysis.page import write_report
+from clipbench.cli.parser import Parser
 from clipbench.cli.streams import outlast
 from clipbench.errors import RecordError
 from clipbench.wording import amount
@@ -40,9 +41,7 @@ examples:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     raw = argparse.RawDescriptionHelpFormatter
-    main = argparse.ArgumentParser(
-        "python -m clipbench.report", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw
-    )
+    main = Parser("python -m clipbench.report", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
     commands = main.add_subparsers(dest="command", required=True, metavar="{collect,tables,figures,summary,merge,all}")
     files = commands.add_parser("merge", description=_line("merge"))
     files.add_argument("base", type=Path, help="the version that both come from (%%O)")

@@ -215,8 +215,11 @@ def bring(results: Path, experiment: str, others: Sequence[Path] = ()) -> int:
     """Add what `others` (results folders), and then an installed package, have collected of an experiment.
 
     Its runs, what its tuning selected where one's own says nothing of a method, and its calibrations of machines that
-    have none here. Returns how many runs there are then, 0 where nobody has any.
+    have none here. Returns how many runs there are then, 0 where nobody has any. Raises ValueError for a folder that
+    is not there.
     """
+    if away := [other for other in others if not other.is_dir()]:
+        raise ValueError(f"data must be folders that are there, got {away[0]}")
     count = 0
     for other in [*others, *places(results)[1:]]:
         if not (found := data_file(other, experiment)).exists() or other.resolve() == results.resolve():
