@@ -410,5 +410,5 @@ def test_what_others_collected_is_brought_with_its_selection_and_its_step_times(
     bring(mine, "toy/cpu", [theirs])
     assert [path.read_bytes() for path in sorted((mine / "data").glob("[!.]*"))] == before
     assert bring(mine, "unknown/cpu", [theirs]) == 0
-    with pytest.raises(ValueError, match="data must be folders that are there, got .*nowhere"):
+    with pytest.raises(ValueError, match=r"data must be folders that are there, got .*nowhere"):
         bring(mine, "toy/cpu", [tmp_path / "nowhere"])
