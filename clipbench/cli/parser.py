@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import re
-from argparse import ArgumentParser, _SubParsersAction
+from argparse import ArgumentParser, ArgumentTypeError, _SubParsersAction
 from collections.abc import Iterator
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NoReturn
+
+
+def writable(text: str) -> Path:
+    """A folder to write into, which is made where it is not there: told before hours of work, not after them."""
+    path = Path(text).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArgumentTypeError(f"must be a writable folder, got {text} ({error.strerror})") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ArgumentTypeError(f"must be a writable folder, got {text}")
+    return path
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"must be a whole number >= 1, got {text}")
+    return int(text)
 
 
 class Parser(ArgumentParser):

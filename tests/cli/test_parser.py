@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from clipbench import calibrate, report, verify
-from clipbench.bench import spectral
+from clipbench.bench import spectral, sweep
 from clipbench.errors import ConfigError
 
 CASES = [
@@ -17,6 +17,10 @@ CASES = [
     (report.main, ["tables", "--reslts"], "unrecognized arguments: --reslts (did you mean --results?)"),
     (verify.main, ["--smaple"], "unrecognized arguments: --smaple (did you mean --sample?)"),
     (verify.main, ["--seed", "one"], "argument --seed: invalid int value: 'one'"),
+    (spectral.main, ["--rounds", "0"], "argument --rounds: must be a whole number >= 1, got 0"),
+    (spectral.main, ["--results", "/dev/null/x"], "argument --results: must be a writable folder, got /dev/null/x "
+                                                  "(Not a directory)"),
+    (sweep.main, ["--runs", "-1"], "argument --runs: must be a whole number >= 1, got -1"),
     (spectral.main, ["--smokes"], "unrecognized arguments: --smokes (did you mean --smoke?)"),
 ]  # fmt: skip
 
