@@ -53,9 +53,10 @@ def exactness(model: str, engines: Sequence[str]) -> dict[str, Any]:
 
 
 def doubled(case: Problem) -> Problem:
-    """In float64."""
+    """In float64 and complex128."""
     inputs = case.inputs.double() if case.inputs.is_floating_point() else case.inputs
-    return case._replace(model=case.model.double(), inputs=inputs)
+    model = case.model.double()._apply(lambda x: x.to(torch.complex128) if x.is_complex() else x)
+    return case._replace(model=model, inputs=inputs)
 
 
 def one_by_one(case: Problem) -> list[Tensor]:

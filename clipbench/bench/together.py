@@ -18,10 +18,11 @@ from typing import Any
 import pandas as pd
 import torch
 
+from clipbench.bench.together_report import tables
 from clipbench.cli.compose import CONFIG_PATH, compose
 from clipbench.cli.parser import Parser, positive, writable
 from clipbench.runs.execute import execute
-from clipbench.runs.files import atomic_text, atomic_write
+from clipbench.runs.files import atomic_write
 from clipbench.runs.provenance import device_info, versions
 from clipbench.runs.request import Request, request
 from clipbench.runs.together import run_together
@@ -31,6 +32,7 @@ from clipbench.training.together.members import Unbatchable
 from clipbench.training.together.trainer import TogetherTrainer
 from clipbench.training.trainer import Trainer
 
+NAME = "bench_together"
 MLP = [
     "model.widths=[100,100,100]", "model.bias=false", "dataset.features=100", "dataset.teacher=product",
     "dataset.noise=none", "noise=rank_one", "steps=30000", "device=cpu", "threads=1",
@@ -44,6 +46,7 @@ MORE: dict[str, list[str]] = {
     "sgd adam": ["method=sgd", "optimizer=adam"],
     "sgd adamw": ["method=sgd", "optimizer=adamw"],
     "sgd muon": ["method=sgd", "optimizer=muon"],
+    "norm_clip adam": ["method=norm_clip", "optimizer=adam"],
 }
 
 
@@ -153,22 +156,6 @@ def write(frame: pd.DataFrame, whole: dict[str, float], results: Path) -> None:
     frame["device"], frame["torch"] = info["name"], versions()["torch"]
     for name, value in whole.items():
         frame[f"sweep_{name}"] = value
-    for folder in ("data", "tables"):
-        (results / folder).mkdir(parents=True, exist_ok=True)
-    atomic_write(results / "data" / "bench_together.parquet", lambda path: frame.to_parquet(path))
-    lines = [
-        f"Trial-steps per core-second on paper 2's MLP, {frame['members'].iloc[0]} runs together ({info['name']}).",
-        "",
-        "| method | alone | together | ratio | quartiles |",
-        "| :--- | ---: | ---: | ---: | ---: |",
-        *(
-            f"| {row['case']} | {row['lone_per_second']:.0f} | {row['together_per_second']:.0f} | {row['ratio']:.1f} "
-            f"| {row['ratio_low']:.1f} … {row['ratio_high']:.1f} |"
-            for _, row in frame.iterrows()
-        ),
-        "",
-        f"A sweep of {whole['runs']:.0f} small runs: {whole['lone_seconds']:.0f} s one by one, "
-        f"{whole['together_seconds']:.0f} s together; largest relative difference of a final metric "
-        f"{whole['largest_difference']:.0e}.",
-    ]
-    atomic_text(results / "tables" / "bench_together.md", "\n".join(lines) + "\n")
+    (results / "data").mkdir(parents=True, exist_ok=True)
+    atomic_write(results / "data" / f"{NAME}.parquet", lambda path: frame.to_parquet(path))
+    tables(frame, results, NAME)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.care import deep, fast, grams_apart, marked, wide
+from clipbench.per_sample.care import deep, fast, grams_apart, least, marked, wide
 from clipbench.per_sample.cost import DOUBLE, chunk_size, gram_cost, instance_cost
 
 LONG_ROW = 1 << 15
@@ -63,8 +63,10 @@ def trace(gram: Tensor) -> Tensor | float:
     return torch.real(gram.diagonal(dim1=1, dim2=2).sum(1))
 
 
-def gram_sum(first: Tensor, *others: Tensor) -> Tensor:
-    """√ Σ_{ts} of the product of Gram matrices (n, t, t), (n,). Overwrites the first.
+def gram_sum(first: Tensor, *others: Tensor, groups: int = 1) -> Tensor:
+    """√ Σ_{ts} of the product of Gram matrices (n · groups, t, t), over all of a sample's groups, (n,).
+
+    Overwrites the first.
 
     Σ_{ts} of absolute values is at most the product of the traces, about t times the sum where positions do not
     cancel. FAST marks what is less than a share of that: the digits are lost where more cancels, and where entries
@@ -73,7 +75,8 @@ def gram_sum(first: Tensor, *others: Tensor) -> Tensor:
     if not fast():
         for other in others:
             first = first.mul_(other)
-        return torch.real(first.sum((1, 2))).clamp_(min=0.0).sqrt_()  # rounding may leave a negative sum
+        sums = torch.real(first.sum((1, 2))).view(-1, groups).sum(1)
+        return sums.clamp_(min=0.0).sqrt_()  # rounding may leave a negative sum
     positions = first.shape[1]
     share = SHARE / max(positions, 1)
     floor = positions * 2.0**17 * torch.finfo(first.dtype).tiny / share
@@ -81,51 +84,60 @@ def gram_sum(first: Tensor, *others: Tensor) -> Tensor:
     for other in others:
         bound = bound * (trace(other) + floor)
         first = first.mul_(other)
-    sums = torch.real(first.sum((1, 2)))
-    return sums.masked_fill_(sums <= bound, torch.inf).sqrt_()
+    sums = torch.real(first.sum((1, 2))).view(-1, groups).sum(1)
+    # What a group may have lost counts beside all groups: one that holds nothing but zeros leaves no doubt.
+    return sums.masked_fill_(sums <= torch.as_tensor(bound).view(-1, groups).sum(1), torch.inf).sqrt_()
 
 
-def gram_form(left: Tensor, right: Tensor, bias: bool) -> Tensor:
-    """√ Σ_{ts} ⟨l_t, l_s⟩ (⟨r_t, r_s⟩ + bias), shape (n,)."""
+def gram_form(left: Tensor, right: Tensor, bias: bool, groups: int = 1) -> Tensor:
+    """√ Σ_{ts} ⟨l_t, l_s⟩ (⟨r_t, r_s⟩ + bias), over all of a sample's groups, (n,)."""
     left, right = deep(left), deep(right)
     grams = torch.bmm(right, right.mH)
     if bias:
         grams += 1.0
-    return gram_sum(grams, torch.bmm(left, left.mH))
+    return gram_sum(grams, torch.bmm(left, left.mH), groups=groups)
 
 
-def instantiated_form(left: Tensor, right: Tensor, bias: bool) -> Tensor:
-    """√ (‖lᵀ r‖² + bias · ‖Σ_t l_t‖²), shape (n,)."""
+def instantiated_form(left: Tensor, right: Tensor, bias: bool, groups: int = 1) -> Tensor:
+    """√ (‖lᵀ r‖² + bias · ‖Σ_t l_t‖²), over all of a sample's groups, (n,)."""
     left, right = wide(left), wide(right)
-    norms = row_norms(torch.bmm(left.transpose(1, 2), right))
-    return torch.hypot(norms, row_norms(left.sum(1))) if bias else norms
+    norms = row_norms(torch.bmm(left.transpose(1, 2), right).unflatten(0, (-1, groups)))
+    return torch.hypot(norms, row_norms(left.sum(1).unflatten(0, (-1, groups)))) if bias else norms
 
 
-def outer_norms(left: Tensor, right: Tensor, bias: bool = False) -> Tensor:
-    """‖l‖ √(‖r‖² + bias) for every sample, (n,), from rows (n, p) and (n, q): the case of one position."""
+def outer_norms(left: Tensor, right: Tensor, bias: bool = False, groups: int = 1) -> Tensor:
+    """‖l‖ √(‖r‖² + bias), over all of a sample's groups, (n,), from rows (n · groups, p) and (n · groups, q): the
+    case of one position."""
     if not fast():
         norms = scaled_norms(right)
-        return (torch.hypot(norms, torch.ones_like(norms)) if bias else norms) * scaled_norms(left)
-    norms = torch.linalg.vector_norm(wide(right), dim=1)
-    norms = norms.square_().add_(1.0).sqrt_() if bias else marked(norms)
-    return norms.mul_(marked(torch.linalg.vector_norm(wide(left), dim=1)))
+        norms = (torch.hypot(norms, torch.ones_like(norms)) if bias else norms) * scaled_norms(left)
+        return norms if groups == 1 else scaled_norms(norms.view(-1, groups))
+    first, second = (torch.linalg.vector_norm(wide(side), dim=1) for side in (left, right))
+    if bias:
+        second = second.square_().add_(1.0).sqrt_()
+    if groups == 1:
+        return (second if bias else marked(second)).mul_(marked(first))
+    low = least(first.dtype)
+    missed = torch.linalg.vector_norm(((first + second + low) * low).view(-1, groups), dim=1)
+    norms = torch.linalg.vector_norm((first * second).view(-1, groups), dim=1)
+    return norms.masked_fill_(norms <= missed / torch.finfo(norms.dtype).eps, torch.inf)
 
 
-def factor_norms(left: Tensor, right: Tensor, bias: bool = False) -> Tensor:
+def factor_norms(left: Tensor, right: Tensor, bias: bool = False, groups: int = 1) -> Tensor:
     """‖Σ_t l_t r_tᵀ‖ for every sample, (n,); with `bias`, of that together with Σ_t l_t.
 
-    `left` (n, positions, p), `right` (n, positions, q). Takes the cheaper of the Gram form, in which the gradient
-    (p, q) is never formed and a bias costs nothing, and the instantiated form (see `cost`), in chunks of samples
-    that stay in cache.
+    `left` (n · groups, positions, p), `right` (n · groups, positions, q): a sample's gradient is that of all its
+    groups, which follow one another. Takes the cheaper of the Gram form, in which the gradient (p, q) is never formed
+    and a bias costs nothing, and the instantiated form (see `cost`), in chunks of samples that stay in cache.
     """
     n, positions, p = left.shape
     q = right.shape[-1]
     if positions == 1:
-        return outer_norms(left[:, 0], right[:, 0], bias)
+        return outer_norms(left[:, 0], right[:, 0], bias, groups)
     price = 1.0 if fast() else DOUBLE
     gram = grams_apart(left) and price * gram_cost(positions, p, q) <= instance_cost(positions, p, q)
     form = gram_form if gram else instantiated_form
     held = 4.0 * (2 * positions * positions if gram else p * q)
-    size = chunk_size(held, left.device.type)
-    parts = [form(left[i : i + size], right[i : i + size], bias) for i in range(0, n, size)]
+    size = groups * chunk_size(held * groups, left.device.type)
+    parts = [form(left[i : i + size], right[i : i + size], bias, groups) for i in range(0, n, size)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from clipbench.per_sample.balance import Sizes, largest, level
-from clipbench.per_sample.dependence import track_owners, whole
+from clipbench.per_sample.dependence import track_owners
 from clipbench.per_sample.layout import Layout, Segments
+from clipbench.per_sample.owners import whole
 from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to
 from clipbench.per_sample.rules import Use
 from clipbench.per_sample.spelling import Unprovable

@@ -43,22 +43,31 @@ def total_norms(parts: Sequence[Part], like: Tensor) -> tuple[Tensor, bool]:
 
 
 def _made_sure(parts: Sequence[Part], found: Sequence[Tensor], doubt: Tensor, total: Tensor) -> Tensor:
-    """The total with samples in doubt (n,) looked at again; a part that their gradients do not reach is zero."""
-    again = []
-    for part, norms in zip(parts, found, strict=True):
-        norms = norms.double()
-        if part.uses is None:  # from the graph, SURE already
-            again.append(norms)
-            continue
-        if any(use.reached(doubt) for use in part.uses) or bool(norms[doubt].isnan().any()):
-            for use in part.uses:
-                use.forget()
-            with taking(Care.SURE):
-                norms = torch.where(doubt, part.norms().double(), norms)
-        else:
-            norms = norms.masked_fill(doubt, 0.0)
-        again.append(norms)
-    return torch.where(doubt, scaled_norms(torch.stack(again, 1)).to(total.dtype), total)
+    """The total with samples in doubt (n,) looked at again: parts that are in doubt themselves, and where what is
+    left is small enough to have lost something, all."""
+    again = [norms.double() for norms in found]
+    sure = [part.uses is None for part in parts]  # from the graph, that is SURE already
+    low = max(least(norms.dtype) for norms in found)
+    for small in (False, True):
+        for place, part in enumerate(parts):
+            if not sure[place] and (small or not bool(found[place][doubt].isfinite().all())):
+                again[place] = _sure_norms(part, doubt, again[place])
+                sure[place] = True
+        new = scaled_norms(torch.stack(again, 1))
+        if bool((new[doubt] > low).all()):  # false for NaN
+            break
+    return torch.where(doubt, new.to(total.dtype), total)
+
+
+def _sure_norms(part: Part, doubt: Tensor, norms: Tensor) -> Tensor:
+    """A part's norms (n,) with those of samples in doubt SURE; zero where their gradients do not reach it."""
+    assert part.uses is not None  # the caller asked
+    if not any(use.reached(doubt) for use in part.uses) and not bool(norms[doubt].isnan().any()):
+        return norms.masked_fill(doubt, 0.0)
+    for use in part.uses:
+        use.forget()
+    with taking(Care.SURE):
+        return torch.where(doubt, part.norms().double(), norms)
 
 
 def _kind(parts: Sequence[Part], like: Tensor) -> torch.dtype:

@@ -14,7 +14,7 @@ import torch
 from clipbench.bench import guard, models
 from clipbench.bench.guard import Outcome
 from clipbench.bench.models import SMOKE, TIMED, main, options
-from clipbench.bench.models_cell import exactness, slow_names
+from clipbench.bench.models_cell import doubled, exactness, slow_names
 from clipbench.bench.models_zoo import RANDOM, zoo, zoo_problem
 from clipbench.errors import ConfigError
 from clipbench.per_sample import PerSampleClipper
@@ -173,3 +173,8 @@ def test_smoke(tmp_path: Path) -> None:
     frame = frame_of(tmp_path).set_index("engine")
     assert frame.loc["clipbench", "status"] == "ok"
     assert frame.loc["clipbench", "ratio"] > 0
+
+
+def test_exactness_is_measured_in_double_precision_complex_parameters_included() -> None:
+    case = doubled(zoo_problem("fourier", 2))
+    assert {p.dtype for p in case.model.parameters()} == {torch.float64, torch.complex128}

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipbench.per_sample import PerSampleClipper, placement, surrogates
-from clipbench.per_sample.dependence import Unprovable, track_owners, whole
+from clipbench.per_sample.dependence import Unprovable, track_owners
+from clipbench.per_sample.owners import whole
 from clipbench.per_sample.placement import prove
 from tests.per_sample.ragged import MODELS, error, squares, uses_of
 from tests.per_sample.zoo import CASES

@@ -203,3 +203,51 @@ def test_ordinary_norms_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) 
             torch.manual_seed(0)
             model = build()
             PerSampleClipper(model, 1.0).backward(square_loss(model, inputs()))
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_channels_of_zeros_leave_no_doubt(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grouped convolutions behind a ReLU: a group without a gradient says nothing of the others."""
+    monkeypatch.setattr(total, "taking", lambda care: pytest.fail("computed again"))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 24, 1), nn.ReLU(), nn.Conv2d(24, 24, 3, padding=1, groups=24, bias=False))
+    model.append(nn.Conv2d(24, 48, 3, padding=1, groups=8))
+    with torch.no_grad():
+        model[0].bias[::3] = -100.0
+    losses = square_loss(model, torch.randn(4, 3, size, size))
+    truth = sample_gradients_of(losses, model).norm(dim=1)
+    norms = PerSampleClipper(model, 1.0).norms(losses)
+    assert torch.allclose(norms.double(), truth.double(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1e-15, 1e-22, 1e15])
+def test_groups_of_any_size(factor: float) -> None:
+    """All groups far off, and one of them: what a group may lose counts beside the rest."""
+    torch.manual_seed(0)
+    for groups in (slice(None), slice(0, 4)):
+        model = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        x = torch.randn(3, 8, 1, 1)
+        x[:, groups] *= factor
+        losses = model(x).flatten(1) @ torch.ones(8).index_fill(0, torch.arange(8)[groups], factor)
+        truth = sample_gradients_of(losses, model).double().norm(dim=1)
+        norms = PerSampleClipper(model, 1.0).norms(losses)
+        assert torch.allclose(norms.double(), truth, rtol=1e-5, atol=0)
+
+
+def test_only_what_is_in_doubt_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions that cancel in one layer of three: the other two keep their norms."""
+    torch.manual_seed(0)
+    first, second, last = nn.Linear(4, 400, bias=False), nn.Linear(400, 400, bias=False), nn.Linear(400, 2)
+    model = nn.Sequential(first, second, last)
+    again: list[int] = []
+    sure = total._sure_norms
+    monkeypatch.setattr(total, "_sure_norms", lambda part, *rest: again.append(1) or sure(part, *rest))
+    x = torch.randn(3, 2, 4)
+    hidden = first(x)
+    signs = torch.tensor([1.0, -1.0 + 1e-5])[:, None]
+    same = hidden[:, :1].detach().expand(3, 2, 400)
+    losses = (second(same) * signs).sum((1, 2)) + last(hidden).square().sum((1, 2))
+    rows = sample_gradients_of(losses, model)
+    norms = PerSampleClipper(model, 1.0).norms(losses)
+    assert torch.allclose(norms.double(), rows.double().norm(dim=1), rtol=1e-4)
+    assert again == [1]

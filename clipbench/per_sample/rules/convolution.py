@@ -69,7 +69,9 @@ class ConvolutionUse(Use):
 
     def formed(self) -> Tensor:
         """The weight's per-sample gradients, (n, *shape): rows become groups of one convolution. Made once."""
-        if self._formed is None:
+        if self._formed is None and self.pointwise:
+            self._formed = self.split(self.products().reshape(self.rows, *self.weight.shape)).sum(1)
+        elif self._formed is None:
             assert self.x is not None
             x, delta, weight = (wide(tensor) for tensor in (self.x, self.delta, self.weight))
             folded = self.backward_of_weight(
@@ -80,6 +82,22 @@ class ConvolutionUse(Use):
             )
             self._formed = self.split(folded.reshape(self.rows, *weight.shape)).sum(1)
         return self._formed
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether every output position meets one position of the input: a linear layer on them."""
+        return self.geometry.taps == 1 and not any(self.padding)
+
+    def products(self) -> Tensor:
+        """Gradients of a pointwise weight by row and group, (rows · groups, channels out, channels in): δ uᵀ.
+
+        The library's kernel takes the groups of such a convolution one by one.
+        """
+        image, out = (wide(side) for side in self.sides())
+        cuts = [slice(0, (size - 1) * step + 1, step) for size, step in zip(out.shape[2:], self.stride, strict=True)]
+        u = image[(slice(None), slice(None), *cuts)].reshape(self.rows * self.groups, -1, math.prod(out.shape[2:]))
+        delta = out.reshape(self.rows * self.groups, -1, u.shape[2])
+        return torch.bmm(delta, u.transpose(1, 2))
 
     def forget(self) -> None:
         super().forget()
@@ -113,16 +131,12 @@ class ConvolutionUse(Use):
         x = image.reshape((last - first) * self.groups, -1, math.prod(image.shape[2:]))
         d = out.reshape((last - first) * self.groups, -1, math.prod(out.shape[2:]))
         grams = window_sums(torch.bmm(x.transpose(1, 2), x), self.geometry, image.shape[2:], out.shape[2:])
-        return self.over_groups(gram_sum(grams, torch.bmm(d.transpose(1, 2), d)))
+        return gram_sum(grams, torch.bmm(d.transpose(1, 2), d), groups=self.groups)
 
     def unfolded_norms(self, first: int, last: int) -> Tensor:
         """The same from unfolded inputs."""
         left, right = self.unfolded(first, last)
-        return self.over_groups(factor_norms(left.flatten(0, 1), right.flatten(0, 1)))
-
-    def over_groups(self, norms: Tensor) -> Tensor:
-        """One norm for each group, (b · groups,), to one for each sample, (b,)."""
-        return norms if self.groups == 1 else row_norms(norms.view(-1, self.groups))
+        return factor_norms(left.flatten(0, 1), right.flatten(0, 1), groups=self.groups)
 
     def unfolded(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """(b, groups, positions, channels out per group) and (b, groups, positions, taps · channels in per group)."""
