@@ -192,7 +192,9 @@ def performance_profile(
     for method in methods:
         if sorted(costs[method]) != problems:
             raise ValueError(f"costs must hold the same problems for all, got {sorted(costs[method])} for {method}")
-    table = np.array([[costs[m][p] for p in problems] for m in methods], dtype=np.float64).reshape(len(methods), -1)
+    table = np.array([[costs[m][p] for p in problems] for m in methods], dtype=np.float64).reshape(
+        len(methods), len(problems)
+    )
     if np.isnan(table).any() or (table <= 0).any():
         raise ValueError(f"costs must be > 0, got {table.tolist()}")
     best = np.where(np.isfinite(table).any(axis=0), table.min(axis=0, initial=np.inf), 1.0)

@@ -18,6 +18,14 @@ def test_the_interquartile_mean_is_of_all_runs_together() -> None:
     assert interquartile_mean(GROUPS).n == 8
 
 
+def test_the_seed_fixes_the_resampling() -> None:
+    generator = np.random.default_rng(0)
+    pairs = [(generator.normal(size=9), generator.normal(size=8)) for _ in range(2)]
+    groups = [own for own, _ in pairs]
+    assert interquartile_mean(groups) == interquartile_mean(groups, 0.95, 0) != interquartile_mean(groups, seed=1)
+    assert improvement(pairs) == improvement(pairs, 0.95, 0) != improvement(pairs, seed=1)
+
+
 def test_intervals_cover_the_true_value_as_often_as_they_say() -> None:
     """Two tasks of 20 normal runs around 1 and 3: the interquartile mean of the mixture is 2."""
     generator = np.random.default_rng(0)
@@ -46,6 +54,13 @@ def test_improvement_is_the_mean_over_tasks_of_pairs_won() -> None:
     assert improvement([(np.array([1.0, 1.1]), np.array([2.0, 2.1]))]).low == 1.0
 
 
+def test_the_interval_of_an_improvement_counts_ties_of_every_draw() -> None:
+    """Both sides (1, 2): of 16 draws, equally likely, one wins all pairs and one none, so that 95 % hold 0 and 1."""
+    same = np.array([1.0, 2.0])
+    assert improvement([(same, same)]) == (0.5, 0.0, 1.0, 2)
+    assert improvement([(np.ones(3), np.ones(2))]) == (0.5, 0.5, 0.5, 3)
+
+
 def test_the_signed_rank_test_pairs_seeds() -> None:
     generator = np.random.default_rng(1)
     base = {seed: float(np.exp(generator.normal())) for seed in range(20)}
@@ -60,6 +75,7 @@ def test_the_signed_rank_test_pairs_seeds() -> None:
 def test_holm_multiplies_step_by_step_and_never_falls() -> None:
     found = holm({"a": 0.001, "b": 0.02, "c": 0.021, "d": 0.9})
     assert found == pytest.approx({"a": 0.004, "b": 0.06, "c": 0.06, "d": 0.9})
+    assert holm({"a": 0.9, "b": 0.001, "c": 0.02}) == pytest.approx({"b": 0.003, "c": 0.04, "a": 0.9})
     assert holm({}) == {}
     assert holm({"a": 0.7, "b": 0.8}) == {"a": 1.0, "b": 1.0}
 

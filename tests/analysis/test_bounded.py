@@ -52,11 +52,25 @@ def test_coverage_on_a_bounded_metric():
 
 
 def test_a_mean_on_the_bound_has_the_ordinary_interval():
-    assert metric_interval([0.0, 0.0, 0.0], "accuracy") == mean_interval([0.0, 0.0, 0.0])
+    for value, metric in ((0.0, "accuracy"), (1.0, "accuracy"), (0.0, "loss")):
+        assert metric_interval([value] * 3, metric) == mean_interval([value] * 3) == (value, value, value, 3)
 
 
-def test_a_band_is_the_interval_of_every_row():
-    table = np.random.default_rng(2).uniform(size=(4, 6))
+@pytest.mark.parametrize("metric", ["test_loss", "estimator_error", "gradient_norm", "train_seconds"])
+def test_what_cannot_fall_below_zero_has_no_bound_there(metric):
+    values = [0.1, 0.1, 9.0]
+    assert mean_interval(values).low < 0 < metric_interval(values, metric).low
+
+
+def test_the_bootstrap_and_a_lone_value_are_left_alone():
+    values = np.random.default_rng(3).beta(0.2, 0.2, size=20)
+    assert metric_interval(values, "accuracy") == mean_interval(values)
+    assert metric_interval([0.5], "accuracy") == pytest.approx((0.5, math.nan, math.nan, 1), nan_ok=True)
+
+
+@pytest.mark.parametrize("runs", [1, 2, 6, 20])
+def test_a_band_is_the_interval_of_every_row(runs):
+    table = np.random.default_rng(2).uniform(size=(4, runs))
     low, high = band(table, "accuracy")
     for row, a, b in zip(table, low, high, strict=True):
-        assert (a, b) == pytest.approx(metric_interval(row, "accuracy")[1:3])
+        assert (a, b) == pytest.approx(metric_interval(row, "accuracy")[1:3], nan_ok=True)

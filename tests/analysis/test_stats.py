@@ -33,6 +33,10 @@ def test_mean_interval_bootstraps_from_twenty():
     result = stats.mean_interval(values)
     expected = scipy_stats.bootstrap((values,), np.mean, n_resamples=9999, rng=np.random.default_rng(0))
     assert (result.low, result.high) == tuple(expected.confidence_interval)
+    half_of_them = scipy_stats.bootstrap(
+        (values,), np.mean, n_resamples=9999, confidence_level=0.5, rng=np.random.default_rng(0)
+    )
+    assert stats.mean_interval(values, 0.5)[1:3] == tuple(half_of_them.confidence_interval)
     half = scipy_stats.t.ppf(0.975, 19) * values.std(ddof=1) / math.sqrt(20)
     assert result.high - result.estimate != pytest.approx(half, rel=1e-3)
     assert stats.mean_interval(values) == result, "resampling must be fixed by the seed"
@@ -67,6 +71,14 @@ def test_paired_difference_uses_common_seeds_only():
     assert stats.paired_difference({0: 1.0}, {1: 1.0}).n == 0
 
 
+def test_paired_difference_of_many_is_the_bootstrap_of_the_same_seed():
+    differences = np.random.default_rng(4).exponential(size=25)
+    values, base = dict(enumerate(differences)), dict.fromkeys(range(25), 0.0)
+    assert stats.paired_difference(values, base) == stats.mean_interval(differences)
+    assert stats.paired_difference(values, base, seed=5) == stats.mean_interval(differences, seed=5)
+    assert stats.paired_difference(values, base, seed=5) != stats.paired_difference(values, base)
+
+
 def test_pairing_removes_the_seeds_own_luck():
     luck = np.random.default_rng(0).normal(0, 10, size=8)
     small = np.random.default_rng(1).normal(0.5, 0.1, size=8)
@@ -97,6 +109,24 @@ def test_interquartile_mean_of_many_matches_scipy_and_ignores_outliers():
     assert abs(stats.interquartile_mean(spoiled).estimate) < 1
 
 
+def test_interquartile_mean_bootstraps_from_twenty():
+    values = np.random.default_rng(2).exponential(size=20)
+
+    def middle(sample, axis=-1):
+        return scipy_stats.trim_mean(sample, 0.25, axis=axis)
+
+    for level in (0.95, 0.5):
+        expected = scipy_stats.bootstrap(
+            (np.sort(values),), middle, n_resamples=9999, confidence_level=level, rng=np.random.default_rng(3)
+        )
+        assert stats.interquartile_mean(values, level, seed=3)[1:3] == tuple(expected.confidence_interval)
+
+
+def test_interquartile_mean_of_none_and_of_one():
+    assert stats.interquartile_mean([]) == pytest.approx((math.nan, math.nan, math.nan, 0), nan_ok=True)
+    assert stats.interquartile_mean([4.0]) == pytest.approx((4.0, math.nan, math.nan, 1), nan_ok=True)
+
+
 def test_probability_of_improvement_by_hand():
     # pairs (x, y): 2>1, 2=2 (½), 2<3, 4>1, 4>2, 4>3: 4.5 of 6
     assert stats.probability_of_improvement([2.0, 4.0], [1.0, 2.0, 3.0]).estimate == 0.75
@@ -121,6 +151,14 @@ def test_probability_of_improvement_interval():
     assert 0.2 < certain.low < 0.7, "two runs each cannot be certain"
     mirrored = stats.probability_of_improvement([1.0, 2.0], [5.0, 6.0])
     assert mirrored.high == pytest.approx(1 - certain.low)
+    assert (mirrored.estimate, mirrored.low, mirrored.n) == (0.0, 0.0, 4)
+    assert result.n == 7
+
+
+@pytest.mark.parametrize(("x", "y"), [([], []), ([1.0, 2.0], []), ([], [1.0])])
+def test_probability_of_improvement_without_runs_on_a_side(x, y):
+    nothing = (math.nan, math.nan, math.nan, len(x) + len(y))
+    assert stats.probability_of_improvement(x, y) == pytest.approx(nothing, nan_ok=True)
 
 
 def test_probability_of_improvement_covers_what_it_promises():
@@ -147,6 +185,28 @@ def test_censored_times_by_hand():
     # ∫ S = 2·1 + 2·0.8 + 1·0.6 + 5·0.3
     assert result.restricted_mean == pytest.approx(5.7)
     assert (result.n, result.reached, result.high) == (5, 3, math.inf)
+
+
+def test_a_survival_of_one_half_is_one_whatever_the_last_bit():
+    # S = 9/10 · 7/9 · 5/7, in floating point a little above one half
+    times = [1.0, 2.0, 2.0, 3.0, 3.0, 9.0, 9.0, 9.0, 9.0, 9.0]
+    assert 9 / 10 * (7 / 9) * (5 / 7) > 0.5
+    assert stats.censored_times(times, [True] * 10, horizon=10).median == 3
+
+
+@pytest.mark.parametrize("level", [0.95, 0.6])
+def test_the_bounds_of_the_median_are_where_the_log_log_band_crosses_one_half(level):
+    """S_±(t) = S^exp(±z √v / log S), v = Σ d/(n (n − d)) (Greenwood), for ten times without censoring."""
+    times, z = np.arange(1.0, 11.0), scipy_stats.norm.ppf((1 + level) / 2)
+    left = (10 - times[:-1]) / 10
+    spread = np.sqrt(np.cumsum([1 / (n * (n - 1)) for n in range(10, 1, -1)])) / np.abs(np.log(left))
+    low, high = (times[:-1][left ** np.exp(sign * z * spread) <= 0.5] for sign in (1, -1))
+    result = stats.censored_times(times, [True] * 10, horizon=10, level=level)
+    assert (result.median, result.low) == (5.0, low[0])
+    assert result.high == (high[0] if len(high) else 10.0)
+    curves = [([t], [0.0]) for t in times]
+    assert stats.steps_to_target(curves, target=0.5, horizon=10, level=level) == result
+    assert stats.time_to_target(curves, target=0.5, horizon=10, level=level) == result
 
 
 def test_censored_times_without_censoring_are_plain():
@@ -194,6 +254,16 @@ def test_censoring_matters():
 def test_a_time_after_the_horizon_is_not_reached():
     result = stats.time_to_target([([5.0, 15.0], [2.0, 0.5])], target=1.0, horizon=10.0)
     assert result.reached == 0
+    on_time = stats.time_to_target([([5.0, 10.0], [2.0, 0.5])], target=1.0, horizon=10.0)
+    assert (on_time.reached, on_time.median) == (1, 10.0)
+
+
+def test_times_where_higher_is_better():
+    rising = [([1, 2, 3], [0.1, 0.6, 0.9]), ([1, 2, 3], [0.2, 0.3, 0.5])]
+    for function in (stats.time_to_target, stats.steps_to_target):
+        result = function(rising, 0.5, 3, True)
+        assert (result.reached, result.restricted_mean) == (2, 2.5)
+        assert function(rising, 0.5, 3).restricted_mean == 1.0  # as losses, all are low enough at once
 
 
 def test_performance_profile_by_hand():
@@ -213,6 +283,10 @@ def test_performance_profile_properties():
         assert curve[-1] == 1.0
 
 
+def test_performance_profile_of_no_methods():
+    assert stats.performance_profile({}, [1.0]) == {}
+
+
 @pytest.mark.parametrize("costs", [{"a": {"p": 1.0}, "b": {"q": 1.0}}, {"a": {"p": 0.0}}, {"a": {"p": math.nan}}])
 def test_performance_profile_checks_its_input(costs):
     with pytest.raises(ValueError, match=r"^costs must"):
@@ -228,6 +302,9 @@ VERDICTS = [
     (Interval(0.1, 0.05, 0.15, 5), True, 1, 0, "no verdict"),
     (Interval(0.1, 0.05, 0.15, 5), True, 1, 1, "better"),
     (Interval(-0.1, -0.15, -0.05, 5), True, 0, 1, "no verdict"),
+    (Interval(-0.1, -0.15, -0.05, 5), True, 1, 1, "worse"),
+    (Interval(0.1, 0.0, 0.2, 5), True, 0, 0, "no difference shown"),
+    (Interval(-0.1, -0.2, 0.0, 5), True, 0, 0, "no difference shown"),
 ]
 
 
@@ -236,6 +313,13 @@ def test_verdict(interval, higher, diverged, base, expected):
     word, why = stats.verdict(interval, higher, diverged, base)
     assert word == expected
     assert bool(why) == (word == "no verdict")
+
+
+def test_without_counts_no_run_diverged():
+    interval = Interval(0.1, 0.05, 0.15, 5)
+    assert stats.verdict(interval, True) == ("better", "")
+    assert stats.verdict(interval, True, diverged=1) == ("no verdict", "diverged more often")
+    assert stats.verdict(interval, False, base_diverged=1) == ("no verdict", "baseline diverged more often")
 
 
 def test_brute_force_expected_best():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from clipbench.clipping import (
+    AdaptiveGradientClip,
+    Clipper,
     ConstantThreshold,
     EmaThreshold,
     NoClip,
@@ -85,22 +89,20 @@ def test_parameters_without_names_where_names_are_not_needed() -> None:
             layerwise(module.parameters())
 
 
-def sharded_steps(rank: int, folder: str) -> None:
-    """One process: FSDP2 and DTensor gradients through every clipper, and torch's own norm clipping beside them."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    mesh = init_device_mesh("cpu", (2,))
-    found: dict[str, object] = {}
-    clips = {
+def clippers() -> dict[str, Clipper]:
+    return {
         "norm": NormClip(0.5), "adaptive": NormClip(EmaThreshold(0.5)), "value": ValueClip(0.1),
         "spectral": SpectralClip(0.5, skip=[]), "soft": SoftSpectralClip(0.5, skip=[]), "none": NoClip(),
     }  # fmt: skip
+
+
+def clipped_shards(mesh: Any) -> dict[str, Any]:
+    """Gradients after every clipper, and the norm it tells, with gradients shared out in each way over `mesh`."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    found: dict[str, Any] = {}
     for kind, placements in {"rows": Shard(0), "columns": Shard(1), "copies": Replicate()}.items():
-        for name, clip in clips.items():
+        for name, clip in clippers().items():
             module = model()
             fill(module, 1)
             whole = {key: grad.clone() for key, grad in now(module).items()}
@@ -112,6 +114,58 @@ def sharded_steps(rank: int, folder: str) -> None:
             stats = clip(sharded.items())
             grads = {key: parameter.grad.full_tensor() for key, parameter in sharded.items()}  # type: ignore[union-attr]
             found[f"{kind}/{name}"] = (grads, stats.norm)
+    return found
+
+
+def expect_as_whole(found: dict[str, Any]) -> None:
+    for kind in ("rows", "columns", "copies"):
+        for name, clip in clippers().items():
+            module = model()
+            fill(module, 1)
+            stats = clip(module.named_parameters())
+            grads, norm = found[f"{kind}/{name}"]
+            for key, grad in now(module).items():
+                assert torch.allclose(grads[key], grad, rtol=1e-5, atol=1e-6), (kind, name, key)
+            assert norm is None if stats.norm is None else float(norm) == pytest.approx(float(stats.norm), rel=1e-6)
+
+
+@pytest.fixture
+def alone() -> Iterator[Any]:
+    """A mesh of this process only: gradients are sharded ones, in one piece."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def test_sharded_gradients_in_one_piece(alone: Any) -> None:
+    expect_as_whole(clipped_shards(alone))
+
+
+def test_sharded_gradients_that_are_refused_by_name(alone: Any) -> None:
+    from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
+
+    one = nn.Parameter(distribute_tensor(torch.zeros(4, 2), alone, [Shard(0)]))
+    one.grad = distribute_tensor(torch.ones(4, 2), alone, [Shard(0)])
+    with pytest.raises(ValueError, match=r"that are not sharded, got a DTensor for layer\.weight$"):
+        AdaptiveGradientClip()([("layer.weight", one)])
+    summands = nn.Parameter(DTensor.from_local(torch.zeros(4, 2), alone, [Partial()]))
+    summands.grad = DTensor.from_local(torch.ones(4, 2), alone, [Partial()])
+    with pytest.raises(ValueError, match=r"must have gradients that are summed, got .*Partial.* for layer\.weight$"):
+        NormClip(1.0)([("layer.weight", summands)])
+
+
+def sharded_steps(rank: int, folder: str) -> None:
+    """One process: FSDP2 and DTensor gradients through every clipper, and torch's own norm clipping beside them."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    found = clipped_shards(mesh)
     module = model()
     fully_shard(module)
     for oracle in (True, False):
@@ -133,19 +187,7 @@ def sharded_steps(rank: int, folder: str) -> None:
 def test_sharded_gradients_are_clipped_as_whole_ones(tmp_path: Path) -> None:
     mp.spawn(sharded_steps, (str(tmp_path),), nprocs=2)
     found = torch.load(tmp_path / "found.pt")
-    clips = {
-        "norm": NormClip(0.5), "adaptive": NormClip(EmaThreshold(0.5)), "value": ValueClip(0.1),
-        "spectral": SpectralClip(0.5, skip=[]), "soft": SoftSpectralClip(0.5, skip=[]), "none": NoClip(),
-    }  # fmt: skip
-    for kind in ("rows", "columns", "copies"):
-        for name, clip in clips.items():
-            module = model()
-            fill(module, 1)
-            stats = clip(module.named_parameters())
-            grads, norm = found[f"{kind}/{name}"]
-            for key, grad in now(module).items():
-                assert torch.allclose(grads[key], grad, rtol=1e-5, atol=1e-6), (kind, name, key)
-            assert norm is None if stats.norm is None else float(norm) == pytest.approx(float(stats.norm), rel=1e-6)
+    expect_as_whole(found)
     assert float(found["ours"][1]) == pytest.approx(float(found["torch"][1]), rel=1e-6)
     for key, grad in found["torch"][0].items():
         assert torch.allclose(found["ours"][0][key], grad, rtol=1e-5)

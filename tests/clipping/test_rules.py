@@ -18,7 +18,9 @@ from clipbench.clipping import (
     Clipper,
     DeltaClip,
     ErrorFeedback,
+    MixClip,
     NormClip,
+    RmsClip,
     SmoothClip,
     SpectralClip,
     SpikeClip,
@@ -118,6 +120,19 @@ def test_one_lost_step_does_not_poison_the_next(name: str, bad: float) -> None:
     assert all(np.isfinite(g).all() for grads in after for g in grads.values())
 
 
+def test_autoclip_remembers_more_steps_than_its_first_room_holds() -> None:
+    """Room is doubled at 64 and at 128 steps; state taken in between goes on."""
+    steps = [grads for seed in range(3) for grads in gradients(seed)]
+    clipper = AutoClip(30.0)
+    mine, twin = run(clipper, steps[:100]), rules.autoclip(steps, 30.0)
+    assert clipper.state_dict()["history"].shape == (100,)
+    fresh = AutoClip(30.0)
+    fresh.load_state_dict(clipper.state_dict())
+    for found, expected in zip([*mine, *run(fresh, steps[100:])], twin, strict=True):
+        largest = max(np.abs(g).max() for g in expected.values())
+        assert all(np.abs(found[key] - expected[key]).max() <= 1e-6 * largest for key in SHAPES)
+
+
 @pytest.mark.parametrize("name", TWINS)
 def test_zero_gradients_stay_zero(name: str) -> None:
     make, _ = TWINS[name]
@@ -173,12 +188,24 @@ def test_a_chain_says_what_its_links_said() -> None:
         (lambda: ZClip(score=0), "score must be > 0, got 0"),
         (lambda: AdaGC(warmup=0), "warmup must be >= 1, got 0"),
         (lambda: SpikeClip(-1.0), "factor must be > 0, got -1.0"),
+        (lambda: AdaptiveGradientClip(eps=0.0), "eps must be > 0, got 0.0"),
+        (lambda: AdaGC(relative=0.0), "relative must be > 0, got 0.0"),
+        (lambda: AdaGC(absolute=0.0), "absolute must be > 0, got 0.0"),
+        (lambda: ZClip(most=-1.0), "most must be > 0, got -1.0"),
+        (lambda: ZClip(warmup=0), "warmup must be >= 1, got 0"),
+        (lambda: SpikeClip(warmup=-1), "warmup must be >= 0, got -1"),
+        (lambda: MixClip(1.0, 1.1), r"mix must be in \[0, 1\], got 1.1"),
+        (lambda: MixClip(1.0, scale=0.0), "scale must be > 0, got 0.0"),
+        (lambda: RmsClip(1.0), r"coefficient must be in \[0, 1\), got 1.0"),
+        (lambda: RmsClip(eps=0.0), "eps must be > 0, got 0.0"),
+        (lambda: StableSpikeClip(entry=1.0), r"entry must be in \[0, 1\), got 1.0"),
+        (lambda: StableSpikeClip(second=1.0), r"second must be in \[0, 1\), got 1.0"),
         (lambda: StableSpikeClip(first=1.0), r"first must be in \[0, 1\), got 1.0"),
         (lambda: DeltaClip(1.0, 1.0), r"least must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_bad_arguments_are_named(make: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         make()
 
 

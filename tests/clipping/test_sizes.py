@@ -23,7 +23,7 @@ from clipbench.clipping import (
     Threshold,
     ValueClip,
 )
-from clipbench.clipping.lengths import clip_factor, norms, scale_, total
+from clipbench.clipping.lengths import clip_factor, norms, readable, scale_, total
 from tests.reference import spectral as reference
 
 CPU = torch.device("cpu")
@@ -137,10 +137,25 @@ def test_levels_that_are_no_thresholds_never_let_a_gradient_pass(value: float) -
     clips += [SpectralClip(Given(value), backend) for backend in ("exact", "svd", "newton_schulz", "randomized")]
     clips += [SoftSpectralClip(Given(value), backend) for backend in ("exact", "newton_schulz")]
     for clip in clips:
-        grads = [torch.ones(4, 5), torch.ones(3), torch.zeros(2, 2)]
+        grads = [torch.ones(4, 5), torch.ones(3), torch.zeros(2, 2), torch.zeros(3), torch.zeros(1, 3)]
         clip([(f"w{place}", parameter(grad)) for place, grad in enumerate(grads)])
         for grad in grads[:2]:
             assert bool(grad.isnan().all()) if math.isnan(value) else float(grad.abs().max()) == 0, type(clip)
+        if not math.isnan(value):
+            assert all(not grad.any() for grad in grads[2:]), type(clip)
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (5, 1), (3, 4)])
+@pytest.mark.parametrize("make", [SpectralClip, SoftSpectralClip])
+def test_layers_of_any_form_are_left_alone_where_an_entry_is_infinite(
+    make: Callable[..., Clipper], shape: tuple[int, ...]
+) -> None:
+    gradient = torch.full(shape, 2.0)
+    gradient.view(-1)[1] = math.inf
+    before, clip = gradient.clone(), make(0.5)
+    assert float(clip([("w", parameter(gradient))]).clipped_fraction) == 0
+    assert torch.equal(gradient, before)
+    assert int(clip.layer_stats()["w"]["non_finite"]) == 1
 
 
 def test_a_dead_layer_that_wakes() -> None:
@@ -161,10 +176,32 @@ def test_the_way_of_accelerators_gives_the_same_and_reads_nothing(monkeypatch: p
             scaled = [torch.full((3,), 1e36)]
             scale_(scaled, torch.tensor(factor, dtype=torch.float64))
             assert float(scaled[0][0]) == pytest.approx(float(torch.tensor(1e36)) * factor, rel=1e-5)
+    lengths = [here, torch.tensor([]), torch.zeros(3), torch.tensor([3e300, 4e300]), torch.tensor([1e-300, 0.0]),
+               torch.tensor([1.0, math.inf])]  # fmt: skip
+    plain = [float(total(each.double())) for each in lengths]
+    with monkeypatch.context() as patch:
+        patch.setattr("clipbench.clipping.lengths.readable", lambda tensor: False)
+        assert [float(total(each.double())) for each in lengths] == pytest.approx(plain, rel=1e-12)
     with FakeTensorMode():
         found = norms([torch.empty(70_000), torch.empty(3)])
         scale_([torch.empty(3)], clip_factor(total(found), torch.ones(())))
         assert found.dtype == torch.float64
+
+
+def test_what_can_be_read_without_waiting() -> None:
+    assert readable(torch.ones(1))
+    assert not readable(torch.empty(1, device="meta"))
+    assert not readable(nn.Parameter(torch.ones(1)))
+    assert math.isnan(float(total(torch.tensor([math.nan, 1.0], dtype=torch.float64))))
+
+
+@pytest.mark.parametrize("norm", [0.0, 1.0, 2.0, math.inf, math.nan])
+@pytest.mark.parametrize("tau", [-1.0, 0.0, 1.0, math.inf])
+def test_one_factor_and_a_row_of_them_are_the_same(norm: float, tau: float) -> None:
+    expected = 1.0 if not math.isfinite(norm) or norm <= max(tau, 0.0) else max(tau, 0.0) / norm
+    one, level = torch.tensor(norm, dtype=torch.float64), torch.tensor(tau, dtype=torch.float64)
+    assert float(clip_factor(one, level)) == expected
+    assert clip_factor(one[None], level[None]).tolist() == [expected]
 
 
 def test_a_norm_that_is_not_finite_stays_so() -> None:

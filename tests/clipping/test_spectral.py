@@ -285,6 +285,11 @@ def test_a_resumed_randomized_clipper_continues_from_its_bases() -> None:
         clip.reseed(step)
         clip(module.named_parameters())
     state = clip.state_dict()
+    assert set(state["bases"]) == {name for name in CLIPPED if name.endswith("weight") and name != "norm.weight"}
+    cold = SpectralClip(1.0, backend="randomized", rank=2)
+    fill(module, 0)
+    cold(module.named_parameters())
+    assert cold.state_dict()["bases"] == {}
     results = []
     for each in (clip, SpectralClip(EmaThreshold(), backend="randomized")):
         each.load_state_dict(state)

@@ -133,6 +133,25 @@ def test_before_the_first_value_nothing_is_clipped() -> None:
     assert ConstantThreshold(2.0).current(NAMES, CPU).tolist() == [2.0] * 3
 
 
+@pytest.mark.parametrize("make", [*(make for make, _ in RULES.values()), lambda: ConstantThreshold(2.0)])
+def test_levels_are_where_the_values_are(make: Callable[[], Threshold]) -> None:
+    threshold, there = make(), torch.device("meta")
+    threshold.update(NAMES, torch.ones(3))
+    assert threshold.current(NAMES, CPU).device == CPU
+    assert threshold.current(NAMES, there).device == there
+    assert threshold.at(NAMES, torch.ones(3, device=there)).device == there
+    late = [*NAMES, "seen there for the first time"]
+    assert threshold.current(late, there).shape == (4,)
+    assert threshold.current(late, there).device == there
+
+
+def test_the_state_of_an_unused_threshold_loads() -> None:
+    for make, _ in RULES.values():
+        threshold = make()
+        threshold.load_state_dict(through_a_file(make().state_dict()))
+        assert threshold.current(NAMES, CPU).tolist() == [math.inf] * 3
+
+
 def test_names_may_come_late_leave_and_change_places() -> None:
     """State belongs to the name: parameters without a gradient are missing from a step."""
     threshold = EmaThreshold(0.5)
@@ -176,6 +195,7 @@ def test_a_state_dict_does_not_change_with_later_steps() -> None:
         (lambda: ConstantThreshold(math.nan), "value must be > 0, got nan"),
         (lambda: EmaThreshold(1.0), r"coefficient must be in \[0, 1\), got 1.0"),
         (lambda: EmaThreshold(0.9, -1.0), "epsilon must be >= 0"),
+        (lambda: EmaThreshold(0.9, math.inf), "epsilon must be >= 0 and finite, got inf"),
         (lambda: QuantileThreshold(1.5), r"quantile must be in \[0, 1\], got 1.5"),
         (lambda: QuantileThreshold(window=0), "window must be >= 1, got 0"),
         (lambda: QuantileThreshold(interpolation="higher"), "interpolation must be lower or linear"),  # type: ignore[arg-type]

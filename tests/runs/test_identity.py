@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,7 +16,7 @@ from clipbench.analysis.groups import variants
 from clipbench.analysis.load import load
 from clipbench.cli.compose import compose
 from clipbench.runs.execute import execute
-from clipbench.runs.identity import TABLE, counted
+from clipbench.runs.identity import TABLE, counted, effective, run_id
 from clipbench.runs.request import Request, request
 from tests.runs.helpers import TINY, info
 
@@ -56,10 +59,63 @@ def test_two_runs(one: list[str], other: list[str]) -> None:
 
 
 def test_on_an_accelerator_tf32_is_another_run() -> None:
-    from clipbench.runs.identity import run_id
-
     config = compose([])
     assert run_id(config | {"precision": "tf32"}, "cuda") != run_id(config, "cuda")
+
+
+def test_the_id_is_the_hash_of_what_counts() -> None:
+    """Worked out anew: published records are found by it, so that its form is not to change."""
+
+    def digest(**kept: Any) -> str:
+        text = json.dumps({"seed": 1, "steps": 5, "method": {"name": "sgd"}} | kept, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    config = {
+        "method": {"tuning": {"trials": 3}, "name": "sgd"}, "seed": 1, "steps": 5, "epochs": 3, "precision": "tf32",
+        "device": "cuda:1", "log_every": 7, "data": {"root": "/x", "split_seed": 2, "verify": False},
+    }  # fmt: skip
+    data = {"split_seed": 2, "verify": False}
+    assert run_id(config, "cpu") == digest(device="cpu", precision="fp32", data=data)
+    assert run_id(config, "cuda") == digest(device="cuda", precision="tf32", data=data)
+    assert run_id(config, "cpu", "5um") == digest(device="cpu", precision="fp32", data=data | {"sum": "5um"})
+    bare = {"method": {"name": "sgd"}, "seed": 1, "steps": 5}
+    assert run_id(bare, "cpu") == digest(device="cpu")
+    assert run_id(bare, "cpu", "") == digest(device="cpu", data={"sum": ""})
+
+
+def test_what_another_option_makes_void() -> None:
+    both = {"steps": 5, "epochs": 3, "precision": "tf32"}
+    assert effective(both, "cpu") == {"steps": 5, "precision": "fp32"}
+    assert effective(both, "cuda") == {"steps": 5, "precision": "tf32"}
+    assert effective({"steps": None, "epochs": 3, "precision": "bf16"}, "cpu") == {
+        "steps": None, "epochs": 3, "precision": "bf16",
+    }  # fmt: skip
+    assert effective({"steps": 0, "epochs": 3}, "cpu") == {"steps": 0}
+    assert both == {"steps": 5, "epochs": 3, "precision": "tf32"}, "the config given stays as it is"
+
+
+NOWHERE = {"tuning", "calibration", "method.tuning", "environment"}
+PLACES = {"logger", "paths", "data.root"}
+HARMLESS = {"data.download", "log_every", "log_layers", "checkpoint_every", "stale", "retry", "threads", "together",
+            "tuned", "device"}  # fmt: skip
+REPEATED = {"data.verify", "seed", "experiment", "role", "trial", "eval_every"}
+
+
+@pytest.mark.parametrize(
+    ("use", "left_out"),
+    [("identity", NOWHERE | PLACES | HARMLESS), ("variant", NOWHERE | PLACES | HARMLESS | REPEATED),
+     ("record", NOWHERE), ("public", NOWHERE | PLACES)],
+)  # fmt: skip
+def test_what_is_left_out_of_each_use(use: Any, left_out: set[str]) -> None:
+    config: dict[str, Any] = {"steps": 1, "data": {"split_seed": 0}, "method": {"name": "sgd"}}
+    for path in TABLE:
+        *above, key = path.split(".")
+        (config.setdefault(above[0], {}) if above else config)[key] = path
+    kept = counted(config, use)
+    flat = {f"{key}.{inner}" if isinstance(value, dict) else key for key, value in kept.items() for inner in
+            (value if isinstance(value, dict) else [""])}  # fmt: skip
+    assert flat == {"steps", "data.split_seed", "method.name", *TABLE} - left_out
+    assert set(TABLE) == NOWHERE | PLACES | HARMLESS | REPEATED
 
 
 def test_every_row_of_the_table_is_an_option() -> None:

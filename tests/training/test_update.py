@@ -45,6 +45,7 @@ TWINS = {
         lambda steps: [rules.scaled(u, 1 / rules.total_norm(u)) for u in rules.sgd_updates(steps, 0.9)],
     ),
     "mix_clip": (lambda: MixClip(1.0, 0.7, 0.1), lambda steps: rules.mix_clip(steps, 1.0, 0.7, 0.9)),
+    "mix_clip, at times": (lambda: MixClip(20.0, 0.7, 0.1), lambda steps: rules.mix_clip(steps, 20.0, 0.7, 0.9)),
     "rms_clip": (lambda: RmsClip(0.9, 1e-6), lambda steps: rules.rms_clip(steps, 0.9, 0.9, 1e-6)),
 }
 

@@ -1,0 +1,86 @@
+"""Small parts of the engine by themselves: what a whole backward pass seldom shows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from clipbench.per_sample.opaque import NoLeaks
+from clipbench.per_sample.plan import Plan
+from clipbench.per_sample.pullback import _agree
+from clipbench.per_sample.thresholds import Remembered, evaluate_threshold
+from clipbench.per_sample.traces import Known
+
+
+def test_positions_go_on_behind_other_ranks_samples() -> None:
+    def positions(k: Tensor, norms: Tensor) -> Tensor:
+        return k + 0.0 * norms
+
+    norms = torch.ones(3, dtype=torch.float64)
+    for offset in (0, 4):
+        alone = evaluate_threshold(positions, Remembered(), norms, offset, 9)
+        assert alone.tolist() == [offset + 1.0, offset + 2.0, offset + 3.0]
+        ranked = evaluate_threshold(positions, Remembered(), norms, offset, 9, before=torch.tensor(5))
+        assert ranked.tolist() == [6.0, 7.0, 8.0], "`before` counts them all"
+
+
+def test_what_is_remembered_is_of_one_kind_and_never_of_another_mode() -> None:
+    remembered, norms = Remembered(), torch.ones(3)
+    first = remembered.constant(0.5, norms)
+    assert remembered.constant(0.5, torch.zeros(3)) is first
+    assert remembered.positions(0, norms) is remembered.positions(0, norms)
+    for other in (torch.ones(4), torch.ones(3, dtype=torch.float64), torch.ones(3, device="meta")):
+        made = remembered.constant(0.5, other)
+        assert (made.shape, made.dtype, made.device) == (other.shape, other.dtype, other.device)
+    assert remembered.constant(0.25, norms).tolist() == [0.25] * 3
+    assert remembered.positions(2, norms).tolist() == [3.0, 4.0, 5.0]
+    with FakeTensorMode():
+        fake = torch.ones(3)
+        assert isinstance(remembered.constant(0.25, fake), FakeTensor)
+        assert isinstance(remembered.positions(2, fake), FakeTensor)
+    assert not isinstance(remembered.constant(0.25, norms), FakeTensor)
+
+
+def test_a_plan_is_kept_until_something_else_is_found() -> None:
+    known, plan = Known(), object.__new__(Plan)
+    assert known.number(None) is None
+    assert (known.number("a"), known.number("b"), known.number("a")) == (1, 2, 1)
+    known.keep(1, 4, plan)
+    assert known.plan(1, 4) is plan
+    assert known.plan(1, 5) is known.plan(2, 4) is known.plan(None, 4) is None
+    for found in (known.single, known.passed, known.single):
+        before = known.version
+        found.add((before,))
+        assert known.version > before
+        assert known.plan(1, 4) is None
+
+
+def test_what_is_looked_at_gets_its_options_by_name() -> None:
+    x = torch.arange(6.0).reshape(2, 3)
+    with NoLeaks():
+        assert torch.sum(x, dim=1, keepdim=True).tolist() == [[3.0], [12.0]]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (None, None, True),
+        (torch.ones(2), None, False),
+        (None, torch.ones(2), False),
+        (torch.ones(2), torch.ones(3), False),
+        (torch.ones(0), torch.ones(0), True),
+        (torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0 + 1e-6]), True),
+        (torch.tensor([1e-9, 2.0]), torch.tensor([2e-9, 2.0]), True),
+        (torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.01]), False),
+        (torch.tensor([1.0, math.inf]), torch.tensor([1.0, math.nan]), True),
+        (torch.tensor([1.0, math.inf]), torch.tensor([1.5, math.nan]), False),
+    ],
+)
+def test_a_batch_agrees_with_its_loop_but_for_rounding(
+    one: Tensor | None, other: Tensor | None, expected: bool
+) -> None:
+    assert _agree(one, other) is expected
