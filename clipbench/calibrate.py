@@ -10,7 +10,7 @@ from typing import Any
 
 from clipbench.cli.arguments import overrides
 from clipbench.cli.command import WAITING, command
-from clipbench.cli.compose import CONFIG_PATH
+from clipbench.cli.compose import CONFIG_PATH, must_train
 from clipbench.errors import ConfigError
 
 BASELINE = "sgd"
@@ -69,6 +69,7 @@ def main(arguments: Sequence[str]) -> None:
 
     with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
         found, tuned = configs(words)
+    must_train(found[BASELINE])
     results = Path(found[BASELINE]["paths"]["results"])
 
     from clipbench.runs.archive import stem

@@ -6,12 +6,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipbench.cli.arguments import overrides
 from clipbench.cli.command import command
 from clipbench.cli.compose import CONFIG_PATH
 from clipbench.cli.outside import methods as known_methods
 from clipbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clipbench.tuning.plan import Plan
 
 SIZES = ("smoke", "cpu")
 HELP = """\
@@ -54,25 +58,54 @@ def main(arguments: Sequence[str]) -> None:
 
     from hydra import initialize_config_dir
 
-    from clipbench.analysis.collect import collect
     from clipbench.analysis.leaderboard import chosen, listed
-    from clipbench.analysis.leaderboard_page import write
-    from clipbench.tuning import Worker, plan, summary
+    from clipbench.tuning import plan
 
     wanted = [name for name in own.get("methods", "").strip("[]").split(",") if name]
     with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        plans = []  # all of them first: a word that does not fit the last task is told before the first is run
         for task in chosen(listed(), [name for name in own.get("tasks", "").strip("[]").split(",") if name]):
             methods = wanted or (known_methods(Path(CONFIG_PATH)) if task.methods == "all" else [])
             if methods:
                 methods = list(dict.fromkeys(["sgd", *methods]))
             named = [f"tuning.methods=[{','.join(methods)}]"] if methods else []
             # the command line's own words come last: they win
-            ready = plan([f"experiment={task.name}/{size}", f"together={task.together}", *named, *rest])
+            plans.append(plan([f"experiment={task.name}/{size}", f"together={task.together}", *named, *rest]))
+        missed = _work(plans)
+    _write(plans[0].results, size)
+    print(f"{time.monotonic() - started:.0f} s", flush=True)
+    if missed is not None:
+        raise missed
+
+
+def _work(plans: Sequence[Plan]) -> ConfigError | None:
+    """Tune, run and collect every task. One that cannot run, as its data are missing, is told and leaves the others
+    alone; the first such error is returned.
+    """
+    from clipbench.analysis.collect import bring, collect
+    from clipbench.tuning import Worker, summary
+
+    missed = None
+    for ready in plans:
+        try:
             worker = Worker(ready, lambda line: print(line, flush=True))
-            print("\n".join(summary(worker.go())))
-            collect(ready.results, experiments=[ready.experiment])
-    written = write(ready.results, size)
-    print(f"{time.monotonic() - started:.0f} s")
+            print("\n".join(summary(worker.go())), flush=True)
+        except ConfigError as error:
+            missed = missed or error
+            print(f"{ready.experiment} is left out: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+            continue
+        bring(ready.results, ready.experiment)  # before collecting, which asks for an experiment with runs
+        collect(ready.results, experiments=[ready.experiment])
+    return missed
+
+
+def _write(results: Path, size: str) -> None:
+    """Table and figure of all that is collected; says so where there is nothing to show."""
+    from clipbench.analysis.leaderboard_page import write
+
+    written = write(results, size)
+    if not written:
+        print("no table: no task has finished final runs of tuned sgd", file=sys.stderr)
     for path in written:
         print(path)
 

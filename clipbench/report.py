@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipbench.analysis import collect, experiments
-from clipbench.analysis.collect import add, merge_files
+from clipbench.analysis.collect import bring, merge_files
 from clipbench.analysis.document import summary, write_figures, write_tables
 from clipbench.analysis.embed import embed
 from clipbench.analysis.groups import BASELINE
 from clipbench.analysis.page import write_report
+from clipbench.cli.parser import Parser
 from clipbench.cli.streams import outlast
 from clipbench.errors import RecordError
-from clipbench.runs.archive import data_file, places, read_data
 from clipbench.wording import amount
 
 DESCRIPTION = """\
@@ -41,9 +41,7 @@ examples:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     raw = argparse.RawDescriptionHelpFormatter
-    main = argparse.ArgumentParser(
-        "python -m clipbench.report", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw
-    )
+    main = Parser("python -m clipbench.report", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
     commands = main.add_subparsers(dest="command", required=True, metavar="{collect,tables,figures,summary,merge,all}")
     files = commands.add_parser("merge", description=_line("merge"))
     files.add_argument("base", type=Path, help="the version that both come from (%%O)")
@@ -115,34 +113,23 @@ def _collect(args: argparse.Namespace, names: Sequence[str]) -> None:
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for name, count in done.runs.items():
-        print(f"collected {name}: {amount(count, 'run')}")
+        print(f"collected {name}: {amount(bring(args.results, name) or count, 'run')}")
 
 
 def _collected(args: argparse.Namespace) -> Path:
     """The results folder that holds all runs of the experiment: its own, or `--into` with what is published too."""
-    others = [*args.data, *places(args.results)[1:]]
-    _bring(args.results if args.into is None else args.into, others, args.experiment)
+    bring(args.results if args.into is None else args.into, args.experiment, args.data)
     if args.into is None:
         _collect(args, [args.experiment])
         return Path(args.results)
     (args.into / "data").mkdir(parents=True, exist_ok=True)
-    _bring(args.into, [args.results], args.experiment)
+    bring(args.into, args.experiment, [args.results])
     for warning in collect(args.into, args.roots or [args.results], [args.experiment]).warnings:
         print(f"warning: {warning}", file=sys.stderr)
     calibration = args.results / "data" / "calibration.parquet"
     if calibration.exists():
         shutil.copy(calibration, args.into / "data")
     return Path(args.into)
-
-
-def _bring(results: Path, others: Sequence[Path], experiment: str) -> None:
-    """Add what other results folders have collected of an experiment, calibrations where there is none."""
-    for other in others:
-        if (found := data_file(other, experiment)).exists():
-            add(data_file(results, experiment), read_data(found))
-        there, here = (folder / "data" / "calibration.parquet" for folder in (other, results))
-        if found.exists() and there.exists() and not here.exists():
-            shutil.copy(there, here)
 
 
 def _summary(args: argparse.Namespace) -> None:
@@ -184,7 +171,7 @@ def run(args: argparse.Namespace) -> None:
     if args.command in ("collect", "all"):
         for other in args.data:
             for name in args.experiments or experiments(other):
-                _bring(args.results, [other], name)
+                bring(args.results, name, [other])
         _collect(args, args.experiments)
         if args.command == "collect":
             return

@@ -21,6 +21,7 @@ from clipbench.cli.guard import guard
 from clipbench.cli.outside import search, taken
 from clipbench.config.environment import hidden
 from clipbench.errors import JobError, RunLocked
+from clipbench.wording import amount
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name="config")
@@ -60,8 +61,12 @@ def main() -> None:
 
     sweep = Sweep(words.overrides)
     print(sweep.plan(), flush=True)
+    if sweep.refused:
+        first = condense(sweep.refused[0]) or hidden(repr(sweep.refused[0]))
+        print(f"clipbench: {amount(len(sweep.refused), 'run')} cannot be made: {first}", file=sys.stderr, flush=True)
     try:
-        if sweep.done < len(sweep.requests):  # else Hydra would only walk through what was found
+        # Where all were found Hydra would only walk through them; what cannot be made ends in its error.
+        if sweep.done < len(sweep.requests) or sweep.refused:
             sweep.train_together()
             job()
     finally:

@@ -22,6 +22,7 @@ Nothing is trained and nothing written. Norms change in training: these are wher
   batches=10         micro-batches to look at
   share=0.1          share of samples, batches and layers to clip
   --config-dir DIR   a folder of methods and experiments of your own
+  --allow PACKAGE    a package of your own that their files may name
 
 Everything else is an option of the runs, as on the command line of clipbench.run.
 
@@ -46,13 +47,15 @@ def main(arguments: Sequence[str]) -> None:
             rest.append(each)
     batches, share = (_number(word, text) for word, text in own.items())
 
-    from clipbench.cli.compose import compose
+    from clipbench.cli.compose import compose, must_train
     from clipbench.config.schema import check
     from clipbench.suggestion import suggest
     from clipbench.training.setup import build
 
-    config = compose(overrides(rest, "suggestion", ()))
-    setup = build(config, check(config))
+    config = compose(overrides(rest, "suggestion", WORDS))
+    options = check(config)
+    must_train(config)
+    setup = build(config, options)
     setup.model.train()
     try:
         found = suggest(

@@ -11,6 +11,7 @@ from pathlib import Path
 from clipbench.cli.command import command
 from clipbench.cli.compose import CONFIG_PATH, compose, compose_node
 from clipbench.cli.outside import taken
+from clipbench.cli.parser import Parser
 from clipbench.errors import ConfigError
 
 DESCRIPTION = """\
@@ -35,9 +36,7 @@ examples:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     raw = argparse.RawDescriptionHelpFormatter
-    main = argparse.ArgumentParser(
-        "python -m clipbench.verify", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw
-    )
+    main = Parser("python -m clipbench.verify", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
     main.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="default with --equal: all published ones")
     main.add_argument("--results", type=lambda text: Path(text).expanduser(), default=Path("results"), metavar="DIR")
     main.add_argument("--equal", metavar="OLD", help="a git commit of this checkout")

@@ -22,13 +22,25 @@ import yaml
 
 from clipbench.analysis.fields import public
 from clipbench.analysis.load import experiments as collected_experiments
-from clipbench.runs.archive import METRIC_COLUMNS, Run, data_file, holds_runs, read_data, write_data
+from clipbench.runs.archive import (
+    METRIC_COLUMNS,
+    Run,
+    data_file,
+    holds_runs,
+    outcome_file,
+    places,
+    read_data,
+    read_mapping,
+    read_table,
+    write_data,
+)
 from clipbench.runs.equal import representative
-from clipbench.runs.files import lock
+from clipbench.runs.files import atomic_text, atomic_write, lock
 from clipbench.runs.parquet import read_frame
 from clipbench.runs.record import FINISHED, STATUSES, parse_info
 
 CURVE_POINTS = 20  # of each curve of a tuning's trial
+SESSION = ["experiment", "device", "threads"]  # what one calibration measured together
 
 
 class Collected(NamedTuple):
@@ -197,6 +209,43 @@ def add(path: Path, new: Sequence[Run]) -> tuple[list[Run], list[str]]:
         runs, conflicts = merge([*(read_data(path) if path.exists() else []), *new])
         write_data(path, runs)
     return runs, conflicts
+
+
+def bring(results: Path, experiment: str, others: Sequence[Path] = ()) -> int:
+    """Add what `others` (results folders), and then an installed package, have collected of an experiment.
+
+    Its runs, what its tuning selected where one's own says nothing of a method, and its calibrations of machines that
+    have none here. Returns how many runs there are then, 0 where nobody has any. Raises ValueError for a folder that
+    is not there.
+    """
+    if away := [other for other in others if not other.is_dir()]:
+        raise ValueError(f"data must be folders that are there, got {away[0]}")
+    count = 0
+    for other in [*others, *places(results)[1:]]:
+        if not (found := data_file(other, experiment)).exists() or other.resolve() == results.resolve():
+            continue
+        count = len(add(data_file(results, experiment), read_data(found))[0])
+        theirs, ours = outcome_file(other, experiment), outcome_file(results, experiment)
+        if theirs.exists():
+            known = read_mapping(ours) if ours.exists() else {}
+            atomic_text(ours, json.dumps(dict(sorted((read_mapping(theirs) | known).items())), indent=1) + "\n")
+        _bring_calibration(results, other, experiment)
+    return count
+
+
+def _bring_calibration(results: Path, other: Path, experiment: str) -> None:
+    there, here = (folder / "data" / "calibration.parquet" for folder in (other, results))
+    if not there.exists():
+        return
+    rows = read_table(there)
+    rows = rows[rows["experiment"] == experiment]
+    if here.exists():
+        known = read_table(here)
+        measured = set(known[SESSION].itertuples(index=False, name=None))
+        rows = rows[[key not in measured for key in rows[SESSION].itertuples(index=False, name=None)]]
+        rows = pd.concat([known, rows], ignore_index=True) if len(rows) else rows
+    if len(rows):
+        atomic_write(here, lambda part: rows.reset_index(drop=True).to_parquet(part))
 
 
 def merge_files(ours: Path, theirs: Path) -> list[str]:

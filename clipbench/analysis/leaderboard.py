@@ -24,6 +24,7 @@ from clipbench.analysis.groups import BASELINE, panels
 from clipbench.analysis.load import Experiment, final, load, load_calibration
 from clipbench.analysis.sensitivity import TOLERANCE, sensitivity
 from clipbench.analysis.shares import clipped_shares
+from clipbench.analysis.standing import standing
 from clipbench.analysis.stats import Interval
 from clipbench.analysis.targets import find_target, to_target
 from clipbench.analysis.timing import step_times
@@ -41,11 +42,13 @@ class Task(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A method on one task: error over SGD's by seed, and beside it the shares (of runs, of steps, samples or layers,
-    of trials near the best), steps to the target and time of a step over SGD's; NaN where unknown."""
+    """A method on one task: error over SGD's by seed, and beside it the shares (of runs that diverged, of others that
+    learned nothing, of steps, samples or layers, of trials near the best), steps to the target and time of a step over
+    SGD's; NaN where unknown."""
 
     errors: dict[int, float]
     diverged: float
+    dead: float
     clipped: float
     near_best: float
     steps: float
@@ -63,6 +66,7 @@ class Place(NamedTuple):
     p: float
     ratios: list[np.ndarray]
     diverged: float
+    dead: float
     clipped: float
     near_best: float
     steps: float
@@ -71,10 +75,11 @@ class Place(NamedTuple):
 
 
 class Board(NamedTuple):
-    """Methods that were run on all of these tasks, best first."""
+    """Methods that were run on all of these tasks, best first; `left_out` says why others are not among them."""
 
     tasks: list[str]
     places: list[Place]
+    left_out: list[str]
 
 
 def listed(path: Path | None = None) -> list[Task]:
@@ -97,12 +102,11 @@ def scores(results: Path, experiment: Experiment) -> dict[str, Score]:
 
     A method that does best where it clips nothing IS the baseline: its runs are SGD's.
     """
+    experiment, _ = standing(experiment)
     metric, found = _metric(experiment), panels(experiment)
     if metric is None or not found:
         return {}
-    if len(found) > 1:  # two sums of data, or precisions: no table may mix them
-        raise ValueError(f"{experiment.name} must hold comparable runs, got {'; '.join(p.title for p in found)}")
-    panel = found[0]
+    panel = found[0]  # the only one: what stands differs in the method alone
     methods = sorted(set(experiment.runs["method"]) | experiment.baselines)
     base = by_seed(chosen_runs(experiment, BASELINE, role="final"), final_value(metric), metric)
     if not base.values:
@@ -125,9 +129,11 @@ def scores(results: Path, experiment: Experiment) -> dict[str, Score]:
             continue
         errors = {seed: _error(value, metric) / scale for seed, value in reading.values.items()}
         shares = list(clipped_shares(experiment, own[own["status"] == "ok"]).values())
+        diverged = int((own["status"] == "diverged").sum())
         result[method] = Score(
             errors,
-            reading.replaced / len(errors),
+            diverged / len(errors),
+            (reading.replaced - diverged) / len(errors),
             0.0 if idle or not shares else float(np.mean(shares)),
             near.get(method, math.nan),
             steps.get(BASELINE if idle else method, math.nan) / steps.get(BASELINE, math.nan),
@@ -155,21 +161,26 @@ def _near_best(losses: np.ndarray) -> float:
 def boards(results: Path, size: str = "cpu", path: Path | None = None) -> list[Board]:
     """All tasks with the methods they share; where some tasks have more methods, those tasks with theirs before it."""
     found: dict[str, dict[str, Score]] = {}
+    left: dict[str, list[str]] = {}
     for task in listed(path):
         name = f"{task.name}/{size}"
         if data_file(results, name).exists():
-            here = scores(results, load(results, name))
+            experiment = load(results, name)
+            here = scores(results, experiment)
             if here:
                 found[task.name] = here
+                left[task.name] = [f"{m} ({why})" for m, why in standing(experiment).left_out.items()]
     if not found:
         return []
     most = max(len(here) for here in found.values())
     wide = [task for task, here in found.items() if len(here) == most]
     groups = [wide] if len(wide) == len(found) else [wide, list(found)]
-    return [board({task: found[task] for task in tasks}) for tasks in groups]
+    return [
+        board({task: found[task] for task in tasks}, [why for task in tasks for why in left[task]]) for tasks in groups
+    ]
 
 
-def board(tasks: dict[str, dict[str, Score]]) -> Board:
+def board(tasks: dict[str, dict[str, Score]], left_out: Sequence[str] = ()) -> Board:
     """The methods that all these tasks have, ordered by the interquartile mean of their errors."""
     methods = sorted(set.intersection(*(set(here) for here in tasks.values())))
     base = [here[BASELINE].errors for here in tasks.values()]
@@ -187,6 +198,7 @@ def board(tasks: dict[str, dict[str, Score]]) -> Board:
                 math.nan,
                 groups,
                 _mean([score.diverged for score in own]),
+                _mean([score.dead for score in own]),
                 _mean([score.clipped for score in own]),
                 _mean([score.near_best for score in own]),
                 _geometric([score.steps for score in own]),
@@ -196,7 +208,8 @@ def board(tasks: dict[str, dict[str, Score]]) -> Board:
         )
     corrected = aggregate.holm({method: p for method, p in raw.items() if math.isfinite(p)})
     places = [place._replace(p=corrected.get(place.method, math.nan)) for place in places]
-    return Board(list(tasks), sorted(places, key=lambda place: (place.error.estimate, place.method)))
+    ranked = sorted(places, key=lambda place: (place.error.estimate, place.method))
+    return Board(list(tasks), ranked, list(left_out))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -25,8 +25,8 @@ from clipbench.wording import amount
 NAME = "leaderboard"
 SHOWN = 5  # profiles beside SGD's
 HIGHEST = 2.0  # of the profiles' axis
-COLUMNS = ["method", "error / SGD's, IQM", "P(better than SGD)", "p (Holm)", "diverged", "clipped",
-           "trials near best", "steps to target / SGD's", "step time / SGD's"]  # fmt: skip
+COLUMNS = ["method", "error / SGD's, IQM", "P(better than SGD)", "p (Holm)", "diverged", "learned nothing",
+           "clipped", "trials near best", "steps to target / SGD's", "step time / SGD's"]  # fmt: skip
 ALPHA = 0.05
 
 
@@ -58,21 +58,24 @@ def table(board: Board) -> Table:
     """One row a method, best first."""
     rows = [[
         place.method + (" (= sgd)" if place.same_as_baseline == len(board.tasks) and place.method != BASELINE else ""),
-        spread(place.error), spread(place.better), _p(place), _share(place.diverged), _share(place.clipped),
-        _share(place.near_best), _ratio(place.steps), _ratio(place.seconds),
+        spread(place.error), spread(place.better), _p(place), _share(place.diverged), _share(place.dead),
+        _share(place.clipped), _share(place.near_best), _ratio(place.steps), _ratio(place.seconds),
     ] for place in board.places]  # fmt: skip
     runs = board.places[0].error.n if board.places else 0
     notes = [
         f"Final runs of tuned settings on {', '.join(board.tasks)}; {amount(runs, 'run')} a method. "
         "A run's error is its test loss, or 1 − test accuracy, over SGD's (IQM) on that task; a run that "
-        "diverged or learned nothing has the trivial predictor's.",
+        "diverged or learned nothing (its loss ended at 0.95 of the best constant's or above) has the best constant's.",
         "IQM: mean of the middle half over runs and tasks. Intervals: 95 %, seeds resampled within tasks. p: Wilcoxon "
         f"on seeds that both have, corrected over all methods; * below {ALPHA}.",
         "clipped: share of samples, steps or layers; a tuned method that clips under 1 % is SGD (= sgd where on every "
         "task). trials near best: within 10 % of the method's best validation loss. Steps: geometric mean of "
         "restricted means. Step time: calibrated, – where it was not measured.",
     ]
-    return Table(f"Leaderboard: {len(board.places)} methods, {len(board.tasks)} tasks", COLUMNS, rows, notes)
+    if board.left_out:
+        notes.append(f"Left out, as they were not tuned and run as SGD was: {', '.join(board.left_out)}.")
+    sizes = f"{amount(len(board.places), 'method')}, {amount(len(board.tasks), 'task')}"
+    return Table(f"Leaderboard: {sizes}", COLUMNS, rows, notes)
 
 
 def spread(interval: Interval) -> str:

@@ -5,11 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from clipbench.runs.archive import MAPPINGS, METRIC_COLUMNS, data_file, holds_runs, read_mapping, read_table, stem
+from clipbench.runs.archive import (
+    MAPPINGS,
+    METRIC_COLUMNS,
+    data_file,
+    holds_runs,
+    outcome_file,
+    read_mapping,
+    read_table,
+)
 from clipbench.runs.parquet import read_arrow
 from clipbench.timing.match import matching
 
@@ -30,13 +39,23 @@ class Experiment(NamedTuple):
 
     `runs` has one row per run: the entries of run.json (`final`, `best`, `seconds`, `device`, `versions`,
     `data` and `config` as mappings) and `lr`, the learning rate of the configuration. `metrics` is the long
-    table: `run_id`, `step`, `epoch`, `samples`, `train_seconds`, `split`, `metric`, `value`.
+    table: `run_id`, `step`, `epoch`, `samples`, `train_seconds`, `split`, `metric`, `value`. `tuning` is what the
+    latest tuning selected, by method (<experiment>__tuning.json).
     """
 
     name: str
     runs: pd.DataFrame
     metrics: pd.DataFrame
-    baselines: frozenset[str] = frozenset()
+    tuning: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def baselines(self) -> frozenset[str]:
+        """The methods of which tuning found that they do best where they clip nothing."""
+        return frozenset(method for method, found in self.tuning.items() if found.get("is_baseline"))
+
+    def selected(self, method: str) -> frozenset[str]:
+        """The ids of the method's final runs at the settings that the latest tuning selected, empty where unknown."""
+        return frozenset(self.tuning.get(method, {}).get("final_runs", ()))
 
     def curve(self, run_id: str, split: str, metric: str) -> pd.DataFrame:
         """`step`, `train_seconds` and `value` of one metric of one run, by step."""
@@ -69,16 +88,13 @@ def load(results: Path, experiment: str) -> Experiment:
         texts = runs[column] if column in runs else pd.Series([None] * len(runs))
         runs[column] = pd.Series([json.loads(t) if isinstance(t, str) else {} for t in texts], dtype=object)
     runs["lr"] = [_number(config.get("optimizer"), "lr") for config in runs["config"]]
-    return Experiment(experiment, runs, metrics, tuned_to_baseline(results, experiment))
+    return Experiment(experiment, runs, metrics, outcome(results, experiment))
 
 
-def tuned_to_baseline(results: Path, experiment: str) -> frozenset[str]:
-    """The methods of which tuning found that they do best where they clip nothing (<experiment>__tuning.json)."""
-    path = results / "data" / f"{stem(experiment)}__tuning.json"
-    if not path.exists():
-        return frozenset()
-    outcome = read_mapping(path)
-    return frozenset(method for method, found in outcome.items() if found.get("is_baseline"))
+def outcome(results: Path, experiment: str) -> dict[str, Any]:
+    """What the latest tuning selected, by method; empty where there was none."""
+    path = outcome_file(results, experiment)
+    return read_mapping(path) if path.exists() else {}
 
 
 def _number(mapping: Any, key: str) -> float:

@@ -21,6 +21,7 @@ from clipbench.bench.models_report import describe, figure, tables
 from clipbench.bench.models_zoo import zoo
 from clipbench.bench.per_sample import START, Limits, cell
 from clipbench.bench.problems import PREFIX
+from clipbench.cli.parser import Parser, writable
 from clipbench.errors import ConfigError
 from clipbench.runs.files import atomic_write
 from clipbench.runs.parquet import read_frame
@@ -105,9 +106,9 @@ def finished(path: Path, machine: Row, errors_only: bool) -> pd.DataFrame:
 
 def options(argv: list[str]) -> argparse.Namespace:
     """The command line; ConfigError for a model that does not exist, a missing library or a number out of range."""
-    parser = argparse.ArgumentParser(prog="python -m clipbench.bench models", description=__doc__)
+    parser = Parser(prog="python -m clipbench.bench models", description=__doc__)
     add = parser.add_argument
-    add("--results", default="results", help="folder for data/, tables/ and figures/ (default: results)")
+    add("--results", type=writable, default="results", help="folder for data/, tables/ and figures/ (default: results)")
     add("--smoke", action="store_true", help="twelve models, of which two are timed; the files are called …_smoke")
     add("--only", nargs="+", metavar="NAME", help="these models")
     add("--errors-only", action="store_true", help="exactness and slow paths, no times")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 
 from clipbench.bench.overhead_report import tables
 from clipbench.cli.compose import compose
+from clipbench.cli.parser import Parser, positive, writable
 from clipbench.config import schema
 from clipbench.config.device import pick_device
 from clipbench.data.images import Augmentation, ImageData, Images
@@ -97,9 +97,11 @@ def measure(name: str, rounds: int, count: int) -> Ratio:
 
 def main(argv: list[str]) -> None:
     """Measure every case and write results/data/bench_overhead.parquet and its table."""
-    parser = argparse.ArgumentParser(prog="python -m clipbench.bench overhead", description=__doc__)
-    parser.add_argument("--results", default="results", help="folder for data/ and tables/ (default: results)")
-    parser.add_argument("--rounds", type=int, default=30, help="interleaved rounds a case (default: 30)")
+    parser = Parser(prog="python -m clipbench.bench overhead", description=__doc__)
+    parser.add_argument(
+        "--results", type=writable, default="results", help="folder for data/ and tables/ (default: results)"
+    )
+    parser.add_argument("--rounds", type=positive, default=30, help="interleaved rounds a case (default: 30)")
     parser.add_argument("--smoke", action="store_true", help="a few rounds, for tests")
     arguments = parser.parse_args(argv)
     rounds = 2 if arguments.smoke else arguments.rounds

@@ -20,6 +20,7 @@ from clipbench.bench import guard
 from clipbench.bench.peers import ENGINES, LABELS
 from clipbench.bench.per_sample_report import figure, tables
 from clipbench.bench.problems import parse
+from clipbench.cli.parser import Parser, writable
 from clipbench.errors import ConfigError
 from clipbench.runs.files import atomic_write
 from clipbench.runs.parquet import read_frame
@@ -199,9 +200,9 @@ def describe(row: Row) -> str:
 
 def options(argv: list[str]) -> argparse.Namespace:
     """The command line; ConfigError for a model or engine that does not exist, or a number out of range."""
-    parser = argparse.ArgumentParser(prog="python -m clipbench.bench per_sample", description=__doc__)
+    parser = Parser(prog="python -m clipbench.bench per_sample", description=__doc__)
     add = parser.add_argument
-    add("--results", default="results", help="folder for data/, tables/ and figures/ (default: results)")
+    add("--results", type=writable, default="results", help="folder for data/, tables/ and figures/ (default: results)")
     add("--smoke", action="store_true", help="one tiny cell, for tests; its files are called …_smoke")
     add("--models", nargs="+", default=MODELS, help="alexnet, alexnet_fc, mlp_<width>, transformer_<context>")
     add("--batches", nargs="+", type=int, default=BATCHES, help="samples a step (default: 32 128 512)")

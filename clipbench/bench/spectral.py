@@ -20,6 +20,7 @@ from torch import Tensor
 from clipbench.bench.spectral_cases import HUGE, SHAPES, Case, cases, error, methods
 from clipbench.bench.spectral_report import figure, tables
 from clipbench.bench.spectral_steps import OVERRIDES, measure, train, training
+from clipbench.cli.parser import Parser, positive, writable
 from clipbench.runs.files import atomic_write
 from clipbench.runs.parquet import read_frame
 from clipbench.runs.provenance import device_info, versions
@@ -101,11 +102,13 @@ def step_rows(arguments: argparse.Namespace, known: set[str]) -> Iterator[list[R
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m clipbench.bench spectral", description=__doc__)
-    parser.add_argument("--results", default="results", help="folder for data/, tables/, figures/ (default: results)")
+    parser = Parser(prog="python -m clipbench.bench spectral", description=__doc__)
+    parser.add_argument(
+        "--results", type=writable, default="results", help="folder for data/, tables/, figures/ (default: results)"
+    )
     parser.add_argument("--data", default=None, help="folder of the datasets (default: data.root of the config)")
-    parser.add_argument("--rounds", type=int, default=20, help="interleaved rounds a case (default: 20)")
-    parser.add_argument("--steps", type=int, default=200, help="training steps before anything is measured (200)")
+    parser.add_argument("--rounds", type=positive, default=20, help="interleaved rounds a case (default: 20)")
+    parser.add_argument("--steps", type=positive, default=200, help="training steps before anything is measured (200)")
     parser.add_argument("--only", choices=["kernels", "steps"], help="one half alone")
     parser.add_argument("--again", action="store_true", help="measure everything anew")
     parser.add_argument(

@@ -4,7 +4,6 @@ that are not, where Hydra walks through it and it is skipped, and where all are 
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import statistics
@@ -20,6 +19,7 @@ import pandas as pd
 import torch
 
 from clipbench.bench.sweep_report import tables
+from clipbench.cli.parser import Parser, positive, writable
 from clipbench.runs.files import atomic_write
 from clipbench.runs.provenance import device_info, versions
 
@@ -78,9 +78,11 @@ def _training(results: Path) -> float:
 
 def main(argv: list[str]) -> None:
     """Measure, print, and write results/data/bench_sweep.parquet and its table."""
-    parser = argparse.ArgumentParser(prog="python -m clipbench.bench sweep", description=__doc__)
-    parser.add_argument("--results", default="results", help="folder for data/ and tables/ (default: results)")
-    parser.add_argument("--runs", type=int, default=200, help="runs of the sweep (default: 200)")
+    parser = Parser(prog="python -m clipbench.bench sweep", description=__doc__)
+    parser.add_argument(
+        "--results", type=writable, default="results", help="folder for data/ and tables/ (default: results)"
+    )
+    parser.add_argument("--runs", type=positive, default=200, help="runs of the sweep (default: 200)")
     parser.add_argument("--smoke", action="store_true", help="a few runs, for tests")
     arguments = parser.parse_args(argv)
     runs = 8 if arguments.smoke else max(len(METHODS), arguments.runs // len(METHODS) * len(METHODS))

@@ -7,7 +7,6 @@ machine disturb less than the wall clock.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import tempfile
@@ -21,6 +20,7 @@ import torch
 
 from clipbench.bench.together_report import tables
 from clipbench.cli.compose import CONFIG_PATH, compose
+from clipbench.cli.parser import Parser, positive, writable
 from clipbench.runs.execute import execute
 from clipbench.runs.files import atomic_write
 from clipbench.runs.provenance import device_info, versions
@@ -121,10 +121,14 @@ def _difference(one: dict[str, float], other: dict[str, float]) -> float:
 
 def main(argv: list[str]) -> None:
     """Measure, print, and write results/data/bench_together.parquet and its table."""
-    parser = argparse.ArgumentParser(prog="python -m clipbench.bench together", description=__doc__)
-    parser.add_argument("--results", default="results", help="folder for data/ and tables/ (default: results)")
-    parser.add_argument("--members", type=int, default=32, help="runs in a batch (default: 32)")
-    parser.add_argument("--seeds", type=int, default=1, help="distinct seeds among them (default: 1, as in a tuning)")
+    parser = Parser(prog="python -m clipbench.bench together", description=__doc__)
+    parser.add_argument(
+        "--results", type=writable, default="results", help="folder for data/ and tables/ (default: results)"
+    )
+    parser.add_argument("--members", type=positive, default=32, help="runs in a batch (default: 32)")
+    parser.add_argument(
+        "--seeds", type=positive, default=1, help="distinct seeds among them (default: 1, as in a tuning)"
+    )
     parser.add_argument("--only", nargs="*", help="names of cases (default: all)")
     parser.add_argument("--smoke", action="store_true", help="two cases, a few steps, for tests")
     arguments = parser.parse_args(argv)

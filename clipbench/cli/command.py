@@ -65,7 +65,7 @@ def condense(error: BaseException) -> str | None:
     if isinstance(error, ConfigError | RecordError):
         return text
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return hidden(hints.line(text))
+        return hidden(hints.line(text, str(getattr(error, "override", None) or "")))
     if isinstance(error, ValueError) and "Config group override must be" in text:
         return "a group must be given a choice, got null (noise=none, logger=none and tuned=none switch those off)"
     if isinstance(error, ValueError) and BAD_INPUT.fullmatch(text):

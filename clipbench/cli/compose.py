@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from clipbench.cli.outside import search
-from clipbench.config import environment, tuned
+from clipbench.config import environment, schema, tuned
 from clipbench.config.trust import allow_typed
 from clipbench.errors import ConfigError
 
@@ -101,6 +101,12 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     allow_typed(overrides)
     config = compose_node(overrides)
     return resolve(config, config.hydra.runtime.choices, overrides)
+
+
+def must_train(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a config that trains no network: its steps and gradients are not to be measured."""
+    if schema.is_study(config):
+        raise ConfigError(f"experiment must be one that trains a network, got {config['experiment']}, which is a study")
 
 
 class Compositions:

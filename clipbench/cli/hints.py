@@ -18,8 +18,8 @@ MOST_MEANT = 3  # options that are proposed for one that is none
 QUOTE = """a value with any of ( ) [ ] { } ' " , = : # or a space in it needs quotes twice: 'key="a value"'"""
 
 
-def line(text: str) -> str:
-    """The one line for an error's text."""
+def line(text: str, word: str = "") -> str:
+    """The one line for an error's text; `word` of the command line is what a parser could not read."""
     if found := re.search(r"Could not override '([^']*)'", text):
         return f"{found[1]} is not an option{near(found[1])}"
     if found := re.search(r"Could not find 'experiment/([^']+)'", text):
@@ -34,7 +34,11 @@ def line(text: str) -> str:
     if found := re.search(r"sweep type : (\w+)_SWEEP", text):
         return f"a sweep must be a,b or choice(…), range(…) or glob(…), got {found[1].lower()}(…)"
     if found := re.search(r"LexerNoViableAltException: (.*)|no viable alternative at input '(.*)'", text):
-        return f"{_word(found[1] or found[2])} cannot be read as key=value ({QUOTE})"
+        return f"{word or _word(found[1] or found[2])} cannot be read as key=value ({QUOTE})"
+    if found := re.search(r"\w+ while evaluating '.*': (.*)", text):
+        return f"{word} cannot be read: {found[1]}"
+    if word and re.match("mismatched input|extraneous input|missing|token recognition error", text):
+        return f"{word} cannot be read as key=value ({QUOTE})"
     if "Error parsing override" in text and (found := re.search(r"'(.*)'", text)):
         return f"Error parsing override '{found[1]}': it must be key=value ({QUOTE})"
     lines = [line.strip() for line in text.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
@@ -82,10 +86,20 @@ def near(option: str) -> str:
     # By its last part, as `lr` for optimizer.lr is commoner than a slip of the keyboard.
     known = names if "." in option else {name.rpartition(".")[2] for name in names}
     meant = get_close_matches(option, known, n=1)
+    if not meant and _is_argument(option):
+        return f" in its file (an argument that the file leaves to the class is added: +{option}=…)"
     if not meant:
         return " (python -m clipbench.run --help lists them)"
     places = meant if meant[0] in names else [name for name in names if name.endswith(f".{meant[0]}")]
     return f" (did you mean {' or '.join(sorted(places, key=len)[:MOST_MEANT])}?)"
+
+
+def _is_argument(option: str) -> bool:
+    """Whether the option stands directly in what a class is built from."""
+    node: Any = _config()
+    for key in option.split(".")[:-1]:
+        node = node.get(key) if isinstance(node, dict) else None
+    return isinstance(node, dict) and "_target_" in node
 
 
 def _config() -> dict[str, Any]:

@@ -27,12 +27,14 @@ def folders(config: Mapping[str, Any], conf: Path, checkout: bool) -> list[Path]
     """Where tuned settings lie, the first being where they are written: paths.tuned, else conf/tuned_settings of a
     checkout (a folder called as the option is would make it a Hydra group).
 
-    An installed package's own folder is only read: what is tuned with it lies beside the results.
+    What is tuned with an installed package, or into a results folder that is not the checkout's own, lies beside the
+    results; the other place is only read.
     """
     if config["paths"]["tuned"]:
         return [Path(config["paths"]["tuned"]).expanduser()]
-    own, beside = conf / "tuned_settings", Path(config["paths"]["results"]).expanduser() / "tuned"
-    return [own, beside] if checkout else [beside, own]
+    results = Path(config["paths"]["results"]).expanduser()
+    own, beside = conf / "tuned_settings", results / "tuned"
+    return [own, beside] if checkout and results.resolve() == (conf.parent / "results").resolve() else [beside, own]
 
 
 def base(config: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:

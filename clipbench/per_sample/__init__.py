@@ -9,18 +9,21 @@
 
 What is guaranteed: norms are right or refused, never guessed. Every row of every layer's output is KNOWN to belong to
 one sample, or its parameters' gradients are taken in a way that does not need it, in the end by one backward pass a
-sample. Rows may be time first, packed, ragged, routed, masked, sorted or cut; samples that mix in every layer are
-refused (ValueError). Known means proven from the graph's operations, for any data, or else measured at that very step
-on all samples and rows (see `placement`), brought level before, so that what rounding may hide of a sample there is
-small beside that sample itself. Gradients may be of any size that their dtype holds, and positions may cancel: what
-squares or a Gram form would lose is computed again in float64 (see `care`). A sample that is not finite is dropped
-alone; with it goes the batch only where an operation of the user's own, or the slow path, sums over samples unseen.
+sample. Rows may be time first, packed, ragged, routed, masked, sorted or cut. Samples that mix in every layer are
+refused (ValueError), as far as a graph tells them from constants that all samples share (see `mixing`). Known means
+proven from the graph's operations, for any data, or else measured at that very step on all samples and rows (see
+`placement`), brought level before, so that what rounding may hide of a sample there is small beside that sample itself.
+Gradients may be of any size that their dtype holds, and positions may cancel: what squares or a Gram form would lose is
+computed again in float64 (see `care`). A sample that is not finite is dropped alone; with it goes the batch only where
+an operation of the user's own, or the slow path, sums over samples unseen.
 
-The backward of a function of the user's own may do anything: move rows by what it reads, limit its gradient. Then each
-sample's gradient is what that sample's loss alone would have, and their sum is taken over single samples. What a hook
-does shows in no graph (see `PerSampleClipper`).
+The backward of a function of the user's own may do anything in Python: move rows by what it reads, limit its gradient,
+compare it with others'. Then each sample's gradient is what that sample's loss alone would have, and their sum is taken
+over single samples; below a function that is not sure to be linear in its gradients that takes n backward passes. Code
+in other languages (C++, Triton) is taken to be linear, and measured; a function that hides layers is refused. What a
+hook does shows in no graph (see `PerSampleClipper`).
 
-What it costs: a proof, some four to eight plain steps on small models and CPUs, once for every graph (operations,
+What it costs: a proof, some five to nine plain steps on small models and CPUs, once for every graph (operations,
 constants and shapes), and seconds at the first one of a process, for what torch imports; proven steps cost nothing
 more and never wait for the device. Where rows move by data, or shapes are new at every step, a step takes two or
 three more backward passes to the layers' outputs and reads values (packed LSTMs and GRUs of ever-new lengths: about
@@ -37,7 +40,7 @@ parameter), `rules` (norms and weighted sums by kind of layer), `factors` and `c
 from parameters alone), `fallback` (the slow path), `frozen` (BatchNorm in training, where asked for); and for whose row
 is whose: `placement`, `layout`, `signature` (what a proof holds for; and with `plan` how a graph is read again),
 `dependence` with `owners`, `spelling`, `surrogates` and `opaque` (the proof), `measure` with `probe` and `balance` (the
-measurement).
+measurement), `mixing` (what is refused).
 """
 
 from clipbench.per_sample.clipper import ClipStats, PerSampleClipper

@@ -13,7 +13,6 @@ treated as if it could point anywhere (see `surrogates`), so a proof depends on 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from torch.utils._python_dispatch import (
 )
 from torch.utils._pytree import tree_flatten
 
-from clipbench.per_sample.opaque import NoLeaks, in_own_code, linear
+from clipbench.per_sample.opaque import NoLeaks, Nonlinear, OnlyLinear, in_a_row, in_own_code
 from clipbench.per_sample.owners import Held, Memory, held_by, hold, owners_of, same_memory, whole, with_owners
 from clipbench.per_sample.spelling import Speller, Unprovable, combine, label_device
 from clipbench.per_sample.surrogates import (
@@ -39,6 +38,7 @@ from clipbench.per_sample.surrogates import (
     READS_VALUES,
     SCALES,
     SHAPE_ONLY,
+    SHARED,
     SURROGATES,
     trusting_indices,
 )
@@ -47,12 +47,12 @@ from clipbench.per_sample.surrogates import (
 class OwnerTracking(TorchDispatchMode):
     """Carries owners beside every gradient of a backward pass, as an attribute of the tensor.
 
-    moving: whether indices may be others another time.
+    moving: whether indices may be others another time; calls: knows whether torch's own functions are being called.
     """
 
-    def __init__(self, n: int, moving: bool = True) -> None:
+    def __init__(self, n: int, moving: bool, calls: NoLeaks) -> None:
         super().__init__()
-        self.moving = moving
+        self.moving, self.calls = moving, calls
         self.speller = Speller(n)
 
     def __torch_dispatch__(
@@ -63,12 +63,18 @@ class OwnerTracking(TorchDispatchMode):
         leaves = tree_flatten((args, kwargs))[0]
         tracked = [held for leaf in leaves if (held := held_by(leaf)) is not None]
         decides = any(getattr(leaf, "_decides", False) for leaf in leaves)
+        own = in_own_code() if tracked or decides else False
         if name in READS_VALUES and (tracked or decides or (self.moving and not torch.is_grad_enabled())):
-            raise Unprovable(f"{name} in a backward pass")
+            raise (Nonlinear if own else Unprovable)(f"{name} in a backward pass")
         out = func(*args, **kwargs)
+        straight = not own or in_a_row(func, args, kwargs, out)
+        if not straight and not in_a_row(func, args, kwargs, out, keeping=True):
+            raise Nonlinear(f"{name} in a function of the user's own")
         if decides or tracked:
             self._mark(out, decides)
         made = name in FACTORIES and not torch.is_grad_enabled()  # with gradients on, a forward is recomputed
+        if (own or (made and in_own_code())) and self.calls.depth == 0:
+            raise Unprovable(f"{name} by code in another language, which may do more than that")
         if made or tracked:
             with _disable_current_modes():
                 call = _Call(func, name, args, kwargs, out, tracked)
@@ -76,6 +82,8 @@ class OwnerTracking(TorchDispatchMode):
                     self._make(call.outputs)
                 elif name not in SHAPE_ONLY and call.outputs:
                     self._track(call)
+                if not straight and any(_shared(tensor) for tensor in call.outputs):
+                    raise Nonlinear(f"{name} of several samples together in a function of the user's own")
         return out
 
     def _mark(self, out: Any, decides: bool) -> None:
@@ -171,10 +179,7 @@ class OwnerTracking(TorchDispatchMode):
         numbers = any(isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex()) for x in leaves)
         if surrogate is None and numbers and self.moving:
             return self._anyone(call)
-        own = in_own_code()
-        if own and not linear(base, len(call.tracked)):
-            raise Unprovable(f"{call.name} in a function of the user's own")
-        with trusting_indices(not own):
+        with trusting_indices(not in_own_code()):
             return self.speller.through(surrogate or call.func, call.args, call.kwargs, call.results, owners_of)
 
     def _elementwise(self, call: _Call) -> list[Tensor]:
@@ -210,6 +215,12 @@ class _Call:
         self.views = not self.writes and any(r.alias_info is not None for r in func._schema.returns)
 
 
+def _shared(tensor: Tensor) -> bool:
+    """Whether several samples may reach an entry of a gradient."""
+    owners = owners_of(tensor)
+    return owners is not None and bool((owners == SHARED).any())
+
+
 def _keeps_zeros(call: _Call) -> bool:
     """Whether a function of single entries makes zero of zero."""
     gradient, *rest = call.args
@@ -223,7 +234,8 @@ def track_owners(losses: Tensor, edges: Sequence[Any], moving: bool = True) -> l
     """Owners of the gradients at `edges`, for losses (n,); None where no loss can reach. Keeps the graph.
 
     moving: whether that has to hold wherever data may move entries, or for the indices of this graph alone. Raises
-    Unprovable. Reads no value of the losses or the model, but for these: works on tensors without values, too.
+    Unprovable, or Nonlinear. Reads no value of the losses or the model, but for these: works on tensors without
+    values, too.
     """
     n = losses.shape[0]
     with _OnlyFakeModes():
@@ -232,11 +244,21 @@ def track_owners(losses: Tensor, edges: Sequence[Any], moving: bool = True) -> l
             numbers = torch.arange(1, n + 1, dtype=torch.float32, device=label_device(ones))
             hold(ones, numbers, Memory(True))
         end = get_gradient_edge(losses)  # from edge to edge, so that torch does not leave the mode for functions
-        with OwnerTracking(n, moving), NoLeaks() if moving else nullcontext():
+        calls = NoLeaks(moving)
+        with OwnerTracking(n, moving, calls), calls:
             deltas = torch.autograd.grad(end, list(edges), ones, retain_graph=True, allow_unused=True)
     if any(delta is not None and held_by(delta) is None for delta in deltas):
         raise Unprovable("a gradient that came another way")
     return [owners_of(delta) for delta in deltas]
+
+
+def check_linear(losses: Tensor, edges: Sequence[Any]) -> None:
+    """Raise Nonlinear unless all code of the user's own between losses (n,) and `edges` is sure to be linear."""
+    with _OnlyFakeModes():
+        ones = torch.ones_like(losses)
+        ones._of_gradients = True  # type: ignore[attr-defined]
+        with OnlyLinear(), NoLeaks(moving=False):
+            torch.autograd.grad(get_gradient_edge(losses), list(edges), ones, retain_graph=True, allow_unused=True)
 
 
 class _OnlyFakeModes:

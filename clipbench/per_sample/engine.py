@@ -15,10 +15,11 @@ from clipbench.per_sample.graph import packed, trace, trace_packed
 from clipbench.per_sample.heap import keep_freed_memory
 from clipbench.per_sample.joint import joint_norms, shared
 from clipbench.per_sample.layout import SampleWeights
+from clipbench.per_sample.mixing import refuse_mixed, suspicious
 from clipbench.per_sample.placement import Placement
 from clipbench.per_sample.rules import Use
 from clipbench.per_sample.total import Part, total_norms
-from clipbench.per_sample.traces import Known, Reading, Trace
+from clipbench.per_sample.traces import OWN, Key, Known, Reading, Trace
 
 
 class SampleGradients:
@@ -29,7 +30,7 @@ class SampleGradients:
         self.one_by_one = one_by_one  # through sub-graphs: what is there need not be linear
         self.finite = False  # whether all norms are known to be
         self.uses = found.uses
-        self.slow = SlowGradients(losses, list(found.slow.values())) if found.slow else None
+        self.slow = SlowGradients(losses, list(found.slow.values()), OWN in found.why.values()) if found.slow else None
         plan = found.plan
         self.shared: list[list[Reading]] = []
         self.entangled: list[Entangled] = []
@@ -124,14 +125,47 @@ class PerSampleGradients:
 
     def _trace(self, losses: Tensor, retain_graph: bool) -> Trace:
         """All uses with layouts and δ. Nodes whose rows are no samples' are passed on, for what reads their outputs."""
+        suspect: bool | None = None
+        passed = set(self._known.passed)
         while True:
             found = (trace_packed if self._packed else trace)(losses, self._params, self._known)
+            before = None if found.plan is not None else self._gradients()
             new, mixed = self._placement.place(losses, found, retain_graph)
+            if before is not None:
+                self._refuse_hidden(before)
             self._packed = self._packed or (new and packed(found))
             if not mixed:
+                if suspect:
+                    self._refuse_mixed(found, passed)
                 return found
+            if suspect is None:
+                suspect = suspicious(mixed, found.uses, len(losses))
             self._odd = self._odd or any(use.shows_samples and len(losses) in use.lead for use in mixed)
             self._known.passed |= {found.key(use) for use in mixed}
+
+    def _refuse_mixed(self, found: Trace, passed: set[Key]) -> None:
+        """ValueError where samples are mixed (see `mixing`); then the next step is looked at as this one was."""
+        try:
+            refuse_mixed(found.uses)
+        except ValueError:
+            self._known.forget(passed)
+            raise
+
+    def _gradients(self) -> list[tuple[Tensor | None, int]]:
+        """Every parameter's `.grad`, and how often it was written to."""
+        return [(p.grad, 0 if p.grad is None else p.grad._version) for p in self._params.values()]
+
+    def _refuse_hidden(self, before: Sequence[tuple[Tensor | None, int]]) -> None:
+        """Raise ValueError where a backward pass that goes to layers' outputs alone has written gradients."""
+        for (name, param), (old, version) in zip(self.model.named_parameters(), before, strict=True):
+            now = param.grad
+            if now is not old or (now is not None and now._version != version):
+                param.grad = old
+                raise ValueError(
+                    f"losses must not pass through functions that hide layers, got one whose backward adds to the "
+                    f"gradient of {name} by a backward pass of its own (as checkpoint(use_reentrant=True) does); give "
+                    "it the parameters as arguments, or use torch.utils.checkpoint.checkpoint(…, use_reentrant=False)"
+                )
 
     def _refuse_batch_statistics(self) -> None:
         for module in self.model.modules():

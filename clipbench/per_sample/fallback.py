@@ -42,12 +42,12 @@ class SlowGradients:
     """Per-sample gradients of `params`; kept where they are few, so that the weighted sum takes no further pass.
 
     A user's own code may be no linear function of its gradient (one that limits it): then the gradient of the weighted
-    losses is another than the weighted sum, which is what is promised. Where such code is in the graph, the sum is
-    taken over single passes, too.
+    losses is another than the weighted sum, which is what is promised. Where such code is in the graph, or known to be
+    in a hook (`nonlinear`), the sum is taken over single passes, too.
     """
 
-    def __init__(self, losses: Tensor, params: Sequence[Tensor]) -> None:
-        self.losses, self.params = losses, params
+    def __init__(self, losses: Tensor, params: Sequence[Tensor], nonlinear: bool = False) -> None:
+        self.losses, self.params, self.nonlinear = losses, params, nonlinear
         size = sum(param.numel() * param.element_size() for param in params)
         self._kept: list[list[Tensor]] | None = [] if size * len(losses) <= SUBGRAPH_BYTES else None
 
@@ -69,7 +69,7 @@ class SlowGradients:
         rows: Iterable[list[Tensor]]
         if self._kept:
             rows = self._kept
-        elif keep is None and not has_own_code(self.losses):
+        elif keep is None and not self.nonlinear and not has_own_code(self.losses):
             grads = apart(torch.autograd.grad(self.losses, self.params, gamma.to(self.losses.dtype), allow_unused=True))
             return [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, grads, strict=True)]
         else:

@@ -16,14 +16,14 @@ What a walk made of a graph is kept too, for graphs like it (see `plan`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clipbench.per_sample.plan import Plan
-from clipbench.per_sample.rules import READERS, Reader, Use, read_empty, read_node
+from clipbench.per_sample.rules import READERS, Reader, Use, read_empty, read_entries, read_node
 from clipbench.per_sample.signature import Edges, outline
 from clipbench.per_sample.slots import REINDEXINGS, Derived, Node, Root, Slot, resolve
 from clipbench.per_sample.traces import Known, Recipe, Trace, node_key
@@ -35,6 +35,8 @@ def trace(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace:
     A graph like an earlier one is read as that was (see `plan`).
     """
     order, described = outline(losses.grad_fn)
+    if described is None and any(meta.is_nested_tensor for node, _ in order for meta in _outputs(node)):
+        return _all_slow(order, params)
     key = known.number(described)
     plan = known.plan(key, len(losses))
     found = None if plan is None else plan.read(order, params, len(losses))
@@ -53,6 +55,18 @@ def trace(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace:
                 known.keep(key, len(losses), Plan(order, params, walk.recipes, found))
             return found
         known.single.add(news[0])
+
+
+def _outputs(node: Node) -> Any:
+    return () if type(node).__name__ == "AccumulateGrad" else node._input_metadata
+
+
+def _all_slow(order: Sequence[tuple[Node, Edges]], params: Mapping[int, object]) -> Trace:
+    """Every parameter's gradient one by one: nested tensors have no rows that could be told apart."""
+    found = Trace()
+    leaves = [node.variable for node, _ in order if type(node).__name__ == "AccumulateGrad"]
+    found.reject([Slot(leaf) for leaf in leaves if id(leaf) in params], "among nested tensors")
+    return found
 
 
 class _Walk:
@@ -135,8 +149,13 @@ class _Walk:
         use = read_node(node, slots, self.n)
         if use is not None and not self._passes(use):
             self._take(use, read_node, slots)
-        elif alone:
+            return
+        if alone:
             self.made.add(node)
+            return
+        by_entry = read_entries(node, slots, self.n)
+        if by_entry is not None and not self._passes(by_entry):
+            self._take(by_entry, read_entries, slots)
         else:
             why = MIXES if use is not None else f"read by {type(node).__name__}, which shows no axis of samples"
             self.rejected += [(slot, why) for slot in slots.values()]

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from clipbench.per_sample.balance import Sizes, largest, level
 from clipbench.per_sample.dependence import track_owners
-from clipbench.per_sample.layout import Layout, Segments
+from clipbench.per_sample.layout import SHARED, Layout, Segments
+from clipbench.per_sample.opaque import Nonlinear
 from clipbench.per_sample.owners import whole
 from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to
 from clipbench.per_sample.rules import Use
@@ -51,7 +52,7 @@ class Measurement:
             found = probe.owners(self.losses, self.uses, self.deltas, self.weights)
             if not self._weigh(level(self.weights, self._seen(plain, found), self.losses.dtype)):
                 break
-        return self._with_lost_rows(found)
+        return self._told(found)
 
     def _seen(self, plain: Tensor, owners: Sequence[Tensor]) -> Tensor:
         """Sizes (n,) under these weights, from rows settled or just measured; of all others together for the rest."""
@@ -74,24 +75,36 @@ class Measurement:
         self.deltas = backward_to(self.uses, self.losses, weights.to(self.losses), retain_graph=True)
         return True
 
-    def _with_lost_rows(self, owners: list[Tensor]) -> list[Tensor]:
-        """Rows that are not finite belong to whom the operations of this very step say, whatever they hold."""
-        if not any(bool((found == LOST).any()) for found in owners):
+    def _told(self, owners: list[Tensor]) -> list[Tensor]:
+        """Rows that are not finite belong to whom the operations of this very step say, whatever they hold.
+
+        So do rows that samples seem to share: an operation (a logarithm) may round other numbers otherwise.
+        """
+        if not any(bool(((found == LOST) | (found == SHARED)).any()) for found in owners):
             return owners
-        told = rows_by_operations(self.losses, self.uses)
+        try:
+            told = rows_by_operations(self.losses, self.uses)
+        except Nonlinear:
+            return owners
         if told is None:
             return owners
-        return [torch.where(found == LOST, rows, found) for found, rows in zip(owners, told, strict=True)]
+        return [
+            torch.where((found == LOST) | (found == SHARED), rows, found)
+            for found, rows in zip(owners, told, strict=True)
+        ]
 
 
 def rows_by_operations(losses: Tensor, uses: Sequence[Use], moving: bool = False) -> list[Tensor] | None:
     """Owners of every use's rows by a proof from the graph (see `dependence`), on the CPU; None where there is none.
 
-    moving: whether it is to hold wherever the data may move rows, or for this step's indices alone.
+    moving: whether it is to hold wherever the data may move rows, or for this step's indices alone. Raises Nonlinear
+    where a function of the user's own is seen not to be linear.
     """
     edges = [edge for use in uses for edge in use.edges]
     try:
         owners = track_owners(losses, edges, moving)
+    except Nonlinear:
+        raise
     except (Unprovable, RuntimeError, TypeError, ValueError, AttributeError):
         # Whatever an operation made of the numbers it was tried on: what is not proven is measured.
         return None

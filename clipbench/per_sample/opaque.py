@@ -2,48 +2,131 @@
 
 A node of torch's own moves entries by what it saves, and shows that; and it is linear in its gradients. The backward
 of an `autograd.Function`, or a hook, runs any code: it may read a number from a tensor and roll by it, index by what it
-computes, look at a variable, or divide by the largest gradient. Numbers that it reads from tensors make a proof fail,
-as do operations that may not be linear; its indices count as moving by data whatever they hold; and variables belong to
-what a proof holds for. Hooks are not seen in a graph: what they move may not change from step to step.
+computes, look at a variable, or divide by the largest gradient. Numbers that it reads from tensors make a proof fail;
+its indices count as moving by data whatever they hold; what it can see besides belongs to what a proof holds for (see
+`surroundings`). Where it need not be linear in its gradients, as it compares them or adds something of its own, what
+samples make together tells nothing of what each makes alone: that is `Nonlinear`, and no measurement helps.
+Code in other languages shows nothing: it is taken to be linear, and measured. Hooks are not seen in a graph: what they
+move may not change from step to step.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_flatten
 
+from clipbench.per_sample.pullback import nodes_below
 from clipbench.per_sample.spelling import Unprovable
-from clipbench.per_sample.surrogates import BY_INDEX
+from clipbench.per_sample.surrogates import BY_INDEX, CLAMPS, FACTORIES, READS_VALUES, SHAPE_ONLY
 
 LEAKS = frozenset({"tolist", "numpy", "data_ptr", "untyped_storage", "__array__", "__dlpack__", "__reduce_ex__"})
 """Ways from a tensor's values to Python that no tensor operation shows."""
+HANDED_ON = frozenset({"data_ptr", "untyped_storage", "__dlpack__"})
+"""Those of them that hand memory to other languages, and decide nothing in this one."""
 BETWEEN = ("per_sample/dependence.py", "per_sample/opaque.py", "torch/_compile.py", "_dynamo/eval_frame.py")
 """Files whose frames lie between an operation and the question who called it."""
+SUMS = frozenset({"add", "sub", "rsub", "cat", "stack", "copy", "where", "index_put", "_index_put_impl", "scatter",
+                  "_unsafe_index_put", "index_add", "index_copy", "scatter_add", "select_scatter",
+                  "slice_scatter"})  # fmt: skip
+"""Operations that are linear if all that they put together are gradients, or zeros."""
+FILLS = frozenset({"fill", "masked_fill", "index_fill"})
+"""Those that put a number, their last argument, in place of gradients: linear if it is zero."""
 LINEAR = frozenset({
     "mm", "bmm", "mv", "dot", "vdot", "linear", "matmul", "convolution", "sum", "mean", "cumsum", "trace", "unfold",
     "im2col", "col2im", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "upsample_nearest1d", "upsample_nearest2d",
     "upsample_bilinear2d", "_fft_r2c", "_fft_c2r", "_fft_c2c", "reflection_pad1d", "reflection_pad2d",
-    "replication_pad1d", "replication_pad2d", "pixel_shuffle", "pixel_unshuffle", "linalg_solve_triangular",
-})  # fmt: skip
+    "replication_pad1d", "replication_pad2d", "pixel_shuffle", "pixel_unshuffle", "linalg_solve_triangular", "mul",
+    "neg", "conj", "real", "clone", "_unsafe_view", "_reshape_copy", "flip", "roll", "constant_pad_nd", "tril", "triu",
+    "_to_copy", "lift_fresh", "rot90", "repeat", "_conj_physical", "diag_embed", "masked_select", "zero", "detach",
+}) | BY_INDEX  # fmt: skip
 """Operations that are linear in each of their tensors."""
-PLAIN = (bool, int, float, str, type(None))
-_NAMES: dict[type, tuple[Mapping[str, Any], tuple[str, ...], tuple[Any, ...]]] = {}
+BY_FIRST = frozenset({"div", "_softmax_backward_data", "_log_softmax_backward_data"})
+"""Those that are in the first one, as are all whose name ends in `_backward`."""
+KEEP_ZEROS = frozenset({"abs", "sgn", "sign", "sqrt", "square", "tanh", "relu", "nan_to_num"}) | CLAMPS
+"""Functions of single entries that make zero of zero: of one sample's entry they make what they would of it alone."""
+TRUSTED = frozenset({"torch", "math", "operator", "typing", "collections", "functools", "builtins", "__future__"})
+"""Modules whose functions depend on their arguments alone."""
+SEES_ALL = frozenset({"globals", "locals", "vars", "eval", "exec", "getattr", "__import__", "open", "input"})
+"""Functions of Python's own that may look at anything."""
+
+
+class Nonlinear(Unprovable):
+    """A function of the user's own need not be linear in its gradients."""
+
+
+class HiddenError(Exception):
+    """What code depends on cannot be compared."""
 
 
 class NoLeaks(TorchFunctionMode):
-    """Refuses such ways in a backward pass. Where gradients are on, a forward is recomputed: its graph is at hand."""
+    """Refuses such ways in a backward pass, and counts how deep in calls of torch's own functions an operation is.
+
+    Where gradients are on, a forward is recomputed: its graph is at hand. moving: also to values that are no gradients.
+    """
+
+    def __init__(self, moving: bool) -> None:
+        super().__init__()
+        self.moving = moving
+        self.depth = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__name__", "") in LEAKS and not torch.is_grad_enabled():
-            raise Unprovable(f"{func.__name__} in a function of the user's own")
-        return func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in LEAKS and not torch.is_grad_enabled():
+            if name not in HANDED_ON and any(map(of_gradients, args)):
+                raise Nonlinear(f"{name} of a gradient in a function of the user's own")
+            if self.moving:
+                raise Unprovable(f"{name} in a function of the user's own")
+        self.depth += 1
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.depth -= 1
+
+
+class OnlyLinear(TorchDispatchMode):
+    """Lets a backward pass run as it is, and raises Nonlinear where code of the user's own need not be linear."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        leaves = tree_flatten((args, kwargs))[0]
+        gradients = any(map(of_gradients, leaves))
+        name = func._overloadpacket.__name__
+        if gradients and name in READS_VALUES and in_own_code():
+            raise Nonlinear(f"{name} of a gradient in a function of the user's own")
+        out = func(*args, **kwargs)
+        made = name in FACTORIES and not torch.is_grad_enabled()
+        if gradients and in_own_code() and not in_a_row(func, args, kwargs, out):
+            raise Nonlinear(f"{name} in a function of the user's own")
+        if gradients or made:
+            for leaf in tree_flatten(out)[0]:
+                if isinstance(leaf, Tensor):
+                    leaf._of_gradients = True  # type: ignore[attr-defined]
+        return out
+
+
+def functions_in(losses: Tensor) -> list[Any]:
+    """The nodes of functions of the user's own below losses."""
+    return [node for node in nodes_below([losses.grad_fn]) if isinstance(node, FunctionCtx)]
+
+
+def of_gradients(leaf: Any) -> bool:
+    """Whether something was made of gradients, in a pass that marks what is."""
+    return isinstance(leaf, Tensor) and any(
+        getattr(leaf, mark, None) for mark in ("_held", "_decides", "_of_gradients")
+    )
 
 
 def in_own_code() -> bool:
@@ -58,38 +141,175 @@ def in_own_code() -> bool:
     return frame is not None and frame.f_code.co_name != "_engine_run_backward"
 
 
-def linear(name: str, tracked: int) -> bool:
-    """Whether an operation is linear in its gradients, of which it has so many: a product of two is not."""
-    return name in BY_INDEX or (tracked == 1 and (name in LINEAR or name.endswith("_backward")))
+def in_a_row(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, keeping: bool = False) -> bool:
+    """Whether an operation in code of the user's own, done with gradients, is sure to be linear in them.
+
+    keeping: or else one of single entries that keeps zeros. What other libraries' operations do is not known, and
+    taken to be linear.
+    """
+    if func.namespace != "aten":
+        return True
+    base = func._overloadpacket.__name__.rstrip("_")
+    leaves = tree_flatten((args, kwargs))[0]
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if base in SHAPE_ONLY or base in FACTORIES:
+        return True
+    if any(getattr(leaf, "_decides", False) for leaf in tensors):
+        return False
+    if not all(_real(leaf) for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor)):
+        return False  # a truth value, a place, a count
+    if any(result.alias_info is not None and not result.alias_info.is_write for result in func._schema.returns):
+        return True  # a view
+    gradients = [of_gradients(tensor) for tensor in tensors]
+    if base in SUMS:
+        numbers = args[1:2] if base in ("add", "sub", "rsub") else args[3:4] if base == "scatter" else ()
+        others = [x for x, mine in zip(tensors, gradients, strict=True) if not mine and _real(x)]
+        return all(map(_zero, others)) and all(isinstance(x, Tensor) or x == 0 for x in numbers)
+    if base in FILLS:
+        return _zero(args[-1])
+    if sum(gradients) != 1:
+        return keeping and base == "mul"
+    if base in LINEAR:
+        values = args[2:] if base == "constant_pad_nd" else args[2:3] if base in ("convolution", "linear") else ()
+        return all(value is None or (not isinstance(value, Tensor) and value == 0) for value in values)
+    if not of_gradients(args[0]):
+        return False
+    return base in BY_FIRST or base.endswith("_backward") or (keeping and base in KEEP_ZEROS)
 
 
-def surroundings(kind: type) -> list[tuple[str, Any]]:
-    """Plain variables that the backward of a Function's node type can see: global, enclosed, and of its class."""
-    if kind not in _NAMES:
-        backward = getattr(getattr(kind, "_forward_cls", None), "backward", None)
-        code = getattr(backward, "__code__", None)
-        cells = tuple(getattr(backward, "__closure__", None) or ())
-        _NAMES[kind] = (getattr(backward, "__globals__", {}), () if code is None else code.co_names, cells)
-    scope, names, cells = _NAMES[kind]
-    found = [(name, scope[name]) for name in names if name in scope]
-    found += [(f"cell {place}", cell.cell_contents) for place, cell in enumerate(cells) if _filled(cell)]
-    for parent in getattr(kind, "_forward_cls", kind).__mro__:
+def _real(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _zero(value: Any) -> bool:
+    """Whether a value is zero, of tensors where asking is free."""
+    if not isinstance(value, Tensor):
+        return bool(value == 0)
+    if of_gradients(value):
+        return True
+    if value.device.type != "cpu" or hasattr(value, "fake_mode"):
+        return False
+    with _disable_current_modes():
+        return not bool(value.any())
+
+
+def described(node: Any) -> Any:
+    """What a function's backward may depend on besides its gradients and the values of tensors. Raises HiddenError."""
+    kept = [plain(item) for item in sorted(vars(node).items())]
+    return (*kept, *_saved(node), *surroundings(type(node)))
+
+
+def _saved(node: Any) -> list[Any]:
+    """Shapes and strides of saved tensors."""
+    if any(getattr(saved, "unpack_hook", None) is not None for saved in node._raw_saved_tensors or ()):
+        raise HiddenError
+    return [plain(saved) for saved in node.saved_tensors]
+
+
+def surroundings(kind: type) -> list[Any]:
+    """What the backward of a Function's node type can see: variables global, enclosed, and of its class.
+
+    Its code is followed into the functions that it calls. Raises HiddenError for what can change unseen, such as an
+    object's attributes.
+    """
+    cls = getattr(kind, "_forward_cls", kind)
+    seen: set[int] = set()
+    found: list[Any] = []
+    for parent in cls.__mro__:
         if parent is FunctionCtx or parent.__module__.startswith("torch."):
             break
-        found += list(vars(parent).items())
-    return [(name, value) for name, value in found if _plain(value)]
+        for name, value in vars(parent).items():
+            if name in ("backward", "vjp"):
+                _see(value, found, seen)
+            elif _constant(value):
+                found.append((name, plain(value)))
+    backward = getattr(cls, "backward", None)
+    if str(getattr(backward, "__module__", "")).startswith("torch."):  # torch may have made it of another function
+        _see(backward, found, seen)
+    return found
 
 
-def _plain(value: Any) -> bool:
+def _see(value: Any, found: list[Any], seen: set[int]) -> None:
+    """Add what a value that code refers to may depend on."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, (staticmethod, classmethod)):
+        value = value.__func__
+    if _constant(value) or isinstance(value, Tensor):
+        found.append(plain(value))
+    elif isinstance(value, FunctionType):
+        _look_into(value, found, seen)
+    elif isinstance(value, type):
+        _see_class(value, found, seen)
+    elif not _of_trusted(value):
+        raise HiddenError
+
+
+def _see_class(cls: type, found: list[Any], seen: set[int]) -> None:
+    for parent in cls.__mro__:
+        if _of_trusted(parent):
+            return
+        for name, value in vars(parent).items():
+            if not name.startswith("__"):
+                _see(value, found, seen)
+
+
+def _look_into(function: Any, found: list[Any], seen: set[int]) -> None:
+    """The variables of a function written in Python."""
+    for part in (function.__defaults__, function.__kwdefaults__, vars(function)):
+        for value in part.values() if isinstance(part, dict) else part or ():
+            _see(value, found, seen)
+    for cell in function.__closure__ or ():
+        try:
+            _see(cell.cell_contents, found, seen)
+        except ValueError:  # not filled yet
+            raise HiddenError from None
+    scope = function.__globals__
+    if str(scope.get("__name__", "")).split(".")[0] in TRUSTED:
+        return
+    for name in _names(function.__code__):
+        if name in scope:
+            _see(scope[name], found, seen)
+        elif name in SEES_ALL:
+            raise HiddenError
+
+
+def _names(code: Any) -> Iterable[str]:
+    """Global names and attributes in code and in the functions that it makes."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if hasattr(constant, "co_names"):
+            yield from _names(constant)
+
+
+def _of_trusted(value: Any) -> bool:
+    """Whether a module, class, function or constant is torch's or Python's own, so that it does not change."""
+    if isinstance(value, (torch.dtype, torch.device)):
+        return True
+    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    stateless = isinstance(value, (ModuleType, type, BuiltinFunctionType)) or type(value).__module__ == "torch._ops"
+    return stateless and str(name).split(".")[0] in TRUSTED
+
+
+def _constant(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
-        return all(map(_plain, value))
+        return all(map(_constant, value))
     if isinstance(value, dict):
-        return all(_plain(item) for pair in value.items() for item in pair)
-    return isinstance(value, PLAIN)
+        return all(_constant(item) for pair in value.items() for item in pair)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:
-        return False
+def plain(value: Any) -> Any:
+    """A value to compare. Raises HiddenError."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return tuple([plain(item) for item in value])
+    if isinstance(value, dict):
+        return tuple([plain(item) for item in value.items()])
+    if isinstance(value, Tensor):  # like saved tensors, covered by the proof whatever it holds
+        return tuple(value.shape), value.dtype, value.stride() if value.layout is torch.strided else None
+    if type(value).__module__ == "torch":  # a device, a dtype
+        return str(value)
+    raise HiddenError

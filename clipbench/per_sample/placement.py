@@ -3,9 +3,10 @@
 A per-sample gradient is read off δ, the gradient of Σ losses, row by row. That is right exactly where each row's δ
 comes from one loss alone; whose it is has to be known for ALL rows, of which zero ones are nobody's.
 
-Proven. For a new graph (see `signature`), owners are proven from its operations (see `dependence`). That holds for
-all data, and is kept: such steps cost nothing more and read nothing from the device. A proof takes several plain
-steps' time, so it is made for a model's first graphs, and then as earlier ones have paid for it.
+Proven. For a new graph (see `signature`), owners are proven from its operations (see `dependence`), and looked at once,
+on this step's gradients. That holds for all data, and is kept: such steps cost nothing more and read nothing from the
+device. A proof takes several plain steps' time, so it is made for a model's first graphs, and then as earlier ones have
+paid for it.
 Measured. Uses of which the graph does not prove every row's owner, since rows move by data (packed sequences, routed
 or masked tokens, samples sorted) or by constants that it hides (a write into a part of a tensor), and graphs of
 ever-new shapes, are measured at each step, on all samples and rows (see `probe`): rows of one sample each give a layout
@@ -19,7 +20,7 @@ Both run the backward pass of the graph, and with it hooks that users put on ten
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
 import torch
@@ -27,15 +28,20 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from clipbench.per_sample.care import readable
+from clipbench.per_sample.dependence import check_linear
 from clipbench.per_sample.layout import Layout, Layouts, RowLayout
 from clipbench.per_sample.measure import Measurement, rows_by_operations
+from clipbench.per_sample.opaque import HiddenError, Nonlinear, described, functions_in
 from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to
+from clipbench.per_sample.pullback import nodes_below
 from clipbench.per_sample.rules import Use
-from clipbench.per_sample.traces import Trace
+from clipbench.per_sample.traces import OWN, Trace
 
-Verdict = RowLayout | Literal["measure", "mixed", "lost"]
-"""A use's proven layout; "measure" where it depends on the data. Of one step only: "mixed", where samples share a row,
+Verdict = RowLayout | Literal["measure", "own", "mixed", "lost"]
+"""A use's proven layout; "measure" where it depends on the data; "own" below a function of the user's own that need not
+be linear, so that samples together tell nothing of each alone. Of one step only: "mixed", where samples share a row,
 and "lost", where a row is not finite, so that its owner cannot be known."""
+Judge = Callable[[Tensor, Sequence[Use]], list[Verdict]]
 UNKNOWN = "its rows move by data, and are not finite or cannot be read"
 FREE_PROOFS = 4
 """Proofs for a model's first graphs; then one more is due for so many steps …"""
@@ -52,6 +58,7 @@ class Placement:
     def __init__(self) -> None:
         self._verdicts: dict[Hashable, list[Verdict]] = {}
         self._probe = Probe()
+        self._functions = Functions()
         self._steps = 0
         self._hits = 0
         self._proofs = 0
@@ -60,7 +67,7 @@ class Placement:
         """Set the layout of every use of `found` and hand it its δ; uses of unknown layout become slow.
 
         Returns whether the graph is a new one, and the uses whose rows samples share: then nothing was handed out, the
-        graph is kept, and the walk has to pass these on. Raises ValueError where samples mix in every use.
+        graph is kept, and the walk has to pass these on.
         """
         self._steps += 1
         n = losses.shape[0]
@@ -68,23 +75,28 @@ class Placement:
         known = None if key is None else self._verdicts.get(key)
         self._hits += known is not None
         verdicts = known if known is not None else self._judge(losses, found.uses, key)
-        uses, open_ones = found.uses, "measure" in verdicts
-        again = retain_graph or open_ones or bool(found.slow) or any(use.whole_graph for use in uses)
+        uses = found.uses
+        if known is None and n > 1 and readable(losses) and any(isinstance(v, RowLayout) for v in verdicts):
+            verdicts[:] = self._confirmed(losses, uses, verdicts)
+        again = retain_graph or any(isinstance(v, str) for v in verdicts) or bool(found.slow)
+        again = again or any(use.whole_graph for use in uses)
         deltas = backward_to(uses, losses, torch.ones_like(losses), again) if uses else []
+        open_ones = "measure" in verdicts
         shared: list[Use] = []
         unknown: list[Use] = []
         if open_ones and readable(losses):
             verdicts, shared, unknown = self._measure(losses, uses, deltas, verdicts)
         elif open_ones:
             unknown = [use for use, verdict in zip(uses, verdicts, strict=True) if verdict == "measure"]
-        refuse_mixed(verdicts, uses, n)
         if shared:
             return known is None, shared
+        own = [use for use, verdict in zip(uses, verdicts, strict=True) if verdict == "own"]
         for use, verdict in zip(uses, verdicts, strict=True):
             if not isinstance(verdict, str):
                 use.layout = verdict
         found.uses = [use for use, part in zip(uses, deltas, strict=True) if use.receive(part)]
         found.reject([slot for use in unknown for slot in use.slots.values()], UNKNOWN)
+        found.reject([slot for use in own for slot in use.slots.values()], OWN)
         return known is None, []
 
     @staticmethod
@@ -99,14 +111,26 @@ class Placement:
             return [Layout.MAJOR] * len(uses)
         due = FREE_PROOFS + self._hits // HITS_PER_PROOF + self._steps // STEPS_PER_PROOF
         if readable(losses) and (key is None or self._proofs >= due):
-            return ["measure"] * len(uses)
+            return self._functions.judge(losses, uses) or ["measure"] * len(uses)
         self._proofs += 1
-        verdicts = prove(losses, uses)
+        verdicts = prove(losses, uses) or self._functions.judge(losses, uses) or ["measure"] * len(uses)
         if key is not None:
             if len(self._verdicts) >= KEPT:
                 del self._verdicts[next(iter(self._verdicts))]
             self._verdicts[key] = verdicts
         return verdicts
+
+    def _confirmed(self, losses: Tensor, uses: Sequence[Use], verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """New proofs, but "measure" for those that this step's gradients contradict. Keeps the graph.
+
+        Two more backward passes, once for a graph. A proof knows what torch's operations do; this finds an operation
+        of which it knows too little.
+        """
+        proven = {index: verdict for index, verdict in enumerate(verdicts) if not isinstance(verdict, str)}
+        some = [uses[index] for index in proven]
+        agree = self._probe.agree(losses, some, list(proven.values()))
+        right = dict(zip(proven, agree, strict=True))
+        return [verdict if right.get(index, True) else "measure" for index, verdict in enumerate(verdicts)]
 
     def _measure(
         self, losses: Tensor, uses: Sequence[Use], deltas: Deltas, verdicts: list[Verdict]
@@ -131,22 +155,47 @@ class Placement:
 
 
 def prove(losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
-    """Layouts that hold for all data, and "measure" where there is no proof."""
-    told = rows_by_operations(losses, uses, moving=True)
+    """Layouts that hold for all data, "measure" where samples may share rows; empty where there is no proof."""
+    try:
+        told = rows_by_operations(losses, uses, moving=True)
+    except Nonlinear:
+        return apart(losses, uses, prove)
     if told is None:
-        return ["measure"] * len(uses)
+        return []
     layouts = Layouts(losses.shape[0])
     with _disable_current_modes():
         return [layouts.find(use.owners_of_rows(rows)) or "measure" for use, rows in zip(uses, told, strict=True)]
 
 
-def refuse_mixed(verdicts: Sequence[Verdict], uses: Sequence[Use], n: int) -> None:
-    """Raise ValueError where the samples mix in every use, and one that takes data shows their axis.
+def apart(losses: Tensor, uses: Sequence[Use], judge: Judge) -> list[Verdict]:
+    """Verdicts where some function of the user's own need not be linear: of what is not below any, as `judge` says."""
+    below = nodes_below({child for node in functions_in(losses) for child, _ in node.next_functions} - {None})
+    rest = [use for use in uses if use.node not in below]
+    if not below or not rest:  # a hook's doing, or all are
+        return ["own"] * len(uses)
+    others = iter(judge(losses, rest) or ["measure"] * len(rest))
+    return ["own" if use.node in below else next(others) for use in uses]
 
-    A table that is read by position is no such use.
-    """
-    if all(v == "mixed" for v in verdicts) and any(use.shows_samples and n in use.lead for use in uses):
-        raise ValueError(
-            "losses must depend on one sample each, got losses that mix samples: the gradient of one of them reaches "
-            "the others' rows in every layer (a batch statistic, a contrastive loss, or the mean taken too early?)"
-        )
+
+class Functions:
+    """Functions of the user's own, of which it is known that they are linear in their gradients."""
+
+    def __init__(self) -> None:
+        self._linear: set[Hashable] = set()
+
+    def judge(self, losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
+        """Verdicts where some are not linear; empty where all are. What hides what it sees is looked at every time."""
+        try:
+            seen: set[Hashable] = {(type(node), described(node)) for node in functions_in(losses)}
+        except HiddenError:
+            seen = {None}
+        if seen <= self._linear:
+            return []
+        try:
+            check_linear(losses, [edge for use in uses for edge in use.edges])
+        except (Nonlinear, RuntimeError, TypeError, ValueError, AttributeError):  # or cannot be looked at
+            return apart(losses, uses, self.judge)
+        if len(self._linear) >= KEPT:
+            self._linear.clear()
+        self._linear |= seen - {None}
+        return []

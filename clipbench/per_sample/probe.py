@@ -21,13 +21,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.layout import NOBODY, SHARED
+from clipbench.per_sample.layout import NOBODY, SHARED, RowLayout
 from clipbench.per_sample.rules import Use
 
 LOST = -2
 """Owner of a row that is not finite: it cannot be known."""
 MIXING = 1e-3
 """Deviation from one sample's weight, relative to a row's largest entry, that rounding does not explain in float32."""
+NOISE = 1e-3
+"""Share of a use's largest entry below which rows may be what rounding left."""
 CODES: dict[bool, tuple[int, int]] = {False: (-8, 8), True: (-1, 3)}
 """Exponents of weights; few for float16, whose range is small."""
 
@@ -161,6 +163,27 @@ class Probe:
                     row.confirm_exactly(marks, weights.to(marks))
         sizes = [len(row.top) for row in rows]
         return list(torch.cat([row.owners(n) for row in rows]).cpu().split(sizes))
+
+    def agree(self, losses: Tensor, uses: Sequence[Use], layouts: Sequence[RowLayout]) -> list[bool]:
+        """Whether rows of every use stay or go with the samples that its layout says, where some are left out.
+
+        That holds also of functions of single entries that are not linear. Keeps the graph.
+        """
+        n = losses.shape[0]
+        weights = (torch.randperm(n, generator=self._generator) < (n + 1) // 2).double()
+        self._under = torch.ones(n)
+        result = []
+        whole, part = self._marks(losses, uses, torch.ones(n)), self._marks(losses, uses, weights)
+        for use, layout, plain, marks in zip(uses, layouts, whole, part, strict=True):
+            # a layer whose rows are a batch's members, all steps together, tells owners of each step after another
+            own = layout.spread(weights.to(plain), use.rows)[: len(plain), None]
+            if plain.numel():
+                size = torch.maximum(plain.abs().amax(1, keepdim=True), NOISE * plain.abs().max())
+                wrong = (marks - own * plain).abs() > MIXING * size
+                result.append(not bool((wrong & plain.isfinite() & marks.isfinite()).any()))
+            else:
+                result.append(True)
+        return result
 
     def _digits(self, n: int, base: int) -> Tensor:
         return torch.randint(base, (n,), generator=self._generator)

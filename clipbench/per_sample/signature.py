@@ -6,10 +6,9 @@ import re
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from clipbench.per_sample.opaque import surroundings
+from clipbench.per_sample.opaque import HiddenError, described, plain
 from clipbench.per_sample.slots import Node
 from clipbench.per_sample.surrogates import counts_up
 
@@ -25,10 +24,6 @@ Edges = tuple[tuple[Node, int], ...]
 Kind = tuple[tuple[str, ...] | None, Callable[[Node], Hashable] | None]
 """Names of a node's constants, None where they are hidden; and what it keeps elsewhere."""
 _KINDS: dict[type, Kind] = {}
-
-
-class _HiddenError(Exception):
-    """A node has constants that cannot be compared."""
 
 
 def outline(root: Node, made: Container[Node] = ()) -> tuple[list[tuple[Node, Edges]], Hashable]:
@@ -70,7 +65,7 @@ def _described(
         for node, edges in order:
             kind = type(node)
             leaf = not edges and kind.__name__ == "AccumulateGrad"
-            shapes = [node.variable.shape] if leaf else [tuple(meta.shape) for meta in node._input_metadata]
+            shapes = [node.variable.shape] if leaf else [_shape(meta) for meta in node._input_metadata]
             if made and node in made:
                 add(tuple(shapes))
                 continue
@@ -87,12 +82,19 @@ def _described(
                 value = getattr(node, name)
                 if type(value) is float and name in FACTORS:
                     value = value != 0.0
-                add(value if type(value) in NUMBERS else _plain(value))
+                add(value if type(value) in NUMBERS else plain(value))
             if special is not None:
                 add(special(node))
-    except _HiddenError:
+    except HiddenError:
         return None
     return tuple(parts)
+
+
+def _shape(meta: Any) -> tuple[int, ...]:
+    """The shape of a gradient. Raises HiddenError for what has none."""
+    if meta.is_nested_tensor:
+        raise HiddenError
+    return tuple(meta.shape)
 
 
 def _learn(kind: type) -> Kind:
@@ -100,7 +102,7 @@ def _learn(kind: type) -> Kind:
     names: tuple[str, ...] | None = None
     special: Callable[[Node], Hashable] | None = None
     if issubclass(kind, FunctionCtx):
-        names, special = (), _attributes
+        names, special = (), described
     elif OPEN.fullmatch(kind.__name__) and kind.__name__ not in STRIDED:
         known = dir(kind)
         saved = [name for name in known if name.startswith("_saved_") and "_raw" + name not in known]
@@ -112,15 +114,10 @@ def _learn(kind: type) -> Kind:
     return _KINDS.setdefault(kind, (names, special))
 
 
-def _attributes(node: Node) -> Hashable:
-    """What a function of the user's own keeps, and the variables that it sees."""
-    return tuple([_plain(item) for item in [*sorted(vars(node).items()), *surroundings(type(node))]])
-
-
 def _several_constants(node: Node) -> None:
-    """Sizes of what is put together: of one without a gradient they follow from the others. Raises _HiddenError."""
+    """Sizes of what is put together: of one without a gradient they follow from the others. Raises HiddenError."""
     if sum(child is None for child, _ in node.next_functions) > 1:
-        raise _HiddenError
+        raise HiddenError
 
 
 def _counting(node: Node) -> Hashable:
@@ -131,18 +128,3 @@ def _counting(node: Node) -> Hashable:
     if any(getattr(saved, "unpack_hook", None) is not None for saved in raw):
         return None
     return tuple([counts_up(index) for index in node._saved_indices])
-
-
-def _plain(value: Any) -> Hashable:
-    """A value to compare. Raises _HiddenError."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (tuple, list)):
-        return tuple([_plain(item) for item in value])
-    if isinstance(value, dict):
-        return tuple([_plain(item) for item in value.items()])
-    if isinstance(value, Tensor):  # like saved tensors, covered by the proof whatever it holds
-        return tuple(value.shape), value.dtype
-    if type(value).__module__ == "torch":  # a device, a dtype
-        return str(value)
-    raise _HiddenError

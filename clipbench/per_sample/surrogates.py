@@ -41,7 +41,7 @@ ELEMENTWISE = frozenset({
     "tanh_backward", "log_sigmoid_backward", "softshrink_backward", "hardshrink_backward", "logit_backward",
     "_prelu_kernel_backward", "rrelu_with_noise_backward", "mse_loss_backward", "smooth_l1_loss_backward",
     "huber_loss_backward", "binary_cross_entropy_backward", "soft_margin_loss_backward", "copy", "conj", "real",
-    "fmod", "abs", "sgn", "ldexp", "sign", "sqrt", "square", "tanh", "nan_to_num",
+    "fmod", "abs", "sgn", "ldexp", "sign", "sqrt", "square", "tanh", "nan_to_num", "log", "exp",
 })  # fmt: skip
 """Operations of which an output entry depends on the gradient entries at its own place, whatever the other operands.
 
@@ -195,6 +195,14 @@ def _distances(grad: Tensor, first: Tensor, *_: Any) -> Tensor:
     return grad.sum(-1, keepdim=True).expand_as(first)
 
 
+def _pairs(grad: Tensor, points: Tensor, *_: Any) -> Tensor:
+    """Distances of all pairs of points (rows, width), in their order: each belongs to two rows, see `_distances`."""
+    rows = points.shape[0]
+    first, second = torch.triu_indices(rows, rows, 1)
+    each = grad.new_zeros(rows).index_add(0, first, grad).index_add(0, second, grad)
+    return each[:, None].expand_as(points)
+
+
 def _samplers(spatial: int) -> Callable[..., tuple[Tensor, Tensor]]:
     """An image (n, channels, *space) looked up at the places of a grid (n, *out, spatial)."""
 
@@ -238,7 +246,9 @@ SURROGATES: dict[str, Callable[..., Any]] = {
     "adaptive_max_pool3d_backward": _pool(3),
     "grid_sampler_2d_backward": _samplers(2),
     "grid_sampler_3d_backward": _samplers(3),
+    "logcumsumexp": lambda x, dim: x.cumsum(dim),
     "_cdist_backward": _distances,
+    "_pdist_backward": _pairs,
     "native_batch_norm_backward": _batch_norm,
     "cudnn_batch_norm_backward": lambda x, grad, *_: _batch_norm(grad, x, *[True] * 6),
     "_scaled_dot_product_flash_attention_for_cpu_backward": _attention,

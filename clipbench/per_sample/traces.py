@@ -18,6 +18,8 @@ KEPT = 64
 """Graphs whose reading is kept."""
 NUMBERED = 1024
 """Graphs that are told from others."""
+OWN = "below a function or hook of your own that need not be linear in its gradients"
+"""Why parameters are slow of which no sum over samples may be taken."""
 Reading = tuple[Use, str]
 """A use and the role in which it reads a parameter."""
 Key = tuple[object, ...]
@@ -33,6 +35,12 @@ class Known:
     plans: dict[Hashable, Plan] = field(default_factory=dict)
     numbers: dict[Hashable, int] = field(default_factory=dict)
     last: int = 0
+    forgotten: int = 0
+
+    def forget(self, passed: set[Key]) -> None:
+        """Pass on but these, as before; versions that were in between do not come again."""
+        self.forgotten += 1 + len(self.passed) - len(passed)
+        self.passed = passed
 
     def number(self, signature: Hashable) -> int | None:
         """A number for a signature, which is long; None for none."""
@@ -48,7 +56,7 @@ class Known:
     @property
     def version(self) -> int:
         """Grows with what is found."""
-        return len(self.passed) + len(self.single)
+        return len(self.passed) + len(self.single) + self.forgotten
 
     def plan(self, signature: Hashable, n: int) -> Plan | None:
         """How a graph with this signature was read, for n samples, as long as nothing else was found since."""

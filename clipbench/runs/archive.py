@@ -58,6 +58,11 @@ def data_file(results: Path, experiment: str) -> Path:
     return results / "data" / f"{stem(experiment)}.parquet"
 
 
+def outcome_file(results: Path, experiment: str) -> Path:
+    """results/data/<stem>__tuning.json: what the latest tuning selected for every method."""
+    return results / "data" / f"{stem(experiment)}__tuning.json"
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """For the block, a file of results/data that cannot be read or parsed is a RecordError that names it."""

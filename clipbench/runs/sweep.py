@@ -34,13 +34,19 @@ WORDS = {"absent": "not begun", "running": "unfinished"}
 
 
 class Sweep:
-    """The runs of one multirun command line; `words` are its overrides, those of Hydra's own node too."""
+    """The runs of one multirun command line; `words` are its overrides, those of Hydra's own node too.
+
+    `refused` are the errors of runs that cannot be made. Raises the first where none can, and ConfigError where the
+    words make no run at all.
+    """
 
     def __init__(self, words: Sequence[str]) -> None:
         with initialize_config_dir(CONFIG_PATH, version_base="1.3"):
             node = compose_node([word for word in words if not _is_swept(word)])
             self.launcher = node.hydra.launcher
-            self.requests = requests(node, words)
+            self.requests, self.refused = requests(node, words)
+        if self.refused and not self.requests:
+            raise self.refused[0]
         self.done = sum(known.place is not None for known in self.known())
 
     def known(self) -> list[Known]:
@@ -110,8 +116,8 @@ def _is_swept(word: str) -> bool:
     return bool(OverridesParser.create().parse_override(word).is_sweep_override())
 
 
-def requests(node: DictConfig, words: Sequence[str]) -> list[Request]:
-    """The runs that a multirun with these overrides will start; ones with bad input are left to their own error."""
+def requests(node: DictConfig, words: Sequence[str]) -> tuple[list[Request], list[Exception]]:
+    """The runs that a multirun with these overrides will start, and the errors of those with bad input."""
     own = [word for word in words if not word.lstrip("+~").startswith("hydra.")]
     places = [word for word in words if word.startswith("hydra.searchpath=")]
     named = {word.partition("=")[0] for word in own}
@@ -121,15 +127,18 @@ def requests(node: DictConfig, words: Sequence[str]) -> list[Request]:
     parsed = parser.parse_overrides(given + own)
     if odd := next((one for one in parsed if one.is_interval_sweep()), None):
         raise ConfigError(f"a sweep must be a,b or choice(…), range(…) or glob(…), got {odd.input_line}")
+    if empty := next((one for one in parsed if one.is_sweep_override() and not [*one.sweep_iterator()]), None):
+        raise ConfigError(f"{empty.key_or_group} must have a value to run, got {empty.input_line}, which finds none")
     (split,) = BasicSweeper.split_arguments(parsed, None)
     compositions, groups = Compositions(), set(node.hydra.runtime.choices)
-    found = []
+    found: list[Request] = []
+    refused: list[Exception] = []
     for overrides in split:
         try:
             found.append(request(compositions.of([*places, *overrides], groups)))
-        except (ConfigError, HydraException, OmegaConfBaseException):
-            continue
-    return found
+        except (ConfigError, HydraException, OmegaConfBaseException) as error:
+            refused.append(error)
+    return found, refused
 
 
 def _estimate(left: Sequence[Request], known: Sequence[Request], states: Sequence[State]) -> str:

@@ -16,7 +16,8 @@ from clipbench.wording import amount
 
 # What a row must share with its method's runs beside the machine: its column, and what a note calls it.
 SHARED = {
-    "precision": "precision", "samples_per_step": "samples per step", "fingerprint": "code", "tuned": "tuned settings",
+    "precision": "precision", "samples_per_step": "number of samples per step", "fingerprint": "code",
+    "tuned": "tuned settings",
 }  # fmt: skip
 
 
@@ -56,8 +57,8 @@ def matching(table: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, str
         else:
             kept.append(index)
     for why, methods in unlike.items():
-        verb = "is" if len(methods) == 1 else "are"
-        notes.append(f"The calibration{'s' * (verb == 'are')} of {', '.join(methods)} {verb} of another {why}.")
+        verb, other = "is" if len(methods) == 1 else "are", "other" if why.endswith("s") else "another"
+        notes.append(f"The calibration{'s' * (verb == 'are')} of {', '.join(methods)} {verb} of {other} {why}.")
     return rows.loc[kept], " ".join(notes)
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from clipbench.config.tuned import base, nested
 from clipbench.errors import Unwritable
-from clipbench.runs.archive import read_mapping, stem
+from clipbench.runs.archive import outcome_file, read_mapping
 from clipbench.runs.files import atomic_text
 from clipbench.tuning.plan import BASELINE, Plan
 from clipbench.tuning.reference import Measurement
@@ -109,7 +109,7 @@ def write_outcome(plan: Plan, choices: Mapping[str, Choice], runs: Mapping[str, 
 
     Methods of an earlier tuning of the experiment that this one leaves out stay.
     """
-    path = plan.results / "data" / f"{stem(plan.experiment)}__tuning.json"
+    path = outcome_file(plan.results, plan.experiment)
     earlier = read_mapping(path) if path.exists() else {}
     now = {
         method: {

@@ -135,7 +135,8 @@ class Study:
         if outcome.status != "ok":
             return self.worst
         if self.metric not in final:
-            known = ", ".join(sorted(name for name in final if name.startswith("validation_") or name == "train_loss"))
+            kinds = ("validation_", "study_", "train_loss")
+            known = ", ".join(sorted(name for name in final if name.startswith(kinds))) or "none (its runs have none)"
             raise ConfigError(f"tuning.metric must be one of {known}, got {self.metric}")
         return float(final[self.metric]) if math.isfinite(final[self.metric]) else self.worst
 

@@ -9,7 +9,11 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from clipbench import leaderboard
+from clipbench.analysis import collect
 from clipbench.errors import ConfigError
+from clipbench.runs import archive
+from clipbench.tuning.plan import Plan
+from tests.analysis.synthetic import write_run
 
 OWN = """\
 name: half_clip
@@ -44,6 +48,90 @@ def test_an_own_method_costs_its_own_runs_alone(tmp_path: Path, capsys: pytest.C
     assert set(added) == {"half_clip"}
     assert "| half_clip" in (results / "tables" / "leaderboard.md").read_text()
     assert "half_clip final seed 0" in capsys.readouterr().out
+
+
+def leave_finals(root: Path, experiment: str, method: str, loss: float) -> None:
+    for seed in range(3):
+        final = {"test_loss": loss, "validation_loss": loss}
+        data = {"sum": "s", "trivial": {"loss": 2.0}}
+        write_run(root, method, seed, experiment, "final", accuracy=False, final=final, data=data, tuned=True)
+
+
+class Stub:
+    """A worker that leaves records at once, but for the text's task, whose data are not there."""
+
+    worked: tuple[str, ...] = ()
+
+    def __init__(self, plan: Plan, say: object) -> None:
+        self.plan = plan
+        Stub.worked += (plan.experiment,)
+        if plan.experiment.startswith("leaderboard_gpt"):
+            raise ConfigError("shakespeare_char is missing: it is not there\nput it there")
+
+    def go(self) -> list[object]:
+        for method in set(self.plan.methods):
+            leave_finals(self.plan.results, self.plan.experiment, method, 0.5 if method == "sgd" else 0.4)
+        return []
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> type[Stub]:
+    monkeypatch.setattr("clipbench.tuning.Worker", Stub)
+    monkeypatch.setattr(Stub, "worked", ())
+    return Stub
+
+
+def test_published_baselines_that_are_found_stand_beside_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An installed package brings SGD's runs: they are found, not run, and the table is of both."""
+    leave_finals(tmp_path / "shipped", "leaderboard_mlp/smoke", "sgd", 0.5)
+    leave_finals(tmp_path / "shipped", "leaderboard_mlp/smoke", "agc", 0.45)
+    collect(tmp_path / "shipped")
+    outcome = {"agc": {"trials": 4}, "sgd": {"trials": 4}}
+    archive.outcome_file(tmp_path / "shipped", "leaderboard_mlp/smoke").write_text(json.dumps(outcome))
+    monkeypatch.setattr(archive, "SHIPPED", tmp_path / "shipped")
+    results = tmp_path / "mine"
+
+    class Finds(Stub):
+        def go(self) -> list[object]:
+            leave_finals(results, self.plan.experiment, "norm_clip", 0.4)
+            own = archive.outcome_file(results, self.plan.experiment)
+            own.parent.mkdir()
+            own.write_text(json.dumps({"norm_clip": {"trials": 4}}))
+            return []
+
+    monkeypatch.setattr("clipbench.tuning.Worker", Finds)
+    leaderboard.main(["size=smoke", "tasks=leaderboard_mlp", "methods=norm_clip", f"paths.results={results}"])
+    text = (results / "tables" / "leaderboard.md").read_text()
+    rows = [line.split(" | ")[0].strip("| ") for line in text.split("\n")]
+    assert [row for row in rows if row in ("norm_clip", "agc", "sgd")] == ["norm_clip", "agc", "sgd"]
+    assert "tables/leaderboard.md" in capsys.readouterr().out
+    known = json.loads(archive.outcome_file(results, "leaderboard_mlp/smoke").read_text())
+    assert set(known) == {"agc", "norm_clip", "sgd"}
+
+
+def test_a_task_that_cannot_run_leaves_the_others_alone(
+    tmp_path: Path, stub: type[Stub], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["size=smoke", "tasks=leaderboard_mlp,leaderboard_pareto,leaderboard_gpt", "methods=norm_clip"]
+    with pytest.raises(ConfigError, match="shakespeare_char is missing"):
+        leaderboard.main([*words, f"paths.results={tmp_path}"])
+    said = capsys.readouterr()
+    assert "leaderboard_gpt/smoke is left out: shakespeare_char is missing: it is not there\n" in said.err
+    assert "2 methods, 2 tasks" in (tmp_path / "tables" / "leaderboard.md").read_text()
+
+
+def test_an_option_that_fits_not_every_task_is_told_before_any_of_them_runs(stub: type[Stub]) -> None:
+    with pytest.raises(Exception, match=r"model\.layers"):
+        leaderboard.main(["size=smoke", "tasks=leaderboard_gpt,leaderboard_mlp", "methods=norm_clip", "model.layers=2"])
+    assert stub.worked == ()
+
+
+def test_an_empty_board_is_said(tmp_path: Path, stub: type[Stub], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="shakespeare_char is missing"):
+        leaderboard.main(["size=smoke", "tasks=leaderboard_gpt", "methods=norm_clip", f"paths.results={tmp_path}"])
+    assert "no table: no task has finished final runs of tuned sgd" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

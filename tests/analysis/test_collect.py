@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 
 from clipbench.analysis import collect, load
-from clipbench.analysis.collect import CURVE_POINTS, _flat, add, find_records, merge_files, read_record
+from clipbench.analysis.collect import CURVE_POINTS, _flat, add, bring, find_records, merge_files, read_record
 from clipbench.analysis.fields import ENTRIES, HIDDEN, clean, public
-from clipbench.runs.archive import _mappings, data_file, holds_runs, read_data, stem
-from tests.analysis.synthetic import write_comparison, write_run
+from clipbench.runs.archive import _mappings, data_file, holds_runs, outcome_file, read_data, stem
+from tests.analysis.synthetic import write_calibration, write_comparison, write_run
 
 
 def edit(folder, **entries):
@@ -387,3 +387,28 @@ def test_unknown_experiments_and_roots_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"^roots must be folders"):
         collect(tmp_path, [tmp_path / "absent"])
     assert not (tmp_path / "data").exists()
+
+
+def test_what_others_collected_is_brought_with_its_selection_and_its_step_times(tmp_path):
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    for root, method in ((mine, "my_rule"), (theirs, "sgd")):
+        write_run(root, method, 0)
+        collect(root)
+    outcome_file(theirs, "toy/cpu").write_text(json.dumps({"sgd": {"trials": 4}, "my_rule": {"trials": 1}}))
+    outcome_file(mine, "toy/cpu").write_text(json.dumps({"my_rule": {"trials": 8}}))
+    write_calibration(theirs, device="their CPU")
+    write_calibration(mine, "other/cpu")
+    assert bring(mine, "toy/cpu", [theirs]) == 2
+    assert set(load(mine, "toy/cpu").runs["method"]) == {"my_rule", "sgd"}
+    assert load(mine, "toy/cpu").tuning == {"my_rule": {"trials": 8}, "sgd": {"trials": 4}}
+    measured = pd.read_parquet(mine / "data" / "calibration.parquet")
+    assert set(zip(measured["experiment"], measured["device"], strict=True)) == {
+        ("other/cpu", "Test CPU"),
+        ("toy/cpu", "their CPU"),
+    }
+    before = [path.read_bytes() for path in sorted((mine / "data").glob("[!.]*"))]
+    bring(mine, "toy/cpu", [theirs])
+    assert [path.read_bytes() for path in sorted((mine / "data").glob("[!.]*"))] == before
+    assert bring(mine, "unknown/cpu", [theirs]) == 0
+    with pytest.raises(ValueError, match=r"data must be folders that are there, got .*nowhere"):
+        bring(mine, "toy/cpu", [tmp_path / "nowhere"])

@@ -89,11 +89,11 @@ def test_better_and_worse_are_told_and_luck_is_not(found: list[Board]) -> None:
 def test_the_table_says_what_is_known_and_what_not(found: list[Board]) -> None:
     rows = {row[0]: row[1:] for row in table(found[0]).rows}
     assert rows["sgd"][0].startswith("1.0")
-    assert rows["idle (= sgd)"][4] == "0 %"
+    assert rows["idle (= sgd)"][5] == "0 %"
     assert rows["better"][2].endswith("*")
     assert rows["lucky"][2][-1] != "*"
     assert rows["often_dead"][3] == "60 %"
-    assert rows["better"][7] == "–"  # no calibration
+    assert rows["better"][8] == "–"  # no calibration
 
 
 def test_files_and_section(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

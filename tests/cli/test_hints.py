@@ -113,7 +113,11 @@ def test_experiments_of_ones_own_are_listed(tmp_path: Path, monkeypatch: pytest.
         assert hints.experiments("mine") == "experiment must be one of mine/small, got mine"
 
 
-@pytest.mark.parametrize("word", ["paths.results=a(b", "paths.results=it's", "data.root=[1", "a b=1", "optimizer.lr"])
+UNREADABLE = ["paths.results=a(b", "paths.results=it's", "data.root=[1", "a b=1", "optimizer.lr", "method=sgd seed=1",
+              "seed=1,"]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", UNREADABLE)
 def test_a_word_that_cannot_be_read_gets_the_hint_to_quote(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["run", word])
     with pytest.raises(OverrideParseException) as raised:
@@ -123,6 +127,26 @@ def test_a_word_that_cannot_be_read_gets_the_hint_to_quote(word: str, monkeypatc
     assert word in line
     assert """'key="a value"'""" in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("seed=range(1,2,3,4)", "too many positional arguments"), ("seed=choice()", "empty choice is not legal"),
+        ("seed=range(a)", "mismatch type argument start: str is incompatible with Union[int, float]"),
+    ],
+)  # fmt: skip
+def test_a_sweep_s_own_error_is_told(word: str, why: str) -> None:
+    assert line_for([word]) == f"{word} cannot be read: {why}"
+
+
+def test_an_argument_that_a_file_leaves_to_its_class_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a class from an entry point, whose config is its path alone."""
+    config = {"seed": 0, "method": {"name": "mine", "clipper": {"_target_": "my_package.Mine"}}}
+    monkeypatch.setattr(hints, "_config", lambda: config)
+    expected = " in its file (an argument that the file leaves to the class is added: +method.clipper.scale=…)"
+    assert hints.near("method.clipper.scale") == expected
+    assert hints.near("xyzzy.clipper") == " (python -m clipbench.run --help lists them)"
 
 
 @pytest.mark.parametrize(
@@ -142,6 +166,10 @@ SWEEPS = [
     (["method=glob(*orm_clip)"], "sweep: 1 run, 0 done, 1 to do", 0),
     (["seed=range(0,2)"], "sweep: 2 runs, 0 done, 2 to do", 0),
     (["optimizer.lr=interval(0,1)"], "got optimizer.lr=interval(0,1)", 2),
+    (["method=glob(nrm*)"], "method must have a value to run, got method=glob(nrm*), which finds none", 2),
+    (["seed=range(3,1)"], "seed must have a value to run, got seed=range(3,1), which finds none", 2),
+    (["seed=0,1", "together=0"], "clipbench: together must be >= 1, got 0", 2),  # bad in all runs: none is made
+    (["optimizer.lr=fast,slow"], "clipbench: optimizer.lr must be a number, got fast", 2),
 ]
 
 
@@ -153,6 +181,17 @@ def test_every_kind_of_sweep_has_a_plan_or_is_refused(words: list[str], said: st
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert ("sweep ended: " in done.stdout) == (status == 0)
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_be_made_is_told_at_first_and_at_last(tmp_path: Path) -> None:
+    words = ["-m", "optimizer.lr=0.1,fast", *SMALL]
+    for found in ("", " (1 skipped, done before)"):  # also where all that can be made was found
+        done = run(*words, folder=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.startswith("clipbench: 1 run cannot be made: optimizer.lr must be a number, got fast\n")
+        assert done.stderr.splitlines()[-1] == "clipbench: optimizer.lr must be a number, got fast"
+        assert f"sweep ended: 1 ok{found}\n" in done.stdout
 
 
 @pytest.mark.slow

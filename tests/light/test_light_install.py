@@ -52,6 +52,10 @@ def commands() -> list[str]:
     return sorted(name.removesuffix(".__main__") for name in names)
 
 
+def test_type_checkers_are_told_of_the_annotations() -> None:
+    assert (PACKAGE / "py.typed").exists()  # PEP 561
+
+
 def test_commands_are_found() -> None:
     assert {"clipbench.run", "clipbench.tune", "clipbench.report", "clipbench.bench"} <= set(commands())
 

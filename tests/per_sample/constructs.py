@@ -291,7 +291,8 @@ class Gate(nn.Module):
         @staticmethod
         def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, Tensor]:
             x, p = ctx.saved_tensors
-            if float(delta.abs().sum()) < 0:  # reads a value: torch.vmap cannot send a batch through
+            assert not torch._C._functorch.is_batchedtensor(delta)  # torch.vmap cannot send a batch through
+            if float(x.abs().sum()) < 0:  # reads a value
                 return delta, p
             return 2 * delta * p.sin(), (2 * delta * x * p.cos()).sum_to_size(p.shape)
 

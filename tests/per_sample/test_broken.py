@@ -84,9 +84,9 @@ BREAKS: dict[str, tuple[Any, str, Callable[..., Any], list[str]]] = {
     "slow path": (SlowGradients, "norms", scaled(SlowGradients.norms), ["two outputs"]),
     "layer norm": (normalization.LayerNormUse, "form", scaled(normalization.LayerNormUse.form), ["layer norm"]),
     "layout not checked": (
-        placement,
-        "prove",
-        lambda losses, uses: [Layout.MAJOR] * len(uses),
+        placement.Placement,
+        "_confirmed",
+        lambda self, losses, uses, verdicts: [Layout.MAJOR] * len(uses),
         ["attention, time first"],
     ),
 }

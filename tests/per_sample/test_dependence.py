@@ -80,6 +80,7 @@ KEPT_APART: dict[str, Path] = {
     "written by a slice": lambda h: _written(h),
     "norms": lambda h: h / h.norm(dim=2, keepdim=True),
     "logarithms": lambda h: h.logsumexp(1),
+    "logarithms of all sums": lambda h: h.logcumsumexp(1),
     "unfolded": lambda h: h.unfold(1, 2, 1),
     "differences": lambda h: h.diff(dim=1),
     "products": lambda h: h.transpose(1, 2) @ h,
@@ -126,6 +127,7 @@ MIXED: dict[str, Path] = {
     ),
     "parts exchanged": lambda h: torch.view_as_real(torch.complex(h, h.flip(0))).flatten(2),
     "cumulative sum over the batch": lambda h: h.cumsum(0),
+    "logarithms over the batch": lambda h: h.logcumsumexp(0),
 }
 
 
@@ -184,7 +186,7 @@ def test_what_a_program_reads_from_a_gradient_is_not_proven() -> None:
     use = uses_of(losses, layer)[0]
     with pytest.raises(Unprovable):
         track_owners(losses, use.edges)
-    assert prove(losses, [use]) == ["measure"]
+    assert prove(losses, [use]) == ["own"]
 
 
 def test_the_comparison_fails_without_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +199,9 @@ def test_the_comparison_fails_without_its_parts(monkeypatch: pytest.MonkeyPatch)
         return max(error(clipper, model, model(model.batch(n))) for n in (4, 4, 4, 4))
 
     assert worst("sorted") < 1e-5
+    monkeypatch.setattr(
+        placement.Placement, "_confirmed", lambda self, losses, uses, verdicts: verdicts
+    )  # which finds most of it
     with monkeypatch.context() as patch:
         patch.setattr(surrogates, "blur", lambda x, dims: x)
         patch.setattr(surrogates, "_zero_index", lambda index: index)

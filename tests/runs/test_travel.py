@@ -71,6 +71,9 @@ def test_what_an_installed_package_brings_is_found_and_its_report_adds_it(
     assert not own.found
     assert report.main(["summary", "single", "--results", str(tmp_path / "mine")]) == 0
     assert set(load(tmp_path / "mine", "single").runs["run_id"]) == {made.info["run_id"], own.info["run_id"]}
+    shutil.rmtree(tmp_path / "mine" / "data")
+    assert report.main(["collect", "--results", str(tmp_path / "mine")]) == 0
+    assert set(load(tmp_path / "mine", "single").runs["run_id"]) == {made.info["run_id"], own.info["run_id"]}
 
 
 def test_what_the_wheel_ships_is_small() -> None:

@@ -26,7 +26,12 @@ def test_an_experiment() -> None:
 
 @pytest.mark.parametrize(
     ("word", "message"),
-    [("batches=some", "batches must be a whole number, got some"), ("share=x", "share must be a number, got x")],
+    [
+        ("batches=some", "batches must be a whole number, got some"),
+        ("share=x", "share must be a number, got x"),
+        ("batchs=3", r"batchs is not an option .did you mean batches\?."),
+        ("experiment=estimator_error/smoke", "experiment must be one that trains a network, got estimator_error/smoke"),
+    ],
 )
 def test_bad_input(word: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -37,18 +37,18 @@ def test_rows_that_share_everything_hold() -> None:
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"precision": "bf16"}, "precision"),
-        ({"samples_per_step": 64}, "samples per step"),
-        ({"fingerprint": "f2"}, "code"),
-        ({"tuned": "trial 1 of 8 (ours, validation_loss)"}, "tuned settings"),
-        ({"role": "final"}, "tuned settings"),
+        ({"precision": "bf16"}, "another precision"),
+        ({"samples_per_step": 64}, "another number of samples per step"),
+        ({"fingerprint": "f2"}, "another code"),
+        ({"tuned": "trial 1 of 8 (ours, validation_loss)"}, "other tuned settings"),
+        ({"role": "final"}, "other tuned settings"),
     ],
 )
 def test_a_row_that_differs_in_one_thing_from_one_run_is_left_out_and_said(change: dict[str, Any], name: str) -> None:
     rows = [row(), row("norm_clip")]
     found, note = match(rows, [run(), run(), run(**change), run("norm_clip")])
     assert found == rows[1:]
-    assert note == f"The calibration of sgd is of another {name}."
+    assert note == f"The calibration of sgd is of {name}."
 
 
 def test_methods_that_differ_in_the_same_thing_are_one_note() -> None:

@@ -158,6 +158,8 @@ def test_settings_lie_in_a_checkout_or_beside_the_results_of_an_installed_packag
     conf, beside = tmp_path / "conf", tmp_path / "results" / "tuned"
     assert folders(config, conf, checkout=True) == [conf / "tuned_settings", beside]
     assert folders(config, conf, checkout=False) == [beside, conf / "tuned_settings"]
+    config["paths"]["results"] = str(tmp_path / "board")  # results that stay apart leave the checkout as it is
+    assert folders(config, conf, checkout=True) == [tmp_path / "board" / "tuned", conf / "tuned_settings"]
     config["paths"]["tuned"] = "~/mine"
     assert folders(config, conf, checkout=True) == [Path.home() / "mine"]
 

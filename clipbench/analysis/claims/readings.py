@@ -41,11 +41,15 @@ def chosen_runs(
 ) -> pd.DataFrame:
     """The method's runs in the role that is compared (final where there is one, else single).
 
-    `where` narrows them by dotted options of their configuration ("optimizer.name": "adam").
+    Of final runs only those that the latest tuning selected, where it says so: an earlier one may have selected other
+    settings, and its runs stay in the data. `where` narrows them by dotted options of their configuration
+    ("optimizer.name": "adam").
     """
     role = role or compared_role(experiment.runs)[0]
     runs = experiment.runs
     runs = runs[(runs["role"] == role) & (runs["method"] == method)]
+    if role == "final" and (selected := experiment.selected(method)):
+        runs = runs[runs["run_id"].isin(selected)]
     keep = [all(_option(config, key) == value for key, value in (where or {}).items()) for config in runs["config"]]
     return runs[pd.Series(keep, index=runs.index, dtype=bool)]
 

@@ -26,7 +26,7 @@ from clipbench.per_sample.rules.embedding import read_embedding, read_index, rea
 from clipbench.per_sample.rules.empty import read_empty
 from clipbench.per_sample.rules.linear import read_addmm, read_mm
 from clipbench.per_sample.rules.lstm import read_lstm
-from clipbench.per_sample.rules.node import NodeUse, read_node
+from clipbench.per_sample.rules.node import NodeUse, read_entries, read_node
 from clipbench.per_sample.rules.normalization import read_batch_norm, read_group_norm, read_layer_norm
 from clipbench.per_sample.rules.prelu import read_prelu
 from clipbench.per_sample.rules.products import read_matrix_product, read_vector_product
@@ -61,4 +61,4 @@ READERS: dict[str, Reader] = {
     "RepeatBackward0": read_repeat,
 }
 
-__all__ = ["READERS", "NodeUse", "Reader", "Use", "read_empty", "read_node"]
+__all__ = ["READERS", "NodeUse", "Reader", "Use", "read_empty", "read_entries", "read_node"]

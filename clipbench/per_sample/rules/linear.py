@@ -96,4 +96,5 @@ def _read(node: Node, bias: Slot | None, weight: Slot | None, saved: str, n: int
     if weight.reshaped:
         return None
     slots = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    return LinearUse(node, slots, getattr(node, saved).conj(), n)
+    a = getattr(node, saved)
+    return LinearUse(node, slots, a.conj(), n) if a.layout is torch.strided else None

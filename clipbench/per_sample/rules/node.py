@@ -89,14 +89,27 @@ class NodeUse(Use):
         return sums
 
 
+class EntryUse(NodeUse):
+    """The same with every entry a row of its own: experts' batches side by side, each of whose places is a sample's."""
+
+
 def read_node(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """Operands whatever; None where the node has several outputs, or none of its axes can be that of the samples."""
-    shape = tuple(node._input_metadata[0].shape)
-    lead = _lead(shape, n)
-    if lead is None or len(node._input_metadata) > 1:
+    lead = _lead(tuple(node._input_metadata[0].shape), n)
+    return None if lead is None else _read(NodeUse, node, slots, lead, n)
+
+
+def read_entries(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
+    """Operands whatever; None where the node has several outputs, or no axis."""
+    axes = len(node._input_metadata[0].shape)
+    return _read(EntryUse, node, slots, axes, n) if axes else None
+
+
+def _read(kind: type[NodeUse], node: Node, slots: dict[int, Slot], lead: int, n: int) -> Use | None:
+    if len(node._input_metadata) > 1:
         return None
     names = {index: f"operand {index}" for index in slots}
-    return NodeUse(node, {names[i]: slot for i, slot in slots.items()}, {name: i for i, name in names.items()}, lead, n)
+    return kind(node, {names[i]: slot for i, slot in slots.items()}, {name: i for i, name in names.items()}, lead, n)
 
 
 def _lead(shape: tuple[int, ...], n: int) -> int | None:

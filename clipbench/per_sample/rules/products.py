@@ -83,9 +83,10 @@ def read_matrix_product(node: Node, slots: dict[int, Slot], n: int) -> Use | Non
     if slot.transposed:
         return None
     other = node._saved_mat2 if index == 0 else node._saved_self
-    return BatchedProductUse(node, slot, other, index == 0, n)
+    return BatchedProductUse(node, slot, other, index == 0, n) if other.layout is torch.strided else None
 
 
 def read_vector_product(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """Operand 1, the vector."""
-    return VectorProductUse(node, slots[1], n) if set(slots) == {1} else None
+    plain = set(slots) == {1} and node._saved_self.layout is torch.strided
+    return VectorProductUse(node, slots[1], n) if plain else None
