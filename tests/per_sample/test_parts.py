@@ -60,10 +60,12 @@ def test_a_plan_is_kept_until_something_else_is_found() -> None:
         assert known.plan(1, 4) is None
 
 
-def test_what_is_looked_at_gets_its_options_by_name() -> None:
+@pytest.mark.parametrize("moving", [True, False])
+def test_what_is_looked_at_gets_its_options_by_name(moving: bool) -> None:
     x = torch.arange(6.0).reshape(2, 3)
-    with NoLeaks():
+    with NoLeaks(moving) as looking:
         assert torch.sum(x, dim=1, keepdim=True).tolist() == [[3.0], [12.0]]
+        assert looking.depth == 0, "it has come back"
 
 
 @pytest.mark.parametrize(
