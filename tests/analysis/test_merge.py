@@ -104,6 +104,7 @@ def test_of_a_trial_s_curves_twenty_points_are_kept_and_no_layers() -> None:
     table = pd.DataFrame(sorted(rows, key=lambda row: row[0]), columns=METRIC_COLUMNS)
     pd.testing.assert_frame_equal(thinned(table, "final"), table)
     found = thinned(table, "tune")
+    assert list(found.columns) == METRIC_COLUMNS
     assert set(found["metric"]) == {"loss"}
     assert found.index.tolist() == list(range(len(found)))
     assert found["step"].is_monotonic_increasing

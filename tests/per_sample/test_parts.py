@@ -14,6 +14,7 @@ from clipbench.per_sample.plan import Plan
 from clipbench.per_sample.pullback import _agree
 from clipbench.per_sample.thresholds import Remembered, evaluate_threshold
 from clipbench.per_sample.traces import Known
+from clipbench.per_sample.weights import AdaptiveWeight, AutomaticWeight, NormalizedWeight, SmoothWeight
 
 
 def test_positions_go_on_behind_other_ranks_samples() -> None:
@@ -59,10 +60,12 @@ def test_a_plan_is_kept_until_something_else_is_found() -> None:
         assert known.plan(1, 4) is None
 
 
-def test_what_is_looked_at_gets_its_options_by_name() -> None:
+@pytest.mark.parametrize("moving", [True, False])
+def test_what_is_looked_at_gets_its_options_by_name(moving: bool) -> None:
     x = torch.arange(6.0).reshape(2, 3)
-    with NoLeaks():
+    with NoLeaks(moving) as looking:
         assert torch.sum(x, dim=1, keepdim=True).tolist() == [[3.0], [12.0]]
+        assert looking.depth == 0, "it has come back"
 
 
 @pytest.mark.parametrize(
@@ -84,3 +87,26 @@ def test_a_batch_agrees_with_its_loop_but_for_rounding(
     one: Tensor | None, other: Tensor | None, expected: bool
 ) -> None:
     assert _agree(one, other) is expected
+
+
+def test_weights_by_hand() -> None:
+    norms, tau = torch.tensor([0.0, 0.5, 4.0], dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64)
+    expected = {
+        AutomaticWeight(0.5): [4.0, 2.0, 2 / 4.5],
+        NormalizedWeight(): [0.0, 4.0, 0.5],
+        AdaptiveWeight(0.5): [2.0, 2.0, 2 / (4 + 0.5 / 4.5)],
+        SmoothWeight(): [1.0, 0.8, 1 / 3],
+    }
+    for rule, values in expected.items():
+        assert rule(norms, tau).tolist() == pytest.approx(values), type(rule)
+        assert rule.acts_below_threshold is True
+    assert SmoothWeight()(norms, torch.full_like(norms, math.inf)).tolist() == [1.0] * 3
+    assert (AutomaticWeight().stabilizer, AdaptiveWeight().offset) == (0.01, 0.1)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan])
+def test_weights_name_a_bad_option(bad: float) -> None:
+    with pytest.raises(ValueError, match=f"^stabilizer must be > 0, got {bad}$"):
+        AutomaticWeight(bad)
+    with pytest.raises(ValueError, match=f"^offset must be > 0, got {bad}$"):
+        AdaptiveWeight(bad)
