@@ -224,7 +224,7 @@ def test_an_endpoint_that_does_not_answer_costs_a_warning_and_no_time(endpoint, 
 @pytest.mark.parametrize("endpoint", ["hangs"], indirect=True)
 @pytest.mark.slow
 def test_what_could_not_be_sent_is_stored_offline(endpoint, tmp_path, caplog):
-    tracker = WandbTracker(mode="online", directory=str(tmp_path), timeout=30.0)
+    tracker = WandbTracker(mode="online", directory=str(tmp_path), timeout=60.0)
     tracker.start(INFO, CONFIG)
     tracker.log([row(1), row(2)])
     line = tracker.finish("ok")
