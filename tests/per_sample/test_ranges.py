@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from clipbench.per_sample import NormalizedWeight, PerSampleClipper, total
+from clipbench.per_sample.factors import factor_norms
 from tests.per_sample.common import square_loss
 from tests.per_sample.grid import FAMILIES
 from tests.per_sample.zoo import CASES
@@ -251,3 +252,22 @@ def test_only_what_is_in_doubt_is_computed_again(monkeypatch: pytest.MonkeyPatch
     norms = PerSampleClipper(model, 1.0).norms(losses)
     assert torch.allclose(norms.double(), rows.double().norm(dim=1), rtol=1e-4)
     assert again == [1]
+
+
+def test_groups_that_fall_out_of_the_dtype_are_in_doubt() -> None:
+    """One position: a sample of which every group is too small is marked, one with an ordinary group is not."""
+    left = torch.full((4, 1, 3), 1e-25)
+    left[0] = 1.0
+    norms = factor_norms(left, left.clone(), groups=2)
+    assert norms.tolist() == pytest.approx([3.0, math.inf])
+
+
+@pytest.mark.parametrize("options", [{"padding": 1}, {"stride": 2}, {"stride": 2, "padding": 1}, {"groups": 2}])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_pointwise_convolutions(kind: type[nn.Module], options: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    model = kind(4, 6, 1, **options)
+    losses = square_loss(model, torch.randn(3, 4, 7, 6))
+    truth = sample_gradients_of(losses, model).double().norm(dim=1)
+    norms = PerSampleClipper(model, 1.0).norms(losses)
+    assert torch.allclose(norms.double(), truth, rtol=1e-5)
