@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from clipbench.per_sample import PerSampleClipper
-from clipbench.per_sample.factors import factor_norms, gram_form, instantiated_form, row_norms
+from clipbench.per_sample.factors import SHARE, factor_norms, gram_form, instantiated_form, row_norms
 from clipbench.per_sample.rules.taps import weight_by_taps
 from clipbench.per_sample.rules.windows import Geometry, unfold, window_sums
 from tests.per_sample.common import errors, flat_gradient, square_loss
@@ -56,7 +56,12 @@ def test_all_forms_of_a_norm_agree(n: int, positions: int, p: int, q: int, bias:
     grads = [left.transpose(1, 2) @ right] + ([left.sum(1, keepdim=True)] if bias else [])
     wanted = torch.cat([g.flatten(1) for g in grads], 1).norm(dim=1)
     for form in (gram_form, instantiated_form, factor_norms):
-        torch.testing.assert_close(form(left, right, bias), wanted, rtol=1e-10, atol=1e-7)
+        found = form(left, right, bias)
+        doubt = found.isinf()  # to be asked for again: only a Gram form does so, where positions cancel
+        torch.testing.assert_close(found[~doubt], wanted[~doubt], rtol=1e-10, atol=1e-7)
+        traces = left.square().sum((1, 2)) * (right.square().sum((1, 2)) + bias * positions)
+        assert (wanted[doubt].square() <= SHARE * traces[doubt]).all()
+        assert form is not instantiated_form or not doubt.any()
 
 
 @settings(max_examples=25, deadline=None)
