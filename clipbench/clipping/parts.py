@@ -69,11 +69,11 @@ def parts(parameters: NamedParameters, named: bool = False, real: bool = False, 
             grad = parameter.grad = grad.coalesce()
         names.append(name)
         whole.append(grad)
-        local.append(_local(name, grad, real))
+        local.append(_local(name, grad, real, dense))
     return Parts(names, whole, local)
 
 
-def _local(name: str, grad: Tensor, real: bool) -> Tensor:
+def _local(name: str, grad: Tensor, real: bool, dense: bool) -> Tensor:
     part = grad
     if type(grad) is Tensor and grad.layout == torch.strided and not grad.is_complex():
         return grad
@@ -81,7 +81,7 @@ def _local(name: str, grad: Tensor, real: bool) -> Tensor:
         if any(placement.is_partial() for placement in grad.placements):  # type: ignore[attr-defined]
             raise ValueError(f"named_parameters must have gradients that are summed, got {grad.placements} for {name}")  # type: ignore[attr-defined]
         part = own(grad)
-    elif grad.layout == torch.sparse_coo and grad.is_coalesced():
+    elif grad.layout == torch.sparse_coo and not dense:
         part = grad._values()
     elif grad.layout != torch.strided:
         raise ValueError(f"named_parameters must have dense gradients, got {grad.layout} for {name}")

@@ -4,8 +4,8 @@ A node of torch's own moves entries by what it saves, and shows that; and it is 
 of an `autograd.Function`, or a hook, runs any code: it may read a number from a tensor and roll by it, index by what it
 computes, look at a variable, or divide by the largest gradient. Numbers that it reads from tensors make a proof fail;
 its indices count as moving by data whatever they hold; what it can see besides belongs to what a proof holds for (see
-`surroundings`). Where it need not be linear in its gradients, as it compares them or adds something of its own, what
-samples make together tells nothing of what each makes alone: that is `Nonlinear`, and no measurement helps.
+module `surroundings`). Where it need not be linear in its gradients, as it compares them or adds something of its own,
+what samples make together tells nothing of what each makes alone: that is `Nonlinear`, and no measurement helps.
 Code in other languages shows nothing: it is taken to be linear, and measured. Hooks are not seen in a graph: what they
 move may not change from step to step.
 """
@@ -13,8 +13,6 @@ move may not change from step to step.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -53,18 +51,10 @@ BY_FIRST = frozenset({"div", "_softmax_backward_data", "_log_softmax_backward_da
 """Those that are in the first one, as are all whose name ends in `_backward`."""
 KEEP_ZEROS = frozenset({"abs", "sgn", "sign", "sqrt", "square", "tanh", "relu", "nan_to_num"}) | CLAMPS
 """Functions of single entries that make zero of zero: of one sample's entry they make what they would of it alone."""
-TRUSTED = frozenset({"torch", "math", "operator", "typing", "collections", "functools", "builtins", "__future__"})
-"""Modules whose functions depend on their arguments alone."""
-SEES_ALL = frozenset({"globals", "locals", "vars", "eval", "exec", "getattr", "__import__", "open", "input"})
-"""Functions of Python's own that may look at anything."""
 
 
 class Nonlinear(Unprovable):
     """A function of the user's own need not be linear in its gradients."""
-
-
-class HiddenError(Exception):
-    """What code depends on cannot be compared."""
 
 
 class NoLeaks(TorchFunctionMode):
@@ -191,125 +181,3 @@ def _zero(value: Any) -> bool:
         return False
     with _disable_current_modes():
         return not bool(value.any())
-
-
-def described(node: Any) -> Any:
-    """What a function's backward may depend on besides its gradients and the values of tensors. Raises HiddenError."""
-    kept = [plain(item) for item in sorted(vars(node).items())]
-    return (*kept, *_saved(node), *surroundings(type(node)))
-
-
-def _saved(node: Any) -> list[Any]:
-    """Shapes and strides of saved tensors."""
-    if any(getattr(saved, "unpack_hook", None) is not None for saved in node._raw_saved_tensors or ()):
-        raise HiddenError
-    return [plain(saved) for saved in node.saved_tensors]
-
-
-def surroundings(kind: type) -> list[Any]:
-    """What the backward of a Function's node type can see: variables global, enclosed, and of its class.
-
-    Its code is followed into the functions that it calls. Raises HiddenError for what can change unseen, such as an
-    object's attributes.
-    """
-    cls = getattr(kind, "_forward_cls", kind)
-    seen: set[int] = set()
-    found: list[Any] = []
-    for parent in cls.__mro__:
-        if parent is FunctionCtx or parent.__module__.startswith("torch."):
-            break
-        for name, value in vars(parent).items():
-            if name in ("backward", "vjp"):
-                _see(value, found, seen)
-            elif _constant(value):
-                found.append((name, plain(value)))
-    backward = getattr(cls, "backward", None)
-    if str(getattr(backward, "__module__", "")).startswith("torch."):  # torch may have made it of another function
-        _see(backward, found, seen)
-    return found
-
-
-def _see(value: Any, found: list[Any], seen: set[int]) -> None:
-    """Add what a value that code refers to may depend on."""
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, (staticmethod, classmethod)):
-        value = value.__func__
-    if _constant(value) or isinstance(value, Tensor):
-        found.append(plain(value))
-    elif isinstance(value, FunctionType):
-        _look_into(value, found, seen)
-    elif isinstance(value, type):
-        _see_class(value, found, seen)
-    elif not _of_trusted(value):
-        raise HiddenError
-
-
-def _see_class(cls: type, found: list[Any], seen: set[int]) -> None:
-    for parent in cls.__mro__:
-        if _of_trusted(parent):
-            return
-        for name, value in vars(parent).items():
-            if not name.startswith("__"):
-                _see(value, found, seen)
-
-
-def _look_into(function: Any, found: list[Any], seen: set[int]) -> None:
-    """The variables of a function written in Python."""
-    for part in (function.__defaults__, function.__kwdefaults__, vars(function)):
-        for value in part.values() if isinstance(part, dict) else part or ():
-            _see(value, found, seen)
-    for cell in function.__closure__ or ():
-        try:
-            _see(cell.cell_contents, found, seen)
-        except ValueError:  # not filled yet
-            raise HiddenError from None
-    scope = function.__globals__
-    if str(scope.get("__name__", "")).split(".")[0] in TRUSTED:
-        return
-    for name in _names(function.__code__):
-        if name in scope:
-            _see(scope[name], found, seen)
-        elif name in SEES_ALL:
-            raise HiddenError
-
-
-def _names(code: Any) -> Iterable[str]:
-    """Global names and attributes in code and in the functions that it makes."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if hasattr(constant, "co_names"):
-            yield from _names(constant)
-
-
-def _of_trusted(value: Any) -> bool:
-    """Whether a module, class, function or constant is torch's or Python's own, so that it does not change."""
-    if isinstance(value, (torch.dtype, torch.device)):
-        return True
-    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-    stateless = isinstance(value, (ModuleType, type, BuiltinFunctionType)) or type(value).__module__ == "torch._ops"
-    return stateless and str(name).split(".")[0] in TRUSTED
-
-
-def _constant(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_constant, value))
-    if isinstance(value, dict):
-        return all(_constant(item) for pair in value.items() for item in pair)
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def plain(value: Any) -> Any:
-    """A value to compare. Raises HiddenError."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (tuple, list)):
-        return tuple([plain(item) for item in value])
-    if isinstance(value, dict):
-        return tuple([plain(item) for item in value.items()])
-    if isinstance(value, Tensor):  # like saved tensors, covered by the proof whatever it holds
-        return tuple(value.shape), value.dtype, value.stride() if value.layout is torch.strided else None
-    if type(value).__module__ == "torch":  # a device, a dtype
-        return str(value)
-    raise HiddenError

@@ -31,10 +31,11 @@ from clipbench.per_sample.care import readable
 from clipbench.per_sample.dependence import check_linear
 from clipbench.per_sample.layout import Layout, Layouts, RowLayout
 from clipbench.per_sample.measure import Measurement, rows_by_operations
-from clipbench.per_sample.opaque import HiddenError, Nonlinear, described, functions_in
+from clipbench.per_sample.opaque import Nonlinear, functions_in
 from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to
 from clipbench.per_sample.pullback import nodes_below
 from clipbench.per_sample.rules import Use
+from clipbench.per_sample.surroundings import HiddenError, described
 from clipbench.per_sample.traces import OWN, Trace
 
 Verdict = RowLayout | Literal["measure", "own", "mixed", "lost"]

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch.autograd.function import FunctionCtx
 
-from clipbench.per_sample.opaque import HiddenError, described, plain
 from clipbench.per_sample.slots import Node
 from clipbench.per_sample.surrogates import counts_up
+from clipbench.per_sample.surroundings import HiddenError, described, plain
 
 OPEN = re.compile(r"\w+Backward\d+|CopyBackwards")
 """Nodes that show their constants. Others, such as a write into part of a tensor (CopySlices), hide them."""

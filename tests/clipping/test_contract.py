@@ -187,6 +187,9 @@ def test_rules_that_want_dense_real_gradients_refuse_others_by_name(make: Callab
     wave.grad = torch.ones(2, dtype=torch.complex64)
     with pytest.raises(ValueError, match=r"must have dense gradients, got torch.sparse_coo for table"):
         make()([("table", sparse)])
+    sparse.grad = sparse.grad.coalesce()  # as norm clipping leaves it
+    with pytest.raises(ValueError, match=r"must have dense gradients, got torch.sparse_coo for table"):
+        make()([("table", sparse)])
     with pytest.raises(ValueError, match=r"must have real gradients, got torch.complex64 for wave"):
         make()([("wave", wave)])
 

@@ -54,6 +54,9 @@ def test_what_cannot_be_is_refused_in_one_line_with_the_name() -> None:
     refused = r"named_parameters must have dense gradients, got torch.sparse_coo for table.weight"
     with pytest.raises(ValueError, match=refused):
         SpectralClip(1.0)(module.named_parameters())
+    module["table"].weight.grad = module["table"].weight.grad.coalesce()
+    with pytest.raises(ValueError, match=refused):
+        SpectralClip(1.0)(module.named_parameters())
     wave = nn.ParameterDict({"wave": nn.Parameter(torch.zeros(3, 2, dtype=torch.complex64))})
     wave["wave"].grad = torch.ones(3, 2, dtype=torch.complex64)
     for clip in (SpectralClip(1.0), SoftSpectralClip(1.0), ValueClip(1.0)):
