@@ -50,7 +50,8 @@ def _finding(panel: Panel, variant: Variant, base: Variant, metric: str, times: 
     else:
         word, why = verdict(difference, is_accuracy(metric), lost(variant, metric), lost(base, metric))
         word = f"{word} ({why})" if why else word
-    return Finding(panel.title, variant.label, metric, difference, word, times.ratio_text(variant), clipped)
+    cost = times.ratio_text(variant) if times.calibrated else NONE
+    return Finding(panel.title, variant.label, metric, difference, word, cost, clipped)
 
 
 def advice(found: Sequence[Finding]) -> str:
@@ -63,7 +64,8 @@ def advice(found: Sequence[Finding]) -> str:
 
 
 def _sentences(found: Sequence[Finding]) -> list[str]:
-    sentences = []
+    """What the runs say of each method; methods of which they say the same share a sentence."""
+    said: dict[str, list[str]] = {}
     for label in dict.fromkeys(f.label.split(",")[0] for f in found):
         own = [f for f in found if f.label.split(",")[0] == label]
         better, worse = ([f.panel for f in own if f.word == word] for word in ("better", "worse"))
@@ -75,8 +77,8 @@ def _sentences(found: Sequence[Finding]) -> list[str]:
             parts.append(f"worse on {', '.join(worse)}")
         if rest:
             parts.append(f"not told from it in {rest} of {len(own)} comparisons")
-        sentences.append(f"`{label}`: {'; '.join(parts)}.")
-    return sentences
+        said.setdefault("; ".join(parts), []).append(f"`{label}`")
+    return [f"{', '.join(labels)}: {text}." for text, labels in said.items()]
 
 
 def _table(found: Sequence[Finding]) -> Table:
@@ -93,7 +95,8 @@ def _table(found: Sequence[Finding]) -> Table:
         ]
         for f in found
     ]
-    return Table("Every method against no clipping", columns, rows, [])
+    notes = [f"Step time: calibrated, as a ratio to no clipping's; {NONE} where it was not measured side by side."]
+    return Table("Every method against no clipping", columns, rows, notes)
 
 
 def _unknown() -> list[str]:
