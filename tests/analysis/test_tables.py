@@ -131,7 +131,7 @@ def test_runs_that_went_together_have_no_step_time_of_their_own(tmp_path):
         write_run(tmp_path, "norm_clip", seed)
         write_run(tmp_path, "ps_clip", seed, together=20)
     collect(tmp_path)
-    panel, (final, against) = tables(tmp_path)
+    _, (final, against) = tables(tmp_path)
     assert cell(final, "ps_clip", "step time") == "–"
     assert cell(final, "norm_clip", "step time").endswith("×")
     assert any("None of ps_clip, whose runs went together." in note for note in final.notes)
