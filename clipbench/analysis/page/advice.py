@@ -12,8 +12,6 @@ from clipbench.analysis.stats import Interval, paired_difference, verdict
 from clipbench.analysis.tables import NONE, Table, by_seed, estimate, final_metrics, is_accuracy, lost
 from clipbench.analysis.timing import StepTimes, step_times
 
-IDLE = 0.01
-
 
 class Finding(NamedTuple):
     """One method in one panel, against the same optimizer without clipping."""
@@ -45,8 +43,8 @@ def _finding(panel: Panel, variant: Variant, base: Variant, metric: str, times: 
     difference = paired_difference(by_seed(variant, metric), by_seed(base, metric))
     shares = list(clipped_shares(panel.experiment, variant.runs).values())
     clipped = sum(shares) / len(shares) if shares else None
-    if clipped is not None and clipped < IDLE:
-        word = "is its baseline (clips under 1 %)"
+    if variant.method in panel.experiment.baselines:
+        word = "is its baseline (its best trial clips nothing that helps)"
     else:
         word, why = verdict(difference, is_accuracy(metric), lost(variant, metric), lost(base, metric))
         word = f"{word} ({why})" if why else word
