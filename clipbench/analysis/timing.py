@@ -55,11 +55,12 @@ def step_times(panel: Panel, results: Path, baseline: str = BASELINE) -> StepTim
             ratios[v.label] = (value, low, high)
     row = table.iloc[0]
     rounds = f", {int(table['n'].min())} interleaved rounds" if "n" in table else ""
-    raw = _ratios(panel, {v.label: raw_step_seconds(v) for v in panel.variants}, baseline)
+    raw = _raw_ratios(panel, {v.label: raw_step_seconds(v) for v in panel.variants}, baseline)
     beside = ", ".join(f"{label} {value[0]:.2f}×" for label, value in raw.items() if math.isfinite(value[0]))
     note = (
         f"Step time: calibrated on {row['device']}, {amount(int(row['threads']), 'thread')}{rounds}; "
         f"ratio to {baseline} [95 % interval]. Raw medians of the runs themselves: {beside or 'none'}."
+        f"{_shared(panel)}"
     )
     said = table.attrs.get("note")
     return StepTimes("calibrated", seconds, ratios, [f"{note} {said}" if said else note])
@@ -80,15 +81,44 @@ def _ratios(panel: Panel, seconds: dict[str, float], baseline: str) -> dict[str,
     return result
 
 
+def _raw_ratios(panel: Panel, seconds: dict[str, float], baseline: str) -> dict[str, tuple[float, float, float]]:
+    """`_ratios` of raw seconds; NaN between runs that shared their seconds with different numbers of others."""
+    ratios = _ratios(panel, seconds, baseline)
+    for variant in panel.variants:
+        base = baseline_of(variant, panel, baseline)
+        if base is not None and shares(variant) != shares(base):
+            ratios[variant.label] = (math.nan, math.nan, math.nan)
+    return ratios
+
+
+def shares(variant: Variant) -> set[int]:
+    """Among how many runs the programs' seconds were divided; 1 is a run that went alone."""
+    if "together" not in variant.runs:
+        return {1}
+    return {int(size) for size in pd.to_numeric(variant.runs["together"], errors="coerce").fillna(1)}
+
+
+def _shared(panel: Panel) -> str:
+    """What to say of seconds that are shares of a program's; empty where no run of the panel went together."""
+    sizes = set().union(*(shares(variant) for variant in panel.variants))
+    if sizes <= {1}:
+        return ""
+    return (
+        f" Runs went together, in programs of {', '.join(map(str, sorted(sizes - {1})))}"
+        f"{', and alone' if 1 in sizes else ''}: raw seconds are the program's divided by its runs, "
+        "and no ratio is formed between runs that went in programs of different size."
+    )
+
+
 def _raw(panel: Panel, baseline: str, why: str) -> StepTimes:
     seconds = {v.label: raw_step_seconds(v) for v in panel.variants}
     devices = {(d.get("name"), d.get("threads")) for v in panel.variants for d in v.runs["device"]}
     mixed = f" The runs come from {len(devices)} devices or thread counts." if len(devices) > 1 else ""
     note = (
         f"Step time: RAW medians of the runs, as a ratio to {baseline}'s: measured at different moments, "
-        f"a hint. `python -m clipbench.calibrate` measures them side by side.{why}{mixed}"
+        f"a hint. `python -m clipbench.calibrate` measures them side by side.{why}{mixed}{_shared(panel)}"
     )
-    return StepTimes("raw", seconds, _ratios(panel, seconds, baseline), [note])
+    return StepTimes("raw", seconds, _raw_ratios(panel, seconds, baseline), [note])
 
 
 def raw_step_seconds(variant: Variant) -> float:

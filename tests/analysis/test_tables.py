@@ -95,6 +95,22 @@ def test_step_time_is_raw_and_says_so(results):
     assert any("RAW" in note for note in final.notes)
 
 
+def test_no_ratio_is_formed_of_a_lone_runs_seconds_and_a_share_of_a_programs(tmp_path):
+    for method, together in (("sgd", 20), ("norm_clip", 20), ("ps_clip", None)):
+        for seed in range(2):
+            write_run(tmp_path, method, seed, **({} if together is None else {"together": together}))
+    collect(tmp_path)
+    panel, (final, _) = tables(tmp_path)
+    assert cell(final, "norm_clip", "step time (raw)").endswith("×")
+    assert cell(final, "ps_clip", "step time (raw)") == "–"
+    assert any("Runs went together, in programs of 20, and alone" in note for note in final.notes)
+    write_calibration(tmp_path)
+    (note,) = step_times(panel, tmp_path).notes
+    assert "norm_clip" in note
+    assert "ps_clip" not in note
+    assert "in programs of 20, and alone" in note
+
+
 def test_step_time_is_calibrated_where_there_is_a_calibration(calibrated):
     panel, (final, against) = tables(calibrated)
     assert cell(final, "ps_clip", "step time (calibrated)") == "1.70× [1.68, 1.72]"
