@@ -6,7 +6,7 @@ PY := .venv/bin/python
 SIZE = $(shell $(PY) -c "import torch; print('paper' if torch.cuda.is_available() else 'cpu')" 2>/dev/null || echo cpu)
 EXPERIMENT ?= ps_clip_alexnet_cifar100/$(SIZE)
 .DEFAULT_GOAL := help
-.PHONY: help install run sweep test test-all test-gpu lint format bench calibrate tune collect figures report notebooks docs clean
+.PHONY: help install run sweep test test-all test-gpu lint format bench calibrate tune leaderboard collect figures report notebooks docs clean
 
 help:  ## list all targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14

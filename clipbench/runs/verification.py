@@ -123,9 +123,14 @@ class Repeated(NamedTuple):
         for name, value in self.published["final"].items():
             if name.endswith(("_seconds", "_per_second")):
                 continue
-            own = self.own["final"].get(name, math.nan)
-            equal = "the same to the last bit" if own == value else f"differs by {abs(own - value):.2g}"
-            found.append(f"  {name.replace('_', ' ')}: published {value:.6g}, here {own:.6g} ({equal})")
+            label = name.replace("_", " ")
+            if name not in self.own["final"]:
+                found.append(f"  {label}: published {value:.6g}, here there is none")
+                continue
+            own = self.own["final"][name]
+            same = own == value or (math.isnan(own) and math.isnan(value))
+            equal = "the same to the last bit" if same else f"differs by {abs(own - value):.2g}"
+            found.append(f"  {label}: published {value:.6g}, here {own:.6g} ({equal})")
         return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from clipbench.runs.reach import PACKAGE
 from clipbench.runs.request import request
 from clipbench.runs.sweep import Sweep
 from clipbench.runs.together import run_together
+from clipbench.runs.verification import Repeated
 
 EXPERIMENT = "heavy_tailed_mlp/smoke"
 SMOKE = [f"experiment={EXPERIMENT}", "device=cpu"]
@@ -64,6 +66,17 @@ def test_a_member_of_a_batch_is_repeated_alone_and_that_is_said(
     for seed, said in ((1, True), (2, False)):
         assert verify.main([EXPERIMENT, "--results", str(tmp_path), "--seed", str(seed)]) == 0
         assert (line in capsys.readouterr().out) is said
+
+
+def test_two_figures_that_are_no_number_are_the_same_and_a_missing_one_is_told() -> None:
+    published = {"final": {"slope": math.nan, "error": 1.0, "share": 0.5, "train_seconds": 3.0, "gone": 2.0}}
+    own = {"final": {"slope": math.nan, "error": 1.25, "share": 0.5, "train_seconds": 4.0}}
+    assert Repeated(published, own).lines() == [
+        "  slope: published nan, here nan (the same to the last bit)",
+        "  error: published 1, here 1.25 (differs by 0.25)",
+        "  share: published 0.5, here 0.5 (the same to the last bit)",
+        "  gone: published 2, here there is none",
+    ]
 
 
 def test_what_was_not_published_cannot_be_repeated(clone: Path) -> None:
