@@ -12,6 +12,7 @@ from clipbench.analysis.leaderboard_page import section
 from clipbench.analysis.leaderboard_page import write as write_leaderboard
 from clipbench.analysis.load import experiments, load
 from clipbench.analysis.page.advice import advice, findings
+from clipbench.analysis.page.effort import effort_table
 from clipbench.analysis.page.html import page
 from clipbench.analysis.page.rules import rules_table
 from clipbench.analysis.page.verdicts import claim_section, verdict_table
@@ -37,9 +38,11 @@ def write_report(results: Path) -> list[Path]:
     written = write_leaderboard(results)
     written += [write_text(results / "tables" / "verdicts.md", table.markdown())]
     written += [write_text(results / "tables" / "rules.md", rules_table(results).markdown())]
+    effort = effort_table(results)
+    written += [write_text(results / "tables" / "effort.md", effort.markdown())]
     for name in experiments(results):
         written.append(write_text(results / "tables" / f"{stem(name)}__runs.md", runs_table(results, name).markdown()))
-    parts = [*_front(table, outcomes, shown, results), *_experiments(results), *_benchmarks(results)]
+    parts = [*_front(table, outcomes, shown, results), *_experiments(results, effort), *_benchmarks(results)]
     text = "\n".join(parts).rstrip() + "\n"
     written.append(write_text(results / "REPORT.md", text))
     written.append(write_text(results / "report.html", page(text, results)))
@@ -111,9 +114,9 @@ def runs_table(results: Path, name: str) -> Table:
     return Table(f"{name}: every run", [*RUN_COLUMNS, (metric or "value").replace("_", " ")], rows, notes)
 
 
-def _experiments(results: Path) -> list[str]:
+def _experiments(results: Path, effort: Table) -> list[str]:
     about = "Curves show the mean over the seeds and its pointwise 95 % band; a cross: a run diverged."
-    parts = ["## Experiments", "", about, ""]
+    parts = ["## Experiments", "", effort.markdown(), about, ""]
     for name in experiments(results):
         experiment = load(results, name)
         parts += [f"## {name}", "", f"{provenance(experiment)}.", ""]
