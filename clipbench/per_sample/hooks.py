@@ -33,7 +33,8 @@ class Watch:
         """The graph at hand has been asked."""
         self._hooks = RemovableHandle.next_id
         with _disable_current_modes(), torch.enable_grad():  # a tracer would record it
-            self._nodes = torch.zeros((), device="cpu", requires_grad=True).neg().grad_fn._sequence_nr()
+            newest: Node = torch.zeros((), device="cpu", requires_grad=True).neg().grad_fn
+        self._nodes = newest._sequence_nr()
 
 
 class Passing:
