@@ -18,8 +18,8 @@ Tune every method with the same number of trials of the same length, select on t
 selected settings to conf/tuned_settings (outside a checkout: <results>/tuned), run them on fresh seeds (role final).
 Trial k of every method has the same learning rate. The first quarter of a clipped method's trials are its baseline's
 (threshold infinity; they are found, not run again), the thresholds of the rest clip 2 to 98 % at first, as a short
-reference run measures. A winner that clips under 1 % IS its baseline. Killed at any time, the same command goes on
-where it was; started several times, it shares the work.
+reference run measures. A winner that clips under 1 % of steps, samples or layers IS its baseline. Killed at any time,
+the same command goes on where it was; started several times, it shares the work.
 
   trials=16                 trials per method
   methods=sgd,ps_clip       default: the methods of the experiment's sweep

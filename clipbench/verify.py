@@ -75,6 +75,8 @@ def _repeat(args: argparse.Namespace, experiment: str) -> None:
             both = repeat(published, base, Path(folder))
         print(f"{published['method']} seed {published['seed']}: {both.own['status']}")
         print("\n".join(both.lines()), flush=True)
+        if (size := published.get("together")) is not None and size == size:  # a table's gap is NaN
+            print(f"  published as one of {int(size)} runs that went together: equal to a lone run up to rounding")
         if not same(published.get("fingerprint"), both.own["fingerprint"]):
             print(f"  made by other code: {published.get('fingerprint')} then, {both.own['fingerprint']} now")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ STATES = {"shown": (COLOURS["green"], "o"), "refuted": (COLOURS["vermillion"], "
 WIDTH = 7.0  # inches, of a page's text
 MOST_ROWS = 40  # of the statements beside the verdict, those nearest to their bound
 ROW = 0.17  # inches
-MOST_LETTERS = 90  # of a statement
+MOST_LETTERS = 90  # of a statement on one line; a longer one is broken into lines of
+LETTERS = 64
 # What a panel's axis says, by the unit of its statements.
 AXES = {
     "accuracy": "points of accuracy on the claimed side",
@@ -42,7 +44,7 @@ def claim_figure(outcome: Outcome) -> Figure | None:
         panels.setdefault(statement.unit, []).append(statement)
     if not panels:
         return None
-    rows = [len(statements) for statements in panels.values()]
+    rows = [len(statements) * _lines(statements) for statements in panels.values()]
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(WIDTH, 0.5 + sum(0.6 + ROW * count for count in rows)), layout="constrained")
         FigureCanvasAgg(figure)
@@ -106,7 +108,12 @@ def _turned(statement: Statement, value: float) -> float:
 
 def _words(statement: Statement) -> str:
     text = statement.text.replace("_", " ")
-    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
+    return text if len(text) <= MOST_LETTERS else textwrap.fill(text, LETTERS)
+
+
+def _lines(statements: Sequence[Statement]) -> int:
+    """Of the longest of them."""
+    return max(_words(one).count("\n") + 1 for one in statements)
 
 
 def _mark(state: str, required: bool) -> Line2D:

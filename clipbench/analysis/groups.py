@@ -147,9 +147,11 @@ def pooled(runs: pd.DataFrame) -> list[str]:
         if len(values) > 1
     ]
     for (method, optimizer), part in runs.groupby(["method", "optimizer"]):
-        code = sorted({representative(str(code)) for code in part["fingerprint"]}) if "fingerprint" in part else []
-        if len(code) > 1:
-            found.append(f"The runs of {method} with {optimizer} were made by {len(code)} versions of its code.")
+        code = set() if "fingerprint" not in part else {representative(str(code)) for code in part["fingerprint"]}
+        batched = part["together_fingerprint"].dropna() if "together_fingerprint" in part else []
+        count = max(len(code), len({representative(str(program)) for program in batched}))
+        if count > 1:
+            found.append(f"The runs of {method} with {optimizer} were made by {count} versions of its code.")
     return found
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import yaml
 from scipy import stats as scipy_stats
 
@@ -97,6 +98,11 @@ def chosen(tasks: Sequence[Task], names: Sequence[str]) -> list[Task]:
     return [task for task in tasks if not names or task.name in names]
 
 
+def finals(experiment: Experiment) -> pd.DataFrame:
+    """The runs that the board compares, at tuned settings: what a calibration of these settings has to match."""
+    return experiment.runs[experiment.runs["role"] == "final"]
+
+
 def scores(results: Path, experiment: Experiment) -> dict[str, Score]:
     """Every method's score on one task, SGD's among them; empty where tuned SGD has no finished final run.
 
@@ -115,7 +121,7 @@ def scores(results: Path, experiment: Experiment) -> dict[str, Score]:
     trials = sensitivity(experiment)
     near = {} if trials is None else {one.method: _near_best(one.loss) for one in trials.methods}
     goal, times = find_target(panel), step_times(panel, results)
-    calibrated = load_calibration(results, experiment.name, experiment.runs)["ratio"].to_dict()
+    calibrated = load_calibration(results, experiment.name, finals(experiment))["ratio"].to_dict()
     steps = {}
     if goal is not None:
         reached = {variant.method: to_target(variant, panel, goal, times, "step") for variant in panel.variants}

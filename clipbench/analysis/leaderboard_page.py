@@ -66,11 +66,13 @@ def table(board: Board) -> Table:
         f"Final runs of tuned settings on {', '.join(board.tasks)}; {amount(runs, 'run')} a method. "
         "A run's error is its test loss, or 1 − test accuracy, over SGD's (IQM) on that task; a run that "
         "diverged or learned nothing (its loss ended at 0.95 of the best constant's or above) has the best constant's.",
-        "IQM: mean of the middle half over runs and tasks. Intervals: 95 %, seeds resampled within tasks. p: Wilcoxon "
-        f"on seeds that both have, corrected over all methods; * below {ALPHA}.",
-        "clipped: share of samples, steps or layers; a tuned method that clips under 1 % is SGD (= sgd where on every "
-        "task). trials near best: within 10 % of the method's best validation loss. Steps: geometric mean of "
-        "restricted means. Step time: calibrated, – where it was not measured.",
+        "IQM: mean of the middle half over runs and tasks. Intervals: 95 %, of a method's own runs, seeds resampled "
+        "within tasks. p: Wilcoxon on pairs of the same seed, which can tell methods whose intervals overlap; "
+        f"corrected over all methods; * below {ALPHA}.",
+        "clipped: share of samples, steps, layers, units or entries; a tuned method that clips under 1 % of samples, "
+        "steps or layers is SGD (= sgd where on every task). trials near best: within 10 % of the method's best "
+        "validation loss. Steps: geometric mean of restricted means. Step time: calibrated, – where it was not "
+        "measured.",
     ]
     if board.left_out:
         notes.append(f"Left out, as they were not tuned and run as SGD was: {', '.join(board.left_out)}.")

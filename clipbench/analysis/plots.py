@@ -3,6 +3,7 @@ sensitivity."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -83,7 +84,7 @@ def rows_of(panel: Panel) -> list[Row]:
 
 
 def comparison(panel: Panel, results: Path, baseline: str = BASELINE, rows: Sequence[Row] = ()) -> Figure | None:
-    """The panel's curves, against steps (left) and training seconds (right); None where no run has a curve.
+    """The panel's curves, against steps (left) and, where known, training seconds (right); None without a curve.
 
     `rows` are the curves to draw, one below the other; without them, those of `rows_of`.
     """
@@ -92,15 +93,17 @@ def comparison(panel: Panel, results: Path, baseline: str = BASELINE, rows: Sequ
         return None
     times = step_times(panel, results, baseline)
     styles = looks([v.method for v in panel.variants])
+    timed = not all(math.isnan(value) for value in times.seconds.values())
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(7.0, 2.35 * len(rows) + 0.75), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(len(rows), 2, sharex="col", sharey="row", squeeze=False)
+        axes = figure.subplots(len(rows), 1 + timed, sharex="col", sharey="row", squeeze=False)
         for pair, row in zip(axes, rows, strict=True):
             _draw_row(pair, panel, row, styles, times)
         axes[-1][0].set_xlabel("optimizer steps")
         source = "steps × calibrated step time" if times.calibrated else "raw, not calibrated"
-        axes[-1][1].set_xlabel(f"training seconds ({source})")
+        if timed:
+            axes[-1][1].set_xlabel(f"training seconds ({source})")
         for axis in axes[-1]:
             axis.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
             axis.xaxis.set_major_formatter(
@@ -118,7 +121,7 @@ def _draw_row(pair: Sequence[Axes], panel: Panel, row: Row, styles: list[Look], 
     broken = [broken_curves(panel, v, *row) for v in panel.variants]
     _dress(pair, row, curves, broken)
     low, high = pair[0].get_ylim()
-    for axis, seconds in zip(pair, (False, True), strict=True):
+    for axis, seconds in zip(pair, (False, True), strict=False):  # without seconds there is one axis
         for variant, style, curve, lost in zip(panel.variants, styles, curves, broken, strict=True):
             x = _position(variant, times, seconds)
             if curve is not None:
@@ -132,6 +135,8 @@ def _draw_row(pair: Sequence[Axes], panel: Panel, row: Row, styles: list[Look], 
 def _position(variant: Variant, times: StepTimes, seconds: bool) -> Position:
     if not seconds:
         return lambda line: line.step
+    if math.isnan(times.seconds[variant.label]):
+        return lambda line: np.full(len(line.step), np.nan)
     if times.calibrated:
         return lambda line: line.step * times.seconds[variant.label]
     return lambda line: line.seconds

@@ -58,8 +58,10 @@ def to_target(
 
     Runs that ended ok or diverged count; a failed or unfinished one says nothing about the method. The
     horizon is the length of a full run: its steps, or those times the calibrated step, or the longest raw
-    training time.
+    training time. Runs that went together have no seconds, unless calibrated.
     """
+    if axis == "seconds" and math.isnan(times.seconds[variant.label]):
+        return None
     runs = variant.runs[variant.runs["status"].isin(["ok", "diverged"])]
     curves = [panel.experiment.curve(run, "validation", goal.metric) for run in runs["run_id"]]
     if not curves:

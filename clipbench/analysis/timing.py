@@ -84,17 +84,26 @@ def _raw(panel: Panel, baseline: str, why: str) -> StepTimes:
     seconds = {v.label: raw_step_seconds(v) for v in panel.variants}
     devices = {(d.get("name"), d.get("threads")) for v in panel.variants for d in v.runs["device"]}
     mixed = f" The runs come from {len(devices)} devices or thread counts." if len(devices) > 1 else ""
-    note = (
-        f"Step time: RAW medians of the runs, as a ratio to {baseline}'s: measured at different moments, "
-        f"a hint. `python -m clipbench.calibrate` measures them side by side.{why}{mixed}"
-    )
+    untimed = [label for label, value in seconds.items() if math.isnan(value)]
+    if len(untimed) == len(seconds):
+        said = (
+            "Step time: not measured; runs that go together have no time of their own, only a share of their batch's."
+        )
+    else:
+        said = f"Step time: RAW medians of the runs, as a ratio to {baseline}'s: measured at different moments, a hint."
+        said += f" None of {', '.join(untimed)}, whose runs went together." if untimed else ""
+    note = f"{said} `python -m clipbench.calibrate` measures step times side by side.{why}{mixed}"
     return StepTimes("raw", seconds, _ratios(panel, seconds, baseline), [note])
 
 
 def raw_step_seconds(variant: Variant) -> float:
-    """The median over the variant's finished runs of `train_step_seconds`, itself a run's median; NaN without
-    any."""
+    """The median over the variant's finished runs of `train_step_seconds`, itself a run's median; NaN without any.
+
+    Runs that went together have none: theirs is a share of a batch whose size and company differ from method to method.
+    """
     runs = variant.runs[variant.runs["status"].isin(["ok", "diverged"])]
+    if "together" in runs and runs["together"].notna().any():
+        return math.nan
     if "train_step_seconds" not in runs:
         return math.nan
     return float(pd.to_numeric(runs["train_step_seconds"], errors="coerce").median())

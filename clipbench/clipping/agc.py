@@ -32,6 +32,8 @@ class AdaptiveGradientClip(Clipper):
         (tensor(0.7071), tensor(1.4142))
     """
 
+    counts_below_layers = True
+
     def __init__(self, clipping: float = 0.01, eps: float = 1e-3, skip: Sequence[str] = HEAD) -> None:
         self.clipping = check_positive("clipping", clipping)
         self.eps = check_positive("eps", eps)

@@ -45,8 +45,9 @@ class Clipper(Protocol):
     A clipper may be called several times a step (on each micro-batch's gradient); a stateful threshold sees each call.
     Non-finite gradients: what a clipper cannot measure it leaves as it is, so that divergence shows, and counts.
     A rule that changes gradients also where it counts nothing as clipped says so by an attribute of its class,
-    `acts_below_threshold = True` (so do estimators, weights and updates): tuning takes any other rule whose best
-    trial clips under 1 % for its baseline.
+    `acts_below_threshold = True` (so do estimators, weights and updates), and one whose clipped_fraction is of parts of
+    a layer, entries or units, by `counts_below_layers = True`: a few of these may carry most of a gradient. Tuning
+    takes any other rule whose best trial clips under 1 % for its baseline.
     """
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:

@@ -21,6 +21,8 @@ class SpikeClip(Clipper):
     Raises ValueError where an option is out of range.
     """
 
+    counts_below_layers = True
+
     def __init__(self, factor: float = 5000.0, coefficient: float = 0.999, warmup: int = 20) -> None:
         self.factor = check_positive("factor", factor)
         at_least("warmup", warmup, 0)
@@ -71,6 +73,7 @@ class StableSpikeClip(Clipper):
     """
 
     acts_below_threshold = True
+    counts_below_layers = True
 
     def __init__(self, entry: float = 0.999, first: float = 0.7, second: float = 0.9, eps: float = 1e-8) -> None:
         for name, value in (("entry", entry), ("first", first), ("second", second)):

@@ -15,6 +15,8 @@ class ValueClip(Clipper):
     in clipped_fraction. Takes model.parameters() as well. Raises ValueError for complex gradients.
     """
 
+    counts_below_layers = True
+
     def __init__(self, threshold: float) -> None:
         self.threshold = check_positive("threshold", threshold)
 

@@ -25,8 +25,8 @@ PATH = next(
 )
 HEADER = """\
 # Fingerprints that count as the same, with their evidence; written by clipbench.verify --equal and not by hand:
-# under both, the first steps, an evaluation, a checkpoint and a resume of `method` in `experiment` left the same rows,
-# whose digest is `digest`; `old` is the code of `commit`.
+# under both, the first steps, an evaluation, a checkpoint and (of a lone run) a resume of `method` in `experiment` left
+# the same rows, whose digest is `digest`; `old` is the code of `commit`.
 """
 
 

@@ -81,6 +81,12 @@ class Finder(ast.NodeVisitor):
             self.singles.append((_end(node.elts[0]), _end(node)))
         self.generic_visit(node)
 
+    def visit_MatchSequence(self, node: ast.MatchSequence) -> None:
+        if len(node.patterns) == 1:
+            last = node.patterns[0]
+            self.singles.append(((last.end_lineno, last.end_col_offset), (node.end_lineno, node.end_col_offset)))
+        self.generic_visit(node)
+
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         self.visit(node.target)
         if node.value is not None:

@@ -68,7 +68,9 @@ def read(text: str, name: str, package: bool) -> Module:
     names = {n for node, _ in items for n in _defined(node)} | set(imports)
     definitions = [_definition(node, finder, names, bool(stars), source) for node, finder in items]
     used = {chain[0] for one in definitions for chain in one.references}
-    effects = [] if package else [target for bound, target in imports.items() if bound not in used]
+    effects = [target for bound, target in imports.items() if bound not in used]
+    # `import a.b` binds a alone, and runs b.
+    effects += [one.name for node in tree.body if isinstance(node, ast.Import) for one in node.names if "." in one.name]
     return Module(definitions, imports, stars, effects)
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from operator import eq
 from typing import Any
 
 import pandas as pd
 
+from clipbench.runs.equal import same
 from clipbench.wording import amount
 
 # What a row must share with its method's runs beside the machine: its column, and what a note calls it.
@@ -26,7 +28,8 @@ def matching(table: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, str
 
     The machine is the one most runs were made on; of several, that of the latest calibration, then the first by name.
     A method's row holds where precision, samples per step, code and whether settings are tuned are those of ALL its
-    runs. The note says which machine a tie was decided for and which rows were left out; it is empty otherwise.
+    runs; codes that count as the same (see clipbench.runs.equal) are named in the note. It also says which machine a
+    tie was decided for and which rows were left out; it is empty otherwise.
     """
     kinds = [_kind(run) for run in runs.to_dict("records")]
     counts = Counter((kind["device"], kind["threads"]) for kind in kinds)
@@ -49,9 +52,12 @@ def matching(table: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, str
             f"{amount(others, 'other machine')} made as many runs, this calibration is newer."
         )
     rows = table[(table["device"] == device) & (table["threads"] == threads)]
-    kept, unlike = [], {}  # type: tuple[list[Any], dict[str, list[str]]]
+    kept, later, unlike = [], [], {}  # type: tuple[list[Any], list[str], dict[str, list[str]]]
     for index, row in rows.iterrows():
-        why = _mismatch(row.to_dict(), [kind for kind in kinds if kind["method"] == row["method"]])
+        own = [kind for kind in kinds if kind["method"] == row["method"]]
+        why = _mismatch(row.to_dict(), own)
+        if not why and any(kind["fingerprint"] != row.get("fingerprint") for kind in own):
+            later.append(str(row["method"]))
         if why:
             unlike.setdefault(why, []).append(str(row["method"]))
         else:
@@ -59,6 +65,11 @@ def matching(table: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, str
     for why, methods in unlike.items():
         verb, other = "is" if len(methods) == 1 else "are", "other" if why.endswith("s") else "another"
         notes.append(f"The calibration{'s' * (verb == 'are')} of {', '.join(methods)} {verb} of {other} {why}.")
+    if later:
+        notes.append(
+            f"Calibrated with code that gives the same numbers as the runs' (conf/equal.yaml), not with theirs: "
+            f"{', '.join(later)}."
+        )
     return rows.loc[kept], " ".join(notes)
 
 
@@ -77,6 +88,7 @@ def _kind(run: Mapping[Any, Any]) -> dict[str, Any]:
 def _mismatch(row: Mapping[str, Any], kinds: list[dict[str, Any]]) -> str:
     """In what a row differs from a run of its method; empty where it holds for all of them."""
     for column, name in SHARED.items():
-        if any(kind[column] != row.get(column) for kind in kinds):
+        alike = same if column == "fingerprint" else eq
+        if not all(alike(kind[column], row.get(column)) for kind in kinds):
             return name
     return ""

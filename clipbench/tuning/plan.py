@@ -105,13 +105,22 @@ class Plan:
 
 def acts_below_threshold(node: Any) -> bool:
     """Whether a part of a method's config says of itself that it acts also where it counts nothing as clipped."""
+    return _says(node, "acts_below_threshold")
+
+
+def counts_below_layers(node: Any) -> bool:
+    """Whether a part of a method's config says that its share clipped is of entries or units, not of whole layers."""
+    return _says(node, "counts_below_layers")
+
+
+def _says(node: Any, mark: str) -> bool:
     if isinstance(node, list):
-        return any(map(acts_below_threshold, node))
+        return any(_says(item, mark) for item in node)
     if not isinstance(node, Mapping):
         return False
     target = pkgutil.resolve_name(node["_target_"]) if "_target_" in node else None
     own = getattr(target, "__self__", target)  # SpectralClip.for_model: the class that it makes
-    return bool(getattr(own, "acts_below_threshold", False)) or any(map(acts_below_threshold, node.values()))
+    return bool(getattr(own, mark, False)) or any(_says(item, mark) for item in node.values())
 
 
 def words(options: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from clipbench.config.environment import hidden
 from clipbench.errors import ConfigError, RecordError, Stopped
 from clipbench.runs.execute import Outcome, Say, execute
 from clipbench.runs.job import Row
-from clipbench.tuning.plan import BASELINE, Plan, acts_below_threshold
+from clipbench.tuning.plan import BASELINE, Plan, acts_below_threshold, counts_below_layers
 from clipbench.tuning.sampler import of_slot, sampler, suggest
 from clipbench.tuning.slots import Slots
 
@@ -24,7 +24,7 @@ PRUNE_AFTER = 0.25  # share of a trial's steps that is never pruned; our choice
 PRUNE_TRIALS = 5  # trials that are never pruned, as Optuna's default
 
 
-IDLE = 0.01  # a winner that clips less than this share IS its baseline
+IDLE = 0.01  # a winner that clips less than this share of steps, samples or layers IS its baseline
 
 
 class Choice(NamedTuple):
@@ -162,11 +162,16 @@ class Study:
 
 
 def settled(choices: Mapping[str, Choice], plan: Plan) -> dict[str, Choice]:
-    """The choices where a method that is its baseline has the baseline's own best settings, if that was tuned too."""
+    """The choices where a method that is its baseline has the baseline's own best settings, if that was tuned too.
+
+    Under 1 % is its baseline only of samples, steps and layers: of entries, a few may decide. Nothing at all is anyway.
+    """
     found = {}
     for method, choice in choices.items():
+        node = plan.bases[method]["method"]
         idle = method != BASELINE and choice.share is not None and choice.share < IDLE
-        if (idle and not acts_below_threshold(plan.bases[method]["method"])) or choice.method != method:
+        idle = idle and not acts_below_threshold(node) and (choice.share == 0 or not counts_below_layers(node))
+        if idle or choice.method != method:
             own = choices.get(BASELINE)
             params = own.settings if own is not None else baseline_part(choice.settings, plan)
             choice = choice._replace(method=BASELINE, settings=params)

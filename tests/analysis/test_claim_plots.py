@@ -55,6 +55,15 @@ def test_what_stands_beside_is_hollow_and_the_farthest_are_left_out() -> None:
     assert [mark.get_markerfacecolor() == "white" for mark in marks] == [False] + [True] * (MOST_ROWS - 1)
 
 
+def test_a_long_statement_is_broken_into_lines_and_nothing_of_it_is_cut() -> None:
+    text = " ".join(f"word{i}" for i in range(30))
+    short, long = (claim_figure(outcome(one(words, 0.5), one("b", 0.1))) for words in ("a", text))
+    label = next(t.get_text() for t in long.axes[0].get_yticklabels() if t.get_text().startswith("word0"))
+    assert label.replace("\n", " ") == text
+    assert max(map(len, label.split("\n"))) <= 64
+    assert long.get_figheight() > short.get_figheight()
+
+
 def test_without_an_effect_there_is_no_figure() -> None:
     assert claim_figure(outcome()) is None
     assert claim_figure(outcome(one("nothing", math.nan))) is None

@@ -108,3 +108,16 @@ def test_methods_keep_one_order():
 def test_an_experiment_that_was_not_collected_is_named_with_those_that_were(results):
     with pytest.raises(ValueError, match=r"^experiment must be one collected under .*\(toy/cpu\), got absent"):
         load(results, "absent")
+
+
+def test_runs_of_two_batched_programs_are_noted(tmp_path):
+    for seed, program in enumerate(("a" * 12, "b" * 12, None)):
+        batch = {} if program is None else {"together": 20, "together_fingerprint": program}
+        write_run(tmp_path, seed=seed, **batch)
+    assert only(tmp_path).notes == ["The runs of sgd with sgd were made by 2 versions of its code."]
+
+
+def test_lone_runs_and_those_of_one_program_are_of_one_code(tmp_path):
+    write_run(tmp_path, seed=0, together=20, together_fingerprint="a" * 12)
+    write_run(tmp_path, seed=1)
+    assert only(tmp_path).notes == []

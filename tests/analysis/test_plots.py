@@ -69,6 +69,18 @@ def test_comparison_draws_means_against_steps_and_seconds(panel, results):
     assert "raw" in figure.axes[3].get_xlabel()
 
 
+@pytest.mark.parametrize("alone", [("sgd",), ()])
+def test_runs_that_went_together_are_drawn_against_steps_only(tmp_path, alone):
+    for method in ("sgd", "norm_clip"):
+        for seed in range(2):
+            write_run(tmp_path, method, seed, together=None if method in alone else 2)
+    collect(tmp_path)
+    (panel,) = panels(load(tmp_path, "toy/cpu"))
+    figure = plots.comparison(panel, tmp_path)
+    drawn = [[bool(np.isfinite(line.get_xdata()).all()) for line in axis.get_lines()] for axis in figure.axes]
+    assert drawn == ([[True, True], [True, False]] * 2 if alone else [[True, True]] * 2)
+
+
 def test_calibrated_seconds_are_steps_times_the_calibrated_step(calibrated):
     (panel,) = panels(load(calibrated, "toy/cpu"))
     figure = plots.comparison(panel, calibrated)

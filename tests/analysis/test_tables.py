@@ -11,6 +11,7 @@ from scipy import stats as scipy_stats
 
 from clipbench.analysis import collect, load, panel_tables, panels
 from clipbench.analysis.groups import baseline_of
+from clipbench.analysis.page.advice import Finding, advice, findings
 from clipbench.analysis.stats import Interval
 from clipbench.analysis.tables import Table, estimate, number
 from clipbench.analysis.targets import find_target, to_target
@@ -122,6 +123,32 @@ def test_calibrated_and_raw_seconds_are_never_mixed(tmp_path):
     times = step_times(panel, tmp_path)
     assert times.source == "raw"
     assert "No calibration of unknown." in times.notes[0]
+
+
+def test_runs_that_went_together_have_no_step_time_of_their_own(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, "sgd", seed)
+        write_run(tmp_path, "norm_clip", seed)
+        write_run(tmp_path, "ps_clip", seed, together=20)
+    collect(tmp_path)
+    _, (final, against) = tables(tmp_path)
+    assert cell(final, "ps_clip", "step time") == "–"
+    assert cell(final, "norm_clip", "step time").endswith("×")
+    assert any("None of ps_clip, whose runs went together." in note for note in final.notes)
+    assert cell(against, "ps_clip", "seconds to target") == "–"
+    assert cell(against, "ps_clip", "steps to target") != "–"
+
+
+def test_the_advice_names_calibrated_step_times_only(calibrated, results):
+    for root, cost in ((calibrated, "1.70× [1.68, 1.72]"), (results, "–")):
+        (panel,) = panels(load(root, "toy/cpu"))
+        assert {found.label: found.cost for found in findings(panel, root)}["ps_clip"] == cost
+
+
+def test_methods_of_which_the_runs_say_the_same_share_a_sentence():
+    one = Finding("a/cpu", "norm_clip", "test_loss", Interval(-1.0, -1.2, -0.8, 5), "better", "–", 0.5)
+    text = advice([one, one._replace(label="ps_clip"), one._replace(label="u_clip", word="worse")])
+    assert "- `norm_clip`, `ps_clip`: better than no clipping on a/cpu.\n- `u_clip`: worse on a/cpu.\n" in text
 
 
 def test_a_calibration_of_other_code_is_not_used_and_that_is_said(tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
 import tokenize
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -192,6 +194,77 @@ def test_a_lazy_name_of_a_package_is_followed(here: Path, monkeypatch: pytest.Mo
     before = digest(frozenset({"lazy_names.f"}), Sources())
     inside.write_text("def f():\n    return 2\n")
     assert digest(frozenset({"lazy_names.f"}), Sources()) != before
+
+
+A = "class A:\n    x = 1\n"
+CALLS = "\n\nclass A:\n    def g(self):\n        return f(2)\n"
+F = "def f(x):\n    return 1\n"
+# (what is edited, files of the user's own, file, old text, new text); the target is `theirs.rule.A`
+REACHED = [
+    ("a function that is bound anew", {"theirs/rule.py":
+     f"import functools\n\n\n{F}\n\nf = functools.cache(f)\n{CALLS}"}, "theirs/rule.py", "return 1", "return 2"),
+    ("a class that extends one of its name", {"theirs/rule.py": f"{A}\n\nclass A(A):\n    y = 1\n"},
+     "theirs/rule.py", "x = 1", "x = 2"),
+    ("an imported name that is wrapped", {"theirs/part.py": F, "theirs/rule.py":
+     f"from theirs.part import f\n\n\ndef f(x, _f=f):\n    return _f(x)\n{CALLS}"},
+     "theirs/part.py", "return 1", "return 2"),
+    ("what a package imports for its effect", {"theirs/__init__.py": "from theirs import part\n", "theirs/rule.py": A,
+     "theirs/part.py": "from theirs.rule import A\n\nA.x = 2\n"}, "theirs/part.py", "= 2", "= 3"),
+    ("the same by its dotted name", {"theirs/__init__.py": "import theirs.part\n", "theirs/rule.py": A,
+     "theirs/part.py": "import theirs.rule\n\ntheirs.rule.A.x = 2\n"}, "theirs/part.py", "= 2", "= 3"),
+    ("a package's part that it imports itself", {"theirs/__init__.py": "from . import rule\n", "theirs/rule.py": A},
+     "theirs/rule.py", "x = 1", "x = 2"),
+    ("a helper of a package without __init__", {"theirs/inner/part.py": F, "theirs/rule.py":
+     "from theirs.inner import part\n\n\nclass A:\n    def g(self):\n        return part.f(2)\n"},
+     "theirs/inner/part.py", "return 1", "return 2"),
+    ("a pattern of one", {"theirs/rule.py":
+     "class A:\n    def g(self, v):\n        match v:\n            case (x,):\n                return x\n"},
+     "theirs/rule.py", "(x,)", "(x)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("files", "file", "old", "new"), [case[1:] for case in REACHED], ids=[case[0] for case in REACHED]
+)
+def test_what_a_rule_reaches_in_other_ways(
+    files: dict[str, str], file: str, old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(tmp_path, files)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = frozenset({"theirs.rule.A"})
+    before = digest(names, Sources())
+    text = (tmp_path / file).read_text()
+    assert old in text
+    (tmp_path / file).write_text(text.replace(old, new, 1))
+    assert digest(names, Sources()) != before
+
+
+def test_an_editable_package_is_followed_that_only_its_own_finder_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "elsewhere"
+    _write(home, {"__init__.py": "", "rule.py": "class A:\n    x = 1\n"})
+
+    class Editable:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            if name != "theirs":
+                return None
+            return importlib.util.spec_from_file_location(
+                name, home / "__init__.py", submodule_search_locations=[str(home)]
+            )
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Editable])
+    names = frozenset({"theirs.rule.A"})
+    before = digest(names, Sources())
+    (home / "rule.py").write_text("class A:\n    x = 2\n")
+    assert digest(names, Sources()) != before
+
+
+def _write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
 
 
 def test_f_strings_are_one_token_under_every_version() -> None:

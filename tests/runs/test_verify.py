@@ -15,7 +15,9 @@ from clipbench.errors import ConfigError
 from clipbench.runs import probe
 from clipbench.runs.execute import execute
 from clipbench.runs.reach import PACKAGE
+from clipbench.runs.request import request
 from clipbench.runs.sweep import Sweep
+from clipbench.runs.together import run_together
 
 EXPERIMENT = "heavy_tailed_mlp/smoke"
 SMOKE = [f"experiment={EXPERIMENT}", "device=cpu"]
@@ -49,6 +51,19 @@ def test_a_clone_finds_repeats_and_shows_what_is_published(clone: Path, capsys: 
     assert list(own.glob("figures/*.png"))
     assert {path: path.read_bytes() for path in clone.rglob("*.parquet")} == before
     assert sorted(path.name for path in clone.iterdir()) == ["data"]
+
+
+def test_a_member_of_a_batch_is_repeated_alone_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SMOKE, "method=sgd", "together=2", f"paths.results={tmp_path}"]
+    assert len(run_together([request(compose([*words, f"seed={seed}"])) for seed in (0, 1)], lambda line: None)) == 2
+    execute(compose([*words, "seed=2"]), say=lambda line: None)
+    collect(tmp_path)
+    line = "published as one of 2 runs that went together"
+    for seed, said in ((1, True), (2, False)):
+        assert verify.main([EXPERIMENT, "--results", str(tmp_path), "--seed", str(seed)]) == 0
+        assert (line in capsys.readouterr().out) is said
 
 
 def test_what_was_not_published_cannot_be_repeated(clone: Path) -> None:

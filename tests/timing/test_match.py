@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from clipbench.runs import equal
 from clipbench.timing.match import matching
 
 
@@ -49,6 +51,20 @@ def test_a_row_that_differs_in_one_thing_from_one_run_is_left_out_and_said(chang
     found, note = match(rows, [run(), run(), run(**change), run("norm_clip")])
     assert found == rows[1:]
     assert note == f"The calibration of sgd is of {name}."
+
+
+def test_code_that_counts_as_the_same_holds_and_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"experiment": "toy/cpu", "method": "sgd", "together": False, "commit": "c", "steps": 2, "rows": 4}
+    monkeypatch.setattr(equal, "PATH", tmp_path / "equal.yaml")
+    equal._classes.cache_clear()
+    equal.enter([{**entry, "old": "f1", "new": "f2", "digest": "d"}])
+    found, note = match([row(fingerprint="f2"), row("norm_clip", fingerprint="f3")], [run(), run("norm_clip")])
+    equal._classes.cache_clear()
+    assert [one["method"] for one in found] == ["sgd"]
+    assert note == (
+        "The calibration of norm_clip is of another code. "
+        "Calibrated with code that gives the same numbers as the runs' (conf/equal.yaml), not with theirs: sgd."
+    )
 
 
 def test_methods_that_differ_in_the_same_thing_are_one_note() -> None:

@@ -172,6 +172,14 @@ def test_a_winner_under_one_percent_is_the_baseline() -> None:
     assert (without["rare"].method, without["rare"].settings) == ("sgd", {"optimizer.lr": 0.2})
 
 
+@pytest.mark.parametrize("share", [0.0, 0.004])
+def test_a_small_share_of_entries_may_decide_a_step(share: float) -> None:
+    node = {"clipper": {"_target_": "clipbench.clipping.ValueClip", "threshold": 1.0}}
+    plain: Any = SimpleNamespace(bases={"sgd": {"method": {}}, "value_clip": {"method": node}})
+    found = settled({"sgd": choice("sgd", 3, 0.0, 0.1), "value_clip": choice("value_clip", 5, share, 0.2)}, plain)
+    assert found["value_clip"].method == ("value_clip" if share else "sgd")
+
+
 def test_a_method_whose_thresholds_never_clip_ends_as_its_baseline(tmp_path: Path) -> None:
     never = "+tuning.ours.methods.norm_clip={method: {clipper: {threshold: {low: 1e8, high: 1e9, measured: null}}}}"
     with pytest.raises(ConfigError, match="measured must be true and stand alone"):

@@ -12,8 +12,6 @@ from clipbench.analysis.stats import Interval, paired_difference, verdict
 from clipbench.analysis.tables import NONE, Table, by_seed, estimate, final_metrics, is_accuracy, lost
 from clipbench.analysis.timing import StepTimes, step_times
 
-IDLE = 0.01
-
 
 class Finding(NamedTuple):
     """One method in one panel, against the same optimizer without clipping."""
@@ -45,12 +43,13 @@ def _finding(panel: Panel, variant: Variant, base: Variant, metric: str, times: 
     difference = paired_difference(by_seed(variant, metric), by_seed(base, metric))
     shares = list(clipped_shares(panel.experiment, variant.runs).values())
     clipped = sum(shares) / len(shares) if shares else None
-    if clipped is not None and clipped < IDLE:
-        word = "is its baseline (clips under 1 %)"
+    if variant.method in panel.experiment.baselines:
+        word = "is its baseline (its best trial clips nothing that helps)"
     else:
         word, why = verdict(difference, is_accuracy(metric), lost(variant, metric), lost(base, metric))
         word = f"{word} ({why})" if why else word
-    return Finding(panel.title, variant.label, metric, difference, word, times.ratio_text(variant), clipped)
+    cost = times.ratio_text(variant) if times.calibrated else NONE
+    return Finding(panel.title, variant.label, metric, difference, word, cost, clipped)
 
 
 def advice(found: Sequence[Finding]) -> str:
@@ -63,7 +62,8 @@ def advice(found: Sequence[Finding]) -> str:
 
 
 def _sentences(found: Sequence[Finding]) -> list[str]:
-    sentences = []
+    """What the runs say of each method; methods of which they say the same share a sentence."""
+    said: dict[str, list[str]] = {}
     for label in dict.fromkeys(f.label.split(",")[0] for f in found):
         own = [f for f in found if f.label.split(",")[0] == label]
         better, worse = ([f.panel for f in own if f.word == word] for word in ("better", "worse"))
@@ -75,8 +75,8 @@ def _sentences(found: Sequence[Finding]) -> list[str]:
             parts.append(f"worse on {', '.join(worse)}")
         if rest:
             parts.append(f"not told from it in {rest} of {len(own)} comparisons")
-        sentences.append(f"`{label}`: {'; '.join(parts)}.")
-    return sentences
+        said.setdefault("; ".join(parts), []).append(f"`{label}`")
+    return [f"{', '.join(labels)}: {text}." for text, labels in said.items()]
 
 
 def _table(found: Sequence[Finding]) -> Table:
@@ -93,7 +93,8 @@ def _table(found: Sequence[Finding]) -> Table:
         ]
         for f in found
     ]
-    return Table("Every method against no clipping", columns, rows, [])
+    notes = [f"Step time: calibrated, as a ratio to no clipping's; {NONE} where it was not measured side by side."]
+    return Table("Every method against no clipping", columns, rows, notes)
 
 
 def _unknown() -> list[str]:

@@ -13,6 +13,7 @@ from clipbench.analysis.leaderboard_page import write as write_leaderboard
 from clipbench.analysis.load import experiments, load
 from clipbench.analysis.page.advice import advice, findings
 from clipbench.analysis.page.html import page
+from clipbench.analysis.page.rules import rules_table
 from clipbench.analysis.page.verdicts import claim_section, verdict_table
 from clipbench.analysis.sensitivity import sensitivity
 from clipbench.analysis.tables import Table, final_metrics, number
@@ -35,6 +36,7 @@ def write_report(results: Path) -> list[Path]:
     table = verdict_table(outcomes)
     written = write_leaderboard(results)
     written += [write_text(results / "tables" / "verdicts.md", table.markdown())]
+    written += [write_text(results / "tables" / "rules.md", rules_table(results).markdown())]
     for name in experiments(results):
         written.append(write_text(results / "tables" / f"{stem(name)}__runs.md", runs_table(results, name).markdown()))
     parts = [*_front(table, outcomes, shown, results), *_experiments(results), *_benchmarks(results)]

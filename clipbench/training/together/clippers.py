@@ -14,6 +14,7 @@ import torch
 from clipbench.clipping import Clipper, NoClip, NormClip, SoftSpectralClip, SpectralClip, ValueClip
 from clipbench.clipping.lengths import clip_factor
 from clipbench.clipping.norm import KEY
+from clipbench.clipping.selection import matches
 from clipbench.training.together.gradients import Clipped, Gradients, lengths, norm
 from clipbench.training.together.layers import SoftSpectral, Spectral
 from clipbench.training.together.members import Members
@@ -55,16 +56,21 @@ class None_(_Stateless):
 
 
 class Norm(_Stateless):
-    """NormClip: g ← g · min(1, τ/‖g‖), the norm over all of a member's parameters."""
+    """NormClip: g ← g · min(1, τ/‖g‖), the norm over a member's parameters that do not match `skip`."""
 
     def __init__(self, clippers: Sequence[NormClip], members: Members) -> None:
         self.thresholds = stacked_thresholds([clipper.threshold for clipper in clippers])
+        self._skipped = {name for name in members.names if matches(name, clippers[0].skip)}
+        self._nothing = torch.zeros(len(members), dtype=torch.float64, device=members.device)
 
     def __call__(self, gradients: Gradients) -> Clipped:
-        whole = norm(lengths(gradients))
+        taken = {name: layer for name, layer in gradients.items() if name not in self._skipped}
+        if not taken:
+            return Clipped(self._nothing, self._nothing)
+        whole = norm(lengths(taken))
         tau = self.thresholds.at([KEY], whole[:, None])
         factor = clip_factor(whole, tau[:, 0])
-        for layer in gradients.values():
+        for layer in taken.values():
             layer.multiply(factor)
         self.thresholds.record([KEY], whole[:, None], tau)
         return Clipped(whole, (torch.isfinite(whole) & ~(whole <= tau[:, 0])).to(whole.dtype))

@@ -20,6 +20,7 @@ from clipbench.training.seeding import derive
 from clipbench.training.setup import Setup
 from clipbench.training.together.clippers import Each as EachClipper
 from clipbench.training.together.clippers import stacked_clippers
+from clipbench.training.together.estimators import StackEngine
 from clipbench.training.together.evaluation import evaluate
 from clipbench.training.together.figures import MemberFigures
 from clipbench.training.together.mapped import engine
@@ -220,7 +221,10 @@ class TogetherTrainer:
     @property
     def _draws(self) -> bool:
         """Whether any clipper or estimator may draw: only those that are called member by member do."""
-        return isinstance(self.clippers, EachClipper) or not hasattr(self.engine, "stack")
+        if not isinstance(self.engine, StackEngine):
+            return True
+        inner = getattr(self.engine.rule, "clippers", None)  # of micro-batches
+        return isinstance(self.clippers, EachClipper) or isinstance(inner, EachClipper)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed batch needs to go on bit for bit."""

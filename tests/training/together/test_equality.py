@@ -112,6 +112,31 @@ def test_other_settings_agree_in_double(words: list[str]) -> None:
     assert [row["metric"] for row in ours.members[1].rows] == [row["metric"] for row in theirs[1].rows]
 
 
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("norm_clip", ["skip.whole=['*bias']"]),
+        ("norm_clip", ["skip.whole=['*']"]),
+        ("micro_batch_clip", ["skip.whole=['*bias']", "accumulation=2", "batch_size=4"]),
+        ("micro_batch_spectral", [
+            "accumulation=2", "batch_size=16", "method.estimator.clipper.backend=randomized",
+            "+method.estimator.clipper.rank=1", "+method.estimator.clipper.oversample=0",
+            "+method.estimator.clipper.iterations=0", "method.estimator.clipper.threshold=0.01",
+        ]),
+    ],
+    ids=["norm, a part skipped", "norm, all skipped", "micro-batches, a part skipped", "micro-batches that draw"],
+)  # fmt: skip
+def test_what_is_skipped_and_what_is_drawn_agree_in_double(method: str, words: list[str]) -> None:
+    requests = family(method, "precision=fp64", "steps=20", *words)
+    ours, theirs = together(requests), alone(requests)
+    assert distance(batch_weights(ours), lone_weights(theirs)) < DOUBLE
+    for member, lone in zip(ours.members, theirs, strict=True):
+        for row, other in zip(member.rows, lone.rows, strict=True):
+            assert (row["step"], row["metric"]) == (other["step"], other["metric"])
+            if not row["metric"].endswith("_per_second"):
+                assert math.isclose(row["value"], other["value"], rel_tol=1e-6, abs_tol=1e-12), row
+
+
 def test_numbers_may_differ_in_every_member() -> None:
     words = [
         ["optimizer.momentum=0.0", "noise.probability=0.5"],
