@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._python_dispatch import (
     TorchDispatchMode,
     _disable_current_modes,
@@ -259,6 +259,23 @@ def check_linear(losses: Tensor, edges: Sequence[Any]) -> None:
         ones._of_gradients = True  # type: ignore[attr-defined]
         with OnlyLinear(), NoLeaks(moving=False):
             torch.autograd.grad(get_gradient_edge(losses), list(edges), ones, retain_graph=True, allow_unused=True)
+
+
+def linear_below(outputs: Sequence[GradientEdge], params: Sequence[Tensor]) -> bool:
+    """Whether all code of the user's own from `outputs` down to parameters is sure to be linear: hooks, that is."""
+    try:
+        with _OnlyFakeModes():
+            ones = []
+            for node, output in outputs:
+                meta = node._input_metadata[output]
+                one = torch.ones(tuple(meta.shape), dtype=meta.dtype, device=meta.device)
+                one._of_gradients = True  # type: ignore[attr-defined]
+                ones.append(one)
+            with OnlyLinear(), NoLeaks(moving=False):
+                torch.autograd.grad(outputs, list(params), ones, retain_graph=True, allow_unused=True)
+    except (Nonlinear, RuntimeError, TypeError, ValueError, AttributeError):  # or cannot be looked at
+        return False
+    return True
 
 
 class _OnlyFakeModes:

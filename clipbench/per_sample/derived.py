@@ -19,6 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from clipbench.per_sample.care import wide
 from clipbench.per_sample.cost import SUBGRAPH_BYTES
+from clipbench.per_sample.dependence import linear_below
 from clipbench.per_sample.factors import across, row_norms
 from clipbench.per_sample.pullback import apart, batched, kinds_below, nodes_below, products
 from clipbench.per_sample.rules.base import weighted_rows
@@ -104,6 +105,14 @@ def add_rows(totals: dict[int, Tensor], slot: Slot, rows: Tensor) -> None:
     totals[key] = (
         whole + rows if slot.whole else torch.cat([whole[:, :start], whole[:, start:stop] + rows, whole[:, stop:]], 1)
     )
+
+
+def linear_to_parameters(found: Trace) -> bool:
+    """Whether what users put between derived tensors and parameters, unseen in the graph (hooks), is linear."""
+    slots = [slot for use in found.uses for slot in use.slots.values()]
+    roots = {id(slot.param): slot.param for slot in slots if isinstance(slot.param, Derived)}
+    params = {key: param for root in roots.values() for key, param in fast_leaves(found, root).items()}
+    return not roots or linear_below([root.edge for root in roots.values()], list(params.values()))
 
 
 def entangled(found: Trace) -> list[Entangled]:

@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clipbench.per_sample.derived import Entangled, entangled, pull_back
+from clipbench.per_sample.derived import Entangled, entangled, linear_to_parameters, pull_back
 from clipbench.per_sample.fallback import SlowGradients, warn_slow
 from clipbench.per_sample.frozen import is_frozen
 from clipbench.per_sample.graph import packed, trace, trace_packed
@@ -110,7 +110,7 @@ class PerSampleGradients:
         self._placement = Placement()
         self._warned: set[int] = set()
         self._packed = False
-        self._odd = False  # whether rows of data belong to no sample: that may be a hook's doing, which no graph shows
+        self._odd = False  # whether hooks, which no graph shows, may not be linear: rows of data are no sample's, …
         self._known = Known()
 
     def collect(self, losses: Tensor, retain_graph: bool = False) -> SampleGradients:
@@ -134,6 +134,7 @@ class PerSampleGradients:
             if before is not None:
                 self._refuse_hidden(before)
             self._packed = self._packed or (new and packed(found))
+            self._odd = self._odd or (new and self._placement.hooks and not linear_to_parameters(found))
             if not mixed:
                 if suspect:
                     self._refuse_mixed(found, passed)
@@ -146,7 +147,7 @@ class PerSampleGradients:
     def _refuse_mixed(self, found: Trace, passed: set[Key]) -> None:
         """ValueError where samples are mixed (see `mixing`); then the next step is looked at as this one was."""
         try:
-            refuse_mixed(found.uses)
+            refuse_mixed(found.uses, self._params)
         except ValueError:
             self._known.forget(passed)
             raise

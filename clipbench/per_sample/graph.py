@@ -77,6 +77,7 @@ class _Walk:
         self.passed, self.single = {key[0] for key in known.passed}, {key[0] for key in known.single}
         self.found = Trace(version=known.version)
         self.made: set[Node] = set()  # nodes that compute something from parameters alone
+        self.trained: set[Node] = set()  # nodes with parameters below; what else has a gradient is data to the model
         self.roots: dict[tuple[Node, int], Root] = {}
         self.rejected: list[tuple[Slot, str]] = []
         self.recipes: list[Recipe] = []
@@ -87,9 +88,12 @@ class _Walk:
         if name == "AccumulateGrad":
             if id(node.variable) in self.params:
                 self.made.add(node)
+                self.trained.add(node)
             return
         if name in REFUSED:
             raise ValueError(REFUSED[name])
+        if any(child in self.trained for child, _ in edges):
+            self.trained.add(node)
         operands = [index for index, (child, _) in enumerate(edges) if child in self.made]
         if not operands:
             return
@@ -97,7 +101,7 @@ class _Walk:
             self.made.add(node)
             return
         others = [child for index, (child, _) in enumerate(edges) if index not in operands]
-        alone = all(child is None for child in others)
+        alone = not any(child in self.trained for child in others)
         samples = any(self.n in metadata.shape for metadata in node._input_metadata)
         if not others and not samples and (len(operands) > 1 or name not in READERS):
             self.made.add(node)  # nothing but parameters: there is no need to ask the rules

@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from clipbench.per_sample.care import readable
 from clipbench.per_sample.dependence import check_linear
+from clipbench.per_sample.hooks import Watch
 from clipbench.per_sample.layout import Layout, Layouts, RowLayout
 from clipbench.per_sample.measure import Measurement, rows_by_operations
 from clipbench.per_sample.opaque import Nonlinear, functions_in
@@ -59,6 +60,8 @@ class Placement:
     def __init__(self) -> None:
         self._verdicts: dict[Hashable, list[Verdict]] = {}
         self._probe = Probe()
+        self._watch = Watch()
+        self.hooks = True  # whether there may be some in the graph at hand
         self._functions = Functions()
         self._steps = 0
         self._hits = 0
@@ -72,6 +75,9 @@ class Placement:
         """
         self._steps += 1
         n = losses.shape[0]
+        self.hooks = self._watch.due(found.uses)
+        for use in found.uses:
+            use.hooked = self.hooks
         key = self._key(found, n)
         known = None if key is None else self._verdicts.get(key)
         self._hits += known is not None
@@ -82,6 +88,8 @@ class Placement:
         again = retain_graph or any(isinstance(v, str) for v in verdicts) or bool(found.slow)
         again = again or any(use.whole_graph for use in uses)
         deltas = backward_to(uses, losses, torch.ones_like(losses), again) if uses else []
+        if self.hooks:
+            self._watch.looked()
         open_ones = "measure" in verdicts
         shared: list[Use] = []
         unknown: list[Use] = []

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from clipbench.per_sample.hooks import Passing
 from clipbench.per_sample.layout import NOBODY, SHARED, RowLayout
 from clipbench.per_sample.rules import Use
 
@@ -39,13 +40,15 @@ Deltas = list[Sequence[Tensor | None]]
 
 
 def backward_to(uses: Sequence[Use], losses: Tensor, weights: Tensor, retain_graph: bool) -> Deltas:
-    """The gradients of Σ_k weights_k · losses_k at the edges of every use."""
+    """The gradients of Σ_k weights_k · losses_k at the edges of every use, as hooks there leave them."""
     edges = [edge for use in uses for edge in use.edges]
-    found = torch.autograd.grad(losses, edges, weights, retain_graph=retain_graph, allow_unused=True)
+    passing = Passing(uses)
+    with passing:
+        found = torch.autograd.grad(losses, edges, weights, retain_graph=retain_graph, allow_unused=True)
     parts: Deltas = []
     at = 0
     for use in uses:
-        parts.append(found[at : at + len(use.edges)])
+        parts.append(passing.changed(use, found[at : at + len(use.edges)]))
         at += len(use.edges)
     return parts
 

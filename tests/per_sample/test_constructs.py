@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 from clipbench.per_sample import PerSampleClipper, PowerThreshold
 from tests.per_sample.common import errors, flat_gradient, square_loss
@@ -39,6 +40,21 @@ def test_matches_the_loop(name: str, n: int) -> None:
         off_norms, off_gradient = errors(model, x.double() if x.is_floating_point() else x, steps=2)
     assert off_norms < 1e-12
     assert off_gradient < 1e-12
+
+
+@pytest.mark.parametrize("name", CONSTRUCTS)
+def test_checkpointed(name: str) -> None:
+    """A region's tensors are handed out once in a backward pass."""
+    torch.manual_seed(0)
+    build, inputs = CONSTRUCTS[name]
+    model, x = build().double(), inputs(3)
+    x = x.double() if x.is_floating_point() else x
+
+    def loss(model: nn.Module, x: Tensor) -> Tensor:
+        out = checkpoint(model, x, use_reentrant=False).flatten(1)
+        return 0.5 * out.square().sum(1) + out.sum(1)
+
+    assert max(errors(model, x, loss, steps=2)) < 1e-12
 
 
 @pytest.mark.parametrize("name", [name for name in CONSTRUCTS if name != "custom function"])

@@ -67,6 +67,26 @@ def test_constants_of_as_many_rows_as_samples(name: str) -> None:
         assert error(clipper, model, losses(model, n)) < BOUND
 
 
+@pytest.mark.filterwarnings("error:no per-sample rule")
+@pytest.mark.parametrize("by", ["asking", "another network", "points that ask"])
+@pytest.mark.parametrize("name", ["field", "names of classes"])
+def test_data_with_gradients_of_other_things(name: str, by: str) -> None:
+    """What has a gradient, but of nothing in the model, is data."""
+    torch.manual_seed(0)
+    net, other = _network().double(), nn.Linear(2, 2).double()
+    clipper = PerSampleClipper(net, 1.0)
+    for n in (POINTS, POINTS, 2, 3):
+        x = _data(n, POINTS, 2)
+        x = other(x) if by == "another network" else x.requires_grad_(by == "asking")
+        points = net(CONSTANTS.clone().requires_grad_(by == "points that ask"))
+        if name == "field":
+            losses = (points - x).square().sum((1, 2))
+        else:
+            scores = F.normalize(x[:, 0], dim=1) @ F.normalize(points, dim=1).t()
+            losses = F.cross_entropy(scores, torch.arange(n) % POINTS, reduction="none")
+        assert error(clipper, net, losses) < BOUND
+
+
 def _two_views(net: Net, n: int) -> Tensor:
     views = F.normalize(net(torch.cat([_data(n, WIDTH), _data(n, WIDTH)])), dim=1)
     scores = (2 * views @ views.t()).masked_fill(torch.eye(2 * n, dtype=torch.bool), -1e9)

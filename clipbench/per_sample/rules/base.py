@@ -32,6 +32,8 @@ class Use(ABC):
     """Whether norms were asked for a second time, as numbers near the ends of their range are at work."""
     shows_samples = True
     """Whether it takes data, so that an axis of length n is likely to be that of the samples."""
+    hooked = True
+    """Whether a hook may change the gradient of its node's output: as long as nobody has looked (see `hooks`)."""
     whole_graph = False
     """Whether the node itself is differentiated again: then the backward pass must leave the graph as it is."""
 

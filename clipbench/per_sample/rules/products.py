@@ -67,9 +67,9 @@ class BatchedProductUse(Use):
 class VectorProductUse(SmallUse):
     """out = X p with a vector p: g_k = Σ_t δ_{kt} x_{kt}."""
 
-    def __init__(self, node: Node, slot: Slot, n: int) -> None:
+    def __init__(self, node: Node, slot: Slot, x: Tensor, n: int) -> None:
         super().__init__(node, {"weight": slot}, node._input_metadata[0].shape, n)
-        self.x = node._saved_self.conj()
+        self.x = x.conj()
 
     def form(self, role: str) -> Tensor:
         return self.split(deep(self.delta).unsqueeze(1) * deep(self.x)).sum(1)
@@ -88,5 +88,7 @@ def read_matrix_product(node: Node, slots: dict[int, Slot], n: int) -> Use | Non
 
 def read_vector_product(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """Operand 1, the vector."""
-    plain = set(slots) == {1} and node._saved_self.layout is torch.strided
-    return VectorProductUse(node, slots[1], n) if plain else None
+    if set(slots) != {1}:
+        return None
+    x = node._saved_self  # once: a checkpointed tensor is not handed out again
+    return VectorProductUse(node, slots[1], x, n) if x.layout is torch.strided else None
