@@ -266,8 +266,8 @@ def linear_below(outputs: Sequence[GradientEdge], params: Sequence[Tensor]) -> b
     try:
         with _OnlyFakeModes():
             ones = []
-            for node, output in outputs:
-                meta = node._input_metadata[output]
+            for edge in outputs:
+                meta = edge.node._input_metadata[edge.output_nr]
                 one = torch.ones(tuple(meta.shape), dtype=meta.dtype, device=meta.device)
                 one._of_gradients = True  # type: ignore[attr-defined]
                 ones.append(one)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipbench.per_sample import PerSampleClipper
+from clipbench.per_sample.engine import PerSampleGradients
 from tests.per_sample.ragged import error, squares
 
 BOUND = 1e-11
@@ -99,3 +100,13 @@ def test_nodes_are_asked_only_where_hooks_are_new(monkeypatch: pytest.MonkeyPatc
         asked.clear()
         clipper.backward(squares(net(torch.randn(5, WIDTH))))
         assert (sum(asked) > 0) == (step == 0)
+
+
+@pytest.mark.parametrize(("name", "alone"), [("left alone", False), ("doubled", False), ("limited", True)])
+def test_only_hooks_that_may_be_nonlinear_make_samples_be_summed_one_by_one(name: str, alone: bool) -> None:
+    """Between what is made of parameters and these: there a sum over samples is much the faster one."""
+    net = nn.ParameterList([nn.Parameter(torch.randn(WIDTH, WIDTH).double()) for _ in range(2)])
+    gradients = PerSampleGradients(net)
+    for n in (5, 3):
+        gradients.collect(squares(_from_parameters(net, torch.randn(n, WIDTH).double(), HOOKS[name])))
+        assert gradients._odd == alone
