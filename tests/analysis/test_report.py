@@ -32,7 +32,8 @@ def test_all_writes_data_tables_figures_and_report(root, capsys):
     assert names == {
         f"data/{stem}.parquet", f"tables/{stem}.md", f"tables/{stem}__sensitivity.md", "REPORT.md",
         f"figures/{stem}.png", f"figures/{stem}.svg", f"figures/{stem}__sensitivity.png",
-        f"figures/{stem}__sensitivity.svg", f"tables/{stem}__runs.md", "tables/verdicts.md", "report.html",
+        f"figures/{stem}__sensitivity.svg", f"tables/{stem}__runs.md", "tables/verdicts.md", "tables/rules.md",
+        "tables/effort.md", "report.html",
     }  # fmt: skip
     text = (root / "REPORT.md").read_text()
     for expected in ("## toy/cpu", "(figures/toy__cpu.png)", "learning-rate sensitivity", "18 runs", "Test CPU"):

@@ -102,6 +102,15 @@ def test_a_signal_is_answered_at_once_and_obeyed_within_a_step(number: int, tmp_
     assert len(list(tmp_path.rglob("checkpoint.pt"))) == 1
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own handler of SIGINT, which a shell takes away from what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_signal_in_the_midst_of_the_first_acts_at_once() -> None:
     class Restless:
         asked = 0
