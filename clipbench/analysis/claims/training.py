@@ -172,17 +172,22 @@ def family_against(
     source: Source, experiment: str, family: Sequence[Any], against: Sequence[Any], metric: str,
     scale: Scale = "log", select_by: str = "validation_loss",
 ) -> list[Statement]:  # fmt: skip
-    """P2.c: `metric` of the family's best member, chosen on tuning trials by `select_by`, below that of each rival."""
+    """P2.c: `metric` of the family's best member, chosen on tuning trials by `select_by`, below that of each rival.
+
+    Beside the verdict stand the chosen one's `select_by`, and the members that were not chosen.
+    """
     runs = source.experiment(experiment)
-    chosen = best_member(runs, [Arm.of(member) for member in family], select_by)
-    values = _read(runs, chosen, metric).values
-    idle = _idle(runs, chosen)
+    arms = [Arm.of(member) for member in family]
+    chosen = best_member(runs, arms, select_by)
     statements = []
-    for rival in map(Arm.of, against):
-        there = source.experiment(rival.experiment) if rival.experiment else runs
-        effect = paired_effect(values, _read(there, rival, metric).values, scale)
-        text = f"{_words(metric)} ({scale}), {chosen.label} − {rival.label} < 0"
-        statements.append(Statement(text, effect, "below", unit=scale, identical=idle))
+    for arm, name in [(chosen, metric), (chosen, select_by), *((arm, metric) for arm in arms if arm != chosen)]:
+        values, idle = _read(runs, arm, name).values, _idle(runs, arm)
+        for rival in map(Arm.of, against):
+            there = source.experiment(rival.experiment) if rival.experiment else runs
+            effect = paired_effect(values, _read(there, rival, name).values, scale)
+            text = f"{_words(name)} ({scale}), {arm.label} − {rival.label} < 0"
+            required = (arm, name) == (chosen, metric)
+            statements.append(Statement(text, effect, "below", required=required, unit=scale, identical=idle))
     return statements
 
 

@@ -141,6 +141,12 @@ def test_the_best_of_three_is_chosen_on_tuning_trials_not_on_luck(tmp_path: Path
     decision = decide(training.family_against(source(tmp_path), **given))
     assert "a − norm_clip" in decision.statements[0].text
     assert decision.verdict == "not decided"
+    beside = [(one.text, one.state) for one in decision.statements if not one.required]
+    assert ("train loss (log), b − norm_clip < 0", "shown") in beside, "what was not chosen stands there too"
+    assert [text for text, _ in beside if "validation" in text] == [
+        "validation loss (log), a − norm_clip < 0",
+        "validation loss (log), a − sgd < 0",
+    ]
     put(tmp_path, "b", [0.2], losses=[0.25], role="tune", trial=1, first=100)
     assert decide(training.family_against(source(tmp_path), **given)).verdict == "reproduced"
 
