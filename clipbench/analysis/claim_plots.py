@@ -86,7 +86,8 @@ def _panel(axis: Axes, unit: str, statements: Sequence[Statement]) -> None:
         axis.set_xscale("log")
         axis.xaxis.set_minor_formatter(NullFormatter())
     low, high = axis.get_xlim()
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if unit == "log" and high > 4 * low else MaxNLocator(5))
+    subs = (1, 2, 5) if high < 1000 * low else (1,)
+    axis.xaxis.set_major_locator(LogLocator(subs=subs) if unit == "log" and high > 4 * low else MaxNLocator(5))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
 
 

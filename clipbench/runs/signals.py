@@ -8,10 +8,11 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from clipbench.errors import Interrupted
 
+AT_ONCE: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 SAID = b"clipbench: stopping after this step or batch of the evaluation (once more: at once)\n"
 
 
@@ -41,11 +42,13 @@ def obeyed(job: Stoppable) -> Iterator[Wish]:
     if threading.current_thread() is not threading.main_thread():
         yield wish
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in AT_ONCE}
+    # What a shell starts in the background ignores SIGINT; here somebody has sent one, and a second counts as well.
+    second = {n: AT_ONCE[n] if handler is signal.SIG_IGN else handler for n, handler in before.items()}
 
     def take(number: int, frame: FrameType | None) -> None:
         first, wish.number = wish.number is None, number
-        for each, handler in before.items():
+        for each, handler in second.items():
             signal.signal(each, handler)
         if not first:  # it came before the handlers above were back
             signal.raise_signal(number)

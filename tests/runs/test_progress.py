@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,16 +103,15 @@ def test_a_signal_is_answered_at_once_and_obeyed_within_a_step(number: int, tmp_
     assert len(list(tmp_path.rglob("checkpoint.pt"))) == 1
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Python's own handler of SIGINT, which a shell takes away from what it starts in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["as usual", "ignored"])
+def handler(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Of SIGINT: Python's own, or none, as a shell has it in what it starts in the background."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield request.param
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("interruptible")
-def test_a_second_signal_in_the_midst_of_the_first_acts_at_once() -> None:
+def test_a_second_signal_in_the_midst_of_the_first_acts_at_once(handler: Any) -> None:
     class Restless:
         asked = 0
 
@@ -119,11 +119,11 @@ def test_a_second_signal_in_the_midst_of_the_first_acts_at_once() -> None:
             self.asked += 1
             signal.raise_signal(signal.SIGINT)
 
-    job, before = Restless(), signal.getsignal(signal.SIGINT)
+    job = Restless()
     with pytest.raises(KeyboardInterrupt), obeyed(job):
         signal.raise_signal(signal.SIGTERM)
     assert job.asked == 1
-    assert signal.getsignal(signal.SIGINT) == before
+    assert signal.getsignal(signal.SIGINT) == handler
 
 
 @pytest.mark.slow
