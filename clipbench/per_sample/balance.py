@@ -27,7 +27,7 @@ class Sizes:
     """Largest entry of every sample's gradients, (n,), among the rows whose sample is known; zero where none is."""
 
     def __init__(self, n: int) -> None:
-        self.values = torch.zeros(n + 1, dtype=torch.float64)  # the last: of rows that are nobody's
+        self.values = torch.zeros(n + 1, dtype=torch.float64, device="cpu")  # the last: of rows that are nobody's
 
     def add(self, marks: Tensor, owners: Tensor) -> None:
         """Take in rows (rows, entries) with their owners (rows,), as given by `probe`."""
@@ -57,7 +57,9 @@ def level(weights: Tensor, sizes: Tensor, dtype: torch.dtype) -> Tensor | None:
         return None
     limit = LIMITS.get(dtype, 100)
     wanted = torch.frexp(weights).exponent - 1 - torch.frexp(sizes).exponent * (sizes > 0)
-    new = torch.tensor([2.0**exponent for exponent in wanted.clamp(-limit, limit).tolist()], dtype=torch.float64)
+    new = torch.tensor(
+        [2.0**exponent for exponent in wanted.clamp(-limit, limit).tolist()], dtype=torch.float64, device="cpu"
+    )
     return None if torch.equal(new, weights) else new
 
 

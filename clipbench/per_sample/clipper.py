@@ -76,9 +76,10 @@ class PerSampleClipper:
 
     Nothing is attached to the model (but for batch_norm="frozen"): the clipper reads the autograd graph that the
     losses carry, so plain `loss.backward()`, evaluation and other forwards are untouched. As gradients are not sent
-    through the parameters' own autograd nodes, hooks on parameters and on views of them do not run. Those on other
-    tensors do, several times where a layout is proven or measured. A graph does not show them, so one that moves
-    gradients between samples must be there from the first step on and always do the same.
+    through the parameters' own autograd nodes, hooks on parameters do not run. Those on other tensors do, several times
+    where a layout is proven or measured; parameters that are read through a view, a copy or a node with a hook take the
+    slow path. A graph does not show hooks, so one that moves gradients between samples must be there from the first
+    step on and always do the same.
 
     What is guaranteed of norms and sums, and what a step costs, is told in `clipbench.per_sample`.
     """
@@ -135,6 +136,9 @@ class PerSampleClipper:
         cannot be reduced over ranks.
         """
         self._check(losses)
+        if autocasts(losses):  # what is to be cast was cast in the forward
+            with torch.autocast(losses.device.type, enabled=False):
+                return self.backward(losses, offset, total, scale)
         n = losses.shape[0]
         total = n if total is None else total
         if offset < 0 or offset + n > total:
@@ -149,6 +153,8 @@ class PerSampleClipper:
         norms = scaled if unscaled(scale) else scaled / scale
         thresholds = evaluate_threshold(self.threshold, self._remembered, norms, offset, total, before)
         gamma = self.weight(norms, thresholds)
+        if not isinstance(gamma, Tensor) or gamma.shape != norms.shape:
+            raise ValueError(f"weight must return a tensor of shape ({n},), got {gamma!r}")
         keep = self._finite(norms, ranks, gradients.finite and unscaled(scale))
         dropped = norms.new_zeros((), dtype=torch.int64) if keep is None else n - keep.sum()
         if keep is not None:
@@ -215,6 +221,9 @@ class PerSampleClipper:
     def norms(self, losses: Tensor) -> Tensor:
         """Per-sample gradient norms (n,) alone: `.grad` stays as it is, and the graph can be used again."""
         self._check(losses)
+        if autocasts(losses):
+            with torch.autocast(losses.device.type, enabled=False):
+                return self.norms(losses)
         return self._engine.collect(losses, retain_graph=True).norms() if losses.shape[0] else losses.new_zeros(0)
 
     def close(self) -> None:
@@ -236,12 +245,20 @@ class PerSampleClipper:
             raise ValueError(
                 f"losses must have shape (n,), one loss per sample, got {tuple(losses.shape)} (reduction='none'?)"
             )
+        if losses.is_complex():
+            raise ValueError(f"losses must be real numbers, got {losses.dtype}")
         if losses.grad_fn is None:
             raise ValueError("losses must have been computed with gradients enabled, got losses without a graph")
 
     def _empty(self, losses: Tensor) -> ClipStats:
         none = losses.new_zeros(0)
         return ClipStats(none, none, losses.new_zeros(()), losses.new_zeros((), dtype=torch.int64))
+
+
+def autocasts(losses: Tensor) -> bool:
+    """Whether products with tensors like these would be rounded to a half precision here."""
+    kind = losses.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def unscaled(scale: float | Tensor) -> bool:

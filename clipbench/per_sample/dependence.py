@@ -25,8 +25,10 @@ from torch.utils._python_dispatch import (
 )
 from torch.utils._pytree import tree_flatten
 
-from clipbench.per_sample.opaque import NoLeaks, Nonlinear, OnlyLinear, in_a_row, in_own_code
+from clipbench.per_sample.opaque import NoLeaks, Nonlinear, OnlyLinear, in_a_row, in_own_code, note_constants
 from clipbench.per_sample.owners import Held, Memory, held_by, hold, owners_of, same_memory, whole, with_owners
+from clipbench.per_sample.pullback import nodes_below
+from clipbench.per_sample.signature import packs_indices
 from clipbench.per_sample.spelling import Speller, Unprovable, combine, label_device
 from clipbench.per_sample.surrogates import (
     BY_INDEX,
@@ -47,12 +49,13 @@ from clipbench.per_sample.surrogates import (
 class OwnerTracking(TorchDispatchMode):
     """Carries owners beside every gradient of a backward pass, as an attribute of the tensor.
 
-    moving: whether indices may be others another time; calls: knows whether torch's own functions are being called.
+    moving: whether indices may be others another time; calls: knows whether torch's own functions are being called;
+    trusting: whether indices that count up do so at every step like this one.
     """
 
-    def __init__(self, n: int, moving: bool, calls: NoLeaks) -> None:
+    def __init__(self, n: int, moving: bool, calls: NoLeaks, trusting: bool) -> None:
         super().__init__()
-        self.moving, self.calls = moving, calls
+        self.moving, self.calls, self.trusting = moving, calls, trusting
         self.speller = Speller(n)
 
     def __torch_dispatch__(
@@ -67,6 +70,7 @@ class OwnerTracking(TorchDispatchMode):
         if name in READS_VALUES and (tracked or decides or (self.moving and not torch.is_grad_enabled())):
             raise (Nonlinear if own else Unprovable)(f"{name} in a backward pass")
         out = func(*args, **kwargs)
+        note_constants(name, leaves, out)
         straight = not own or in_a_row(func, args, kwargs, out)
         if not straight and not in_a_row(func, args, kwargs, out, keeping=True):
             raise Nonlinear(f"{name} in a function of the user's own")
@@ -179,7 +183,7 @@ class OwnerTracking(TorchDispatchMode):
         numbers = any(isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex()) for x in leaves)
         if surrogate is None and numbers and self.moving:
             return self._anyone(call)
-        with trusting_indices(not in_own_code()):
+        with trusting_indices(self.trusting and not in_own_code()):
             return self.speller.through(surrogate or call.func, call.args, call.kwargs, call.results, owners_of)
 
     def _elementwise(self, call: _Call) -> list[Tensor]:
@@ -226,7 +230,7 @@ def _keeps_zeros(call: _Call) -> bool:
     gradient, *rest = call.args
     if any(isinstance(value, Tensor) for value in (*rest, *call.kwargs.values())):
         return False
-    zero = torch.zeros(1, dtype=gradient.dtype)
+    zero = torch.zeros(1, dtype=gradient.dtype, device="cpu")
     return not call.func(zero, *rest, **call.kwargs).any()
 
 
@@ -238,14 +242,15 @@ def track_owners(losses: Tensor, edges: Sequence[Any], moving: bool = True) -> l
     values, too.
     """
     n = losses.shape[0]
-    with _OnlyFakeModes():
+    with OnlyFakeModes():
         ones = torch.ones_like(losses)
         with _disable_current_modes():
             numbers = torch.arange(1, n + 1, dtype=torch.float32, device=label_device(ones))
             hold(ones, numbers, Memory(True))
         end = get_gradient_edge(losses)  # from edge to edge, so that torch does not leave the mode for functions
         calls = NoLeaks(moving)
-        with OwnerTracking(n, moving, calls), calls:
+        trusting = not any(map(packs_indices, nodes_below([losses.grad_fn])))  # signatures do not show packed ones
+        with OwnerTracking(n, moving, calls, trusting), calls:
             deltas = torch.autograd.grad(end, list(edges), ones, retain_graph=True, allow_unused=True)
     if any(delta is not None and held_by(delta) is None for delta in deltas):
         raise Unprovable("a gradient that came another way")
@@ -254,7 +259,7 @@ def track_owners(losses: Tensor, edges: Sequence[Any], moving: bool = True) -> l
 
 def check_linear(losses: Tensor, edges: Sequence[Any]) -> None:
     """Raise Nonlinear unless all code of the user's own between losses (n,) and `edges` is sure to be linear."""
-    with _OnlyFakeModes():
+    with OnlyFakeModes():
         ones = torch.ones_like(losses)
         ones._of_gradients = True  # type: ignore[attr-defined]
         with OnlyLinear(), NoLeaks(moving=False):
@@ -264,7 +269,7 @@ def check_linear(losses: Tensor, edges: Sequence[Any]) -> None:
 def linear_below(outputs: Sequence[GradientEdge], params: Sequence[Tensor]) -> bool:
     """Whether all code of the user's own from `outputs` down to parameters is sure to be linear: hooks, that is."""
     try:
-        with _OnlyFakeModes():
+        with OnlyFakeModes():
             ones = []
             for edge in outputs:
                 meta = edge.node._input_metadata[edge.output_nr]
@@ -278,7 +283,7 @@ def linear_below(outputs: Sequence[GradientEdge], params: Sequence[Tensor]) -> b
     return True
 
 
-class _OnlyFakeModes:
+class OnlyFakeModes:
     """Leaves all dispatch modes (a tracer would record the pass) except those that make tensors without values."""
 
     def __enter__(self) -> None:

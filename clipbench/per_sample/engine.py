@@ -113,6 +113,10 @@ class PerSampleGradients:
         self._odd = False  # whether hooks, which no graph shows, may not be linear: rows of data are no sample's, …
         self._known = Known()
 
+    def __reduce__(self) -> tuple[type[PerSampleGradients], tuple[nn.Module]]:
+        """Copies, pickled ones too, learn anew: what was learnt is of these parameters and of torch's own types."""
+        return type(self), (self.model,)
+
     def collect(self, losses: Tensor, retain_graph: bool = False) -> SampleGradients:
         """Run the backward pass to the outputs of all layers. ValueError for BatchNorm in training, not frozen."""
         self._refuse_batch_statistics()
@@ -134,7 +138,7 @@ class PerSampleGradients:
             if before is not None:
                 self._refuse_hidden(before)
             self._packed = self._packed or (new and packed(found))
-            self._odd = self._odd or (new and self._placement.hooks and not linear_to_parameters(found))
+            self._odd = self._odd or (self._placement.hooks and not linear_to_parameters(found))
             if not mixed:
                 if suspect:
                     self._refuse_mixed(found, passed)

@@ -86,7 +86,8 @@ def gram_sum(first: Tensor, *others: Tensor, groups: int = 1) -> Tensor:
         first = first.mul_(other)
     sums = torch.real(first.sum((1, 2))).view(-1, groups).sum(1)
     # What a group may have lost counts beside all groups: one that holds nothing but zeros leaves no doubt.
-    return sums.masked_fill_(sums <= torch.as_tensor(bound).view(-1, groups).sum(1), torch.inf).sqrt_()
+    bound = torch.as_tensor(bound, device=first.device)
+    return sums.masked_fill_(sums <= bound.view(-1, groups).sum(1), torch.inf).sqrt_()
 
 
 def gram_form(left: Tensor, right: Tensor, bias: bool, groups: int = 1) -> Tensor:

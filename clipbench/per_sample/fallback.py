@@ -61,7 +61,7 @@ class SlowGradients:
                 norms.append(across([row_norms(g.reshape(1, -1)) for g in gradients]))
                 if self._kept is not None:
                     self._kept.append(gradients)
-        dtypes = {torch.zeros((), dtype=param.dtype).abs().dtype for param in self.params}
+        dtypes = {torch.zeros((), dtype=param.dtype, device="cpu").abs().dtype for param in self.params}
         return torch.cat(norms).to(torch.float64 if torch.float64 in dtypes else torch.float32)
 
     def weighted(self, gamma: Tensor, keep: Tensor | None) -> list[Tensor]:

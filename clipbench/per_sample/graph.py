@@ -34,27 +34,38 @@ def trace(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace:
 
     A graph like an earlier one is read as that was (see `plan`).
     """
+    found = None
+    while found is None:
+        found = _look(losses, params, known)
+    return found
+
+
+def _look(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace | None:
+    """One look at the graph; None where that told how to look again, which is noted in `known`."""
     order, described = outline(losses.grad_fn)
     if described is None and any(meta.is_nested_tensor for node, _ in order for meta in _outputs(node)):
         return _all_slow(order, params)
     key = known.number(described)
     plan = known.plan(key, len(losses))
-    found = None if plan is None else plan.read(order, params, len(losses))
-    if found is not None:
-        found.signature, found.version, found.plan = key, known.version, plan
+    if plan is not None:
+        found = plan.read(order, params, len(losses))
+        if found is None:
+            known.drop(key, len(losses))
+        else:
+            found.signature, found.version, found.plan = key, known.version, plan
         return found
-    while True:
-        walk = _Walk(losses.shape[0], params, known)
-        for node, edges in order:
-            walk.visit(node, edges)
-        found = walk.finish(losses.grad_fn)
-        found.signature = key if key is not None else known.number(outline(losses.grad_fn, walk.made)[1])
-        news = [end for end in found.dead_ends if end not in known.single and end not in known.passed]
-        if not news:
-            if not found.slow:
-                known.keep(key, len(losses), Plan(order, params, walk.recipes, found))
-            return found
+    walk = _Walk(losses.shape[0], params, known)
+    for node, edges in order:
+        walk.visit(node, edges)
+    found = walk.finish(losses.grad_fn)
+    found.signature = key if key is not None else known.number(outline(losses.grad_fn, walk.made)[1])
+    news = [end for end in found.dead_ends if end not in known.single and end not in known.passed]
+    if news:
         known.single.add(news[0])
+        return None
+    if not found.slow:
+        known.keep(key, len(losses), Plan(order, params, walk.recipes, found))
+    return found
 
 
 def _outputs(node: Node) -> Any:
@@ -117,7 +128,7 @@ class _Walk:
             return
         slots = {index: resolve(*edges[index], self.root) for index in operands}
         use, rest = self._by_rule(node, slots)
-        if use is None:
+        if use is None and any(slots[index].param is not slot.param for index, slot in bare.items()):
             slots = bare
             use, rest = self._by_rule(node, slots)
         refused = use is not None and self._passes(use)
@@ -230,14 +241,15 @@ def trace_packed(losses: Tensor, params: Mapping[int, object], known: Known) -> 
     """`trace` for graphs whose saved tensors are packed, as by activation checkpointing.
 
     Outside a backward pass every tensor that is read would recompute its whole checkpointed region; inside one, a
-    region is recomputed once for all of them.
+    region is recomputed once for all of them. Every look takes a pass of its own, as each hands a tensor out once.
     """
-    found: list[Trace] = []
-    with torch.enable_grad():
-        anchor = torch.zeros((), device=losses.device, requires_grad=True)
-        passing = _InBackward.apply(anchor, lambda: found.append(trace(losses, params, known)))  # type: ignore[no-untyped-call]
-    torch.autograd.backward(passing, inputs=[anchor])
-    return found[0]
+    found: list[Trace | None] = [None]
+    while found[-1] is None:
+        with torch.enable_grad():
+            anchor = torch.zeros((), device=losses.device, requires_grad=True)
+            passing = _InBackward.apply(anchor, lambda: found.append(_look(losses, params, known)))  # type: ignore[no-untyped-call]
+        torch.autograd.backward(passing, inputs=[anchor])
+    return found[-1]
 
 
 def packed(found: Trace) -> bool:

@@ -15,5 +15,5 @@ def keep_freed_memory() -> None:
     far. All δ of a step are freed together, and without this a small transformer spent a tenth of its step on page
     faults. Allocating one large block and freeing it, untouched, raises the limit; `mallopt` would do the same.
     """
-    block = torch.empty(BYTES, dtype=torch.uint8)
+    block = torch.empty(BYTES, dtype=torch.uint8, device="cpu")
     del block

@@ -3,19 +3,24 @@
 torch hands out the gradient at an edge as it was before the hooks on that tensor, where it goes on from there to other
 edges that are asked for. What goes on is seen by a hook on the node itself. As no graph shows its hooks, and asking
 every node would cost a few microseconds each, nodes are asked only where a hook was registered since they last were.
+
+What stands between a layer's node and its parameters is not run at all: views and copies of them, and the node itself.
+Where a hook is found there, autograd has to run it (see `bypassed`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.autograd.graph import GradientEdge
 from torch.utils.hooks import RemovableHandle
 
+from clipbench.per_sample.dependence import OnlyFakeModes
 from clipbench.per_sample.rules import Use
-from clipbench.per_sample.slots import Node
+from clipbench.per_sample.slots import REINDEXINGS, Derived, Node
 
 
 class Watch:
@@ -26,15 +31,24 @@ class Watch:
         self._nodes = 0
 
     def due(self, uses: Iterable[Use]) -> bool:
-        """Whether hooks may stand at these uses: some are newer than the last look, or a node is older than it."""
-        return self._hooks != RemovableHandle.next_id or any(use.node._sequence_nr() < self._nodes for use in uses)
+        """Whether hooks may stand at these uses: some are newer than the last look, or a node may be older than it.
+
+        Every thread counts its own nodes. One of another thread shows, as a rule, by a number that is not due here.
+        """
+        if self._hooks != RemovableHandle.next_id:
+            return True
+        now = next_number()
+        return not all(self._nodes <= use.node._sequence_nr() < now for use in uses)
 
     def looked(self) -> None:
         """The graph at hand has been asked."""
         self._hooks = RemovableHandle.next_id
-        with _disable_current_modes(), torch.enable_grad():  # a tracer would record it
-            newest: Node = torch.zeros((), device="cpu", requires_grad=True).neg().grad_fn
-        self._nodes = newest._sequence_nr()
+        self._nodes = next_number()
+
+
+def next_number() -> int:
+    """Of the node that this thread makes next."""
+    return int(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
 
 
 class Passing:
@@ -62,3 +76,99 @@ class Passing:
         after = found if passed is None else [passed[edge.output_nr] for edge in use.edges]
         use.hooked = any(new is not old for new, old in zip(after, found, strict=True))
         return after
+
+
+class Path(NamedTuple):
+    """The edges from an operand of a use down to the parameter, or derived tensor, that it is; the last is that's."""
+
+    use: Use
+    edges: list[tuple[Node, int]]
+
+    @property
+    def derived(self) -> bool:
+        """Whether there is something computed from parameters at its end."""
+        return type(self.edges[-1][0]).__name__ != "AccumulateGrad"
+
+
+def bypassed(uses: Sequence[Use]) -> list[Use]:
+    """The uses whose node, or whose way down to what it reads, has hooks that rules would leave out."""
+    found = {id(use): use for use in uses if _asked(use.node)}
+    waiting = [path for use in uses if id(use) not in found for path in _paths(use)]
+    found |= {id(path.use): path.use for path in waiting if any(_asked(node) for node, _ in path.edges[:-1])}
+    while waiting:
+        batch: list[Path] = []
+        met: set[Node] = set()
+        rest: list[Path] = []
+        for path in waiting:
+            nodes = {node for node, _ in path.edges[:-1]}
+            alone = path.derived or (batch and batch[0].derived)  # below it may be another's end
+            if nodes & met or (batch and alone):
+                rest.append(path)
+            else:
+                batch.append(path)
+                met |= nodes
+        found |= {id(use): use for use in _changed_on_the_way(batch)}
+        waiting = rest
+    return list(found.values())
+
+
+def _asked(node: Node) -> bool:
+    """Whether hooks were put on a node itself: torch keeps all of them in one dictionary."""
+    return any(_shared_with(register) for register in (node.register_hook, node.register_prehook))
+
+
+def _shared_with(register: Callable[[Callable[..., None]], RemovableHandle]) -> bool:
+    handle = register(lambda *gradients: None)
+    others = len(handle.hooks_dict_ref() or ()) > 1
+    handle.remove()
+    return others
+
+
+def _paths(use: Use) -> list[Path]:
+    """The ways from the node's operands through views and copies, those without any left out."""
+    roots = [slot.param for slot in use.slots.values()]
+    ends = {(root.node, root.output) for root in roots if isinstance(root, Derived)}
+    params = {id(root) for root in roots if not isinstance(root, Derived)}
+    paths = []
+    for edge in use.node.next_functions:
+        edges = [edge]
+        while edges[-1] not in ends and type(edges[-1][0]).__name__ in REINDEXINGS:
+            edges.append(edges[-1][0].next_functions[0])
+        node = edges[-1][0]
+        ours = edges[-1] in ends or (type(node).__name__ == "AccumulateGrad" and id(node.variable) in params)
+        if ours and len(edges) > 1:
+            paths.append(Path(use, edges))
+    return paths
+
+
+def _changed_on_the_way(paths: Sequence[Path]) -> list[Use]:
+    """Uses of paths, without common nodes, on which a gradient arrives at a tensor as another than was sent there."""
+    seen: dict[Node, Sequence[Tensor | None]] = {}
+    left: dict[Node, Sequence[Tensor | None]] = {}
+    handles = []
+    for node in {node for path in paths for node, _ in path.edges[:-1]}:
+        handles.append(node.register_prehook(lambda gradients, node=node: seen.__setitem__(node, gradients)))
+        handles.append(node.register_hook(lambda below, above, node=node: left.__setitem__(node, below)))
+    with OnlyFakeModes():
+        sent = []
+        for path in paths:
+            node, output = path.edges[0]
+            meta = node._input_metadata[output]
+            sent.append(torch.ones((), dtype=meta.dtype, device=meta.device).expand(tuple(meta.shape)))
+        starts, ends = ([GradientEdge(*path.edges[at]) for path in paths] for at in (0, -1))
+        try:
+            torch.autograd.grad(starts, ends, sent, retain_graph=True, allow_unused=True)
+        except Exception:  # whatever a hook raises, it is there
+            return [path.use for path in paths]
+        finally:
+            for handle in handles:
+                handle.remove()
+    changed = []
+    for path, arriving in zip(paths, sent, strict=True):
+        gradient: Tensor | None = arriving
+        for node, output in path.edges[:-1]:
+            if seen[node][output] is not gradient:
+                changed.append(path.use)
+                break
+            gradient = left[node][0]
+    return changed

@@ -79,5 +79,5 @@ def instance_norms(group: Sequence[Reading]) -> Tensor:
     for first in range(0, n, size):
         last = min(first + size, n)
         total = sum(use.instances(role, first, last).reshape(last - first, -1) for use, role in group)
-        parts.append(row_norms(torch.as_tensor(total)))
+        parts.append(row_norms(torch.as_tensor(total, device=group[0][0].delta.device)))
     return torch.cat(parts)

@@ -90,11 +90,11 @@ class Segments:
         return padded[self._on(values.device, "owners", lambda: (self.owners.clamp(min=NOBODY),))[0]]
 
     def _places_of_all(self) -> Places:
-        return self._places(torch.arange(self.n), self.longest)
+        return self._places(torch.arange(self.n, device="cpu"), self.longest)
 
     def _places(self, samples: Tensor, longest: int) -> Places:
         starts = self.counts.cumsum(0) - self.counts
-        steps = torch.arange(longest)
+        steps = torch.arange(longest, device="cpu")
         missing = steps >= self.counts[samples, None]
         places = (starts[samples, None] + steps).masked_fill(missing, 0)
         return (self.order[places] if len(self.order) else places), missing if bool(missing.any()) else None
@@ -149,7 +149,7 @@ class Layouts:
         if bool((owners < NOBODY).any()):
             return None
         if rows and rows % n == 0:
-            row = torch.arange(rows)
+            row = torch.arange(rows, device="cpu")
             for layout, sample in ((Layout.MAJOR, row // (rows // n)), (Layout.MINOR, row % n)):
                 if bool(((owners == sample + 1) | (owners == NOBODY)).all()):
                     return layout

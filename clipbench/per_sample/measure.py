@@ -35,12 +35,12 @@ class Measurement:
         self.open = [i for i, layout in enumerate(known) if layout == "measure"]
         self.uses = [uses[i] for i in self.open]
         self.deltas: Deltas = [deltas[i] for i in self.open]
-        self.weights = torch.ones(self.n, dtype=torch.float64)
+        self.weights = torch.ones(self.n, dtype=torch.float64, device="cpu")
 
     def owners(self, probe: Probe) -> list[Tensor]:
         """Owners of the rows of every open use (see `Use.marks`), on the CPU. Keeps the graph."""
         sizes = Sizes(self.n)
-        numbers = torch.arange(1, self.n + 1)
+        numbers = torch.arange(1, self.n + 1, device="cpu")
         for use, deltas, layout in self.settled:
             marks = use.marks(deltas)
             owners = layout.spread(numbers, use.rows)  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ move may not change from step to step.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -97,6 +98,7 @@ class OnlyLinear(TorchDispatchMode):
         if gradients and name in READS_VALUES and in_own_code():
             raise Nonlinear(f"{name} of a gradient in a function of the user's own")
         out = func(*args, **kwargs)
+        note_constants(name, leaves, out)
         made = name in FACTORIES and not torch.is_grad_enabled()
         if gradients and in_own_code() and not in_a_row(func, args, kwargs, out):
             raise Nonlinear(f"{name} in a function of the user's own")
@@ -171,13 +173,21 @@ def _real(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
+def note_constants(name: str, leaves: Sequence[Any], out: Any) -> None:
+    """Remember tensors made of Python's numbers in this pass: what they hold belongs to the code, not to the data."""
+    if name == "lift_fresh" or not any(isinstance(leaf, Tensor) for leaf in leaves):
+        for leaf in tree_flatten(out)[0]:
+            if isinstance(leaf, Tensor):
+                leaf._constant = True  # type: ignore[attr-defined]
+
+
 def _zero(value: Any) -> bool:
-    """Whether a value is zero, of tensors where asking is free."""
+    """Whether a value is zero, and will be at the next step: not a saved tensor, which may hold zeros for now."""
     if not isinstance(value, Tensor):
         return bool(value == 0)
     if of_gradients(value):
         return True
-    if value.device.type != "cpu" or hasattr(value, "fake_mode"):
+    if not getattr(value, "_constant", False) or value.device.type != "cpu" or hasattr(value, "fake_mode"):
         return False
     with _disable_current_modes():
         return not bool(value.any())

@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from clipbench.per_sample.care import readable
 from clipbench.per_sample.dependence import check_linear
-from clipbench.per_sample.hooks import Watch
+from clipbench.per_sample.hooks import Watch, bypassed
 from clipbench.per_sample.layout import Layout, Layouts, RowLayout
 from clipbench.per_sample.measure import Measurement, rows_by_operations
 from clipbench.per_sample.opaque import Nonlinear, functions_in
@@ -76,9 +76,11 @@ class Placement:
         self._steps += 1
         n = losses.shape[0]
         self.hooks = self._watch.due(found.uses)
+        key = self._key(found, n)
+        if self.hooks:
+            key = self._without_bypassed(found, key)
         for use in found.uses:
             use.hooked = self.hooks
-        key = self._key(found, n)
         known = None if key is None else self._verdicts.get(key)
         self._hits += known is not None
         verdicts = known if known is not None else self._judge(losses, found.uses, key)
@@ -107,6 +109,15 @@ class Placement:
         found.reject([slot for use in unknown for slot in use.slots.values()], UNKNOWN)
         found.reject([slot for use in own for slot in use.slots.values()], OWN)
         return known is None, []
+
+    @staticmethod
+    def _without_bypassed(found: Trace, key: Hashable) -> Hashable:
+        """Make slow what rules would take past hooks; the key of what is left."""
+        uses = found.uses
+        for use in bypassed(uses):
+            found.reject(use.slots.values(), OWN)
+        left = {id(use) for use in found.uses}
+        return key if key is None or len(left) == len(uses) else (key, *[id(use) in left for use in uses])
 
     @staticmethod
     def _key(found: Trace, n: int) -> Hashable:

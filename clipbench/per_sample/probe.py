@@ -58,8 +58,8 @@ class Code:
 
     def __init__(self, exponents: tuple[int, int], generator: torch.Generator) -> None:
         self.first, last = exponents
-        powers = 2.0 ** torch.arange(self.first, last)
-        order = torch.randperm(2 * len(powers), generator=generator)
+        powers = 2.0 ** torch.arange(self.first, last, device="cpu")
+        order = torch.randperm(2 * len(powers), generator=generator, device="cpu")
         self.weights = torch.cat([powers, -powers])[order]
         self._digits = torch.argsort(order)
 
@@ -132,7 +132,7 @@ class Probe:
 
     def __init__(self) -> None:
         self._generator = torch.Generator().manual_seed(0)
-        self._under = torch.ones(1)
+        self._under = torch.ones(1, device="cpu")
 
     def owners(self, losses: Tensor, uses: Sequence[Use], deltas: Deltas, under: Tensor | None = None) -> list[Tensor]:
         """Owners of the rows of every use (see `Use.marks`), on the CPU. Keeps the graph.
@@ -140,12 +140,12 @@ class Probe:
         `deltas` are those under the weights `under` (n,), powers of two (None: ones); see `balance`.
         """
         n = losses.shape[0]
-        self._under = torch.ones(n) if under is None else under
+        self._under = torch.ones(n, device="cpu") if under is None else under
         rows = [Rows(use, found) for use, found in zip(uses, deltas, strict=True)]
         kinds = {delta.dtype for found in deltas for delta in found if delta is not None} | {losses.dtype}
         exponents = CODES[torch.float16 in kinds]
         base = 2 * (exponents[1] - exponents[0])
-        names = torch.randperm(n, generator=self._generator)  # whose number is whose
+        names = torch.randperm(n, generator=self._generator, device="cpu")  # whose number is whose
         count = max(1, math.ceil(math.log(n, base) - 1e-9))
         for place in reversed(range(count)):
             code = Code(exponents, self._generator)
@@ -156,7 +156,7 @@ class Probe:
         for row in rows:
             safe = row.number.clamp(max=n - 1)
             row.number = torch.where(row.number < n, whose.to(safe.device)[safe], row.number)
-        real = torch.empty(n).uniform_(0.5, 2.0, generator=self._generator) * self._signs(n)
+        real = torch.empty(n, device="cpu").uniform_(0.5, 2.0, generator=self._generator) * self._signs(n)
         for row, marks in zip(rows, self._marks(losses, uses, real), strict=True):
             row.confirm(marks, real.to(marks))
         if bool(torch.stack([row.doubtful.any() for row in rows]).any()):
@@ -173,10 +173,10 @@ class Probe:
         That holds also of functions of single entries that are not linear. Keeps the graph.
         """
         n = losses.shape[0]
-        weights = (torch.randperm(n, generator=self._generator) < (n + 1) // 2).double()
-        self._under = torch.ones(n)
+        weights = (torch.randperm(n, generator=self._generator, device="cpu") < (n + 1) // 2).double()
+        self._under = torch.ones(n, device="cpu")
         result = []
-        whole, part = self._marks(losses, uses, torch.ones(n)), self._marks(losses, uses, weights)
+        whole, part = self._marks(losses, uses, self._under), self._marks(losses, uses, weights)
         for use, layout, plain, marks in zip(uses, layouts, whole, part, strict=True):
             # a layer whose rows are a batch's members, all steps together, tells owners of each step after another
             own = layout.spread(weights.to(plain), use.rows)[: len(plain), None]
@@ -189,10 +189,10 @@ class Probe:
         return result
 
     def _digits(self, n: int, base: int) -> Tensor:
-        return torch.randint(base, (n,), generator=self._generator)
+        return torch.randint(base, (n,), generator=self._generator, device="cpu")
 
     def _signs(self, n: int) -> Tensor:
-        return torch.randint(2, (n,), generator=self._generator) * 2.0 - 1.0
+        return torch.randint(2, (n,), generator=self._generator, device="cpu") * 2.0 - 1.0
 
     def _marks(self, losses: Tensor, uses: Sequence[Use], weights: Tensor) -> list[Tensor]:
         found = backward_to(uses, losses, (weights * self._under).to(losses), retain_graph=True)

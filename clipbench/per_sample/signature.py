@@ -111,6 +111,8 @@ def _learn(kind: type) -> Kind:
             special = _counting
         elif kind.__name__ in ("CatBackward0", "BlockDiagBackward0"):
             special = _several_constants
+        elif kind.__name__ == "ConvolutionBackward0":
+            special = _frozen_kernel
     return _KINDS.setdefault(kind, (names, special))
 
 
@@ -120,11 +122,24 @@ def _several_constants(node: Node) -> None:
         raise HiddenError
 
 
+def _frozen_kernel(node: Node) -> Hashable:
+    """The shape of a kernel without a gradient, which no node shows; nor does the result, where a stride skips."""
+    if node.next_functions[1][0] is not None or getattr(node._raw_saved_weight, "unpack_hook", None) is not None:
+        return None
+    return tuple(node._saved_weight.shape)
+
+
 def _counting(node: Node) -> Hashable:
-    """Which indices count up, so that they do not move by data (see `surrogates`)."""
+    """Which axes have an index, of which shape, and whether it counts up and so does not move by data."""
     raw = node._raw_saved_indices
     if not isinstance(raw, (tuple, list)):
         return None  # of an embedding or a pool: may point anywhere
-    if any(getattr(saved, "unpack_hook", None) is not None for saved in raw):
-        return None
-    return tuple([counts_up(index) for index in node._saved_indices])
+    if packs_indices(node):  # a proof trusts none of them (see `dependence`)
+        return tuple([getattr(saved, "unpack_hook", None) is not None for saved in raw])
+    return tuple([None if index is None else (tuple(index.shape), counts_up(index)) for index in node._saved_indices])
+
+
+def packs_indices(node: Node) -> bool:
+    """Whether a node's indices pass through hooks, as by checkpointing: looking at them may cost a forward pass."""
+    raw = getattr(node, "_raw_saved_indices", None)
+    return isinstance(raw, (tuple, list)) and any(getattr(saved, "unpack_hook", None) is not None for saved in raw)

@@ -79,7 +79,7 @@ def counts_up(index: Tensor | None) -> bool:
 
 
 def _numbers(index: Tensor) -> Tensor:
-    return torch.arange(index.numel())
+    return torch.arange(index.numel(), device="cpu")
 
 
 def _masks(index: Tensor) -> bool:
@@ -184,7 +184,7 @@ def _lstm_layer(*args: Any) -> tuple[Tensor, ...]:
     batch = x.shape[1]
     parts = [grad.sum((0, 2)) if grad.dim() == 3 else grad.reshape(batch, -1).sum(1)
              for grad in args[10:13] if grad is not None]  # fmt: skip
-    each = torch.as_tensor(sum(parts))
+    each = torch.as_tensor(sum(parts), device=parts[0].device)
     column = each.reshape(1, batch, 1)
     states = column.reshape(*[1] * (state.dim() - 2), batch, 1).expand_as(state)
     return (column.expand_as(x), *[each.sum().expand_as(weight) for weight in weights], states, states)
@@ -198,7 +198,7 @@ def _distances(grad: Tensor, first: Tensor, *_: Any) -> Tensor:
 def _pairs(grad: Tensor, points: Tensor, *_: Any) -> Tensor:
     """Distances of all pairs of points (rows, width), in their order: each belongs to two rows, see `_distances`."""
     rows = points.shape[0]
-    first, second = torch.triu_indices(rows, rows, 1)
+    first, second = torch.triu_indices(rows, rows, 1, device=grad.device)
     each = grad.new_zeros(rows).index_add(0, first, grad).index_add(0, second, grad)
     return each[:, None].expand_as(points)
 

@@ -62,6 +62,10 @@ class Known:
         """How a graph with this signature was read, for n samples, as long as nothing else was found since."""
         return None if signature is None else self.plans.get((signature, n, self.version))
 
+    def drop(self, signature: Hashable, n: int) -> None:
+        """Forget how a graph was read."""
+        self.plans.pop((signature, n, self.version), None)
+
     def keep(self, signature: Hashable, n: int, plan: Plan) -> None:
         """Keep how a graph was read."""
         if signature is None:

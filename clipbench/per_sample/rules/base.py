@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from clipbench.per_sample.care import wide
-from clipbench.per_sample.factors import row_norms
+from clipbench.per_sample.factors import across, row_norms
 from clipbench.per_sample.layout import Layout, RowLayout, SampleWeights
 from clipbench.per_sample.slots import Node, Slot
 
@@ -90,7 +90,7 @@ class Use(ABC):
         """What shows a row's owner: its entries of the gradients at `edges`, (rows, entries)."""
         (delta,) = deltas
         if delta is None:
-            return torch.zeros(self.rows, 0)
+            return torch.zeros(self.rows, 0, device="cpu")
         delta = torch.view_as_real(delta.resolve_conj()) if delta.is_complex() else delta
         return wide(self.flat(delta)).reshape(self.rows, -1)
 
@@ -163,7 +163,7 @@ class SmallUse(Use):
 
     def norms(self, roles: Collection[str]) -> Tensor:
         parts = [row_norms(self.formed(role)) for role in sorted(roles)]
-        return parts[0] if len(parts) == 1 else torch.hypot(*parts)
+        return parts[0] if len(parts) == 1 else torch.hypot(*parts) if len(parts) == 2 else across(parts)
 
     def forget(self) -> None:
         super().forget()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
@@ -67,8 +67,13 @@ def row_axes(out: tuple[int, ...], operand: tuple[int, ...], n: int) -> tuple[in
     return tuple(fitting[:1] or [axis for axis in free if out[axis] > 1])
 
 
-def read_broadcast(node: Node, slots: dict[int, Slot], terms: Mapping[int, Term], n: int) -> Use | None:
-    """Operands by their index, each with its term; those that are not broadcast over the same axes are left out."""
+def read_broadcast(
+    node: Node, slots: dict[int, Slot], terms: Callable[[], Mapping[int, Term] | None], n: int
+) -> Use | None:
+    """Operands by their index, each with its term; those that are not broadcast over the same axes are left out.
+
+    Terms are asked for once the operands are known to fit: a checkpointed tensor is handed out once. None: no rule.
+    """
     out = tuple(node._input_metadata[0].shape)
     chosen: tuple[int, ...] = ()
     named: dict[str, Slot] = {}
@@ -79,9 +84,10 @@ def read_broadcast(node: Node, slots: dict[int, Slot], terms: Mapping[int, Term]
             continue
         chosen = chosen or axes
         named[f"operand {index}"] = slot
-    if not named:
+    found = terms() if named else None
+    if found is None:
         return None
-    return BroadcastUse(node, named, {f"operand {index}": term for index, term in terms.items()}, chosen, n)
+    return BroadcastUse(node, named, {f"operand {index}": term for index, term in found.items()}, chosen, n)
 
 
 def _free(out: tuple[int, ...], operand: tuple[int, ...], axis: int) -> bool:
@@ -91,55 +97,66 @@ def _free(out: tuple[int, ...], operand: tuple[int, ...], axis: int) -> bool:
 
 def read_add(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """x + alpha · p; the scale applies to operand 1."""
-    return read_broadcast(node, slots, {0: Term(), 1: Term(node._saved_alpha)}, n)
+    return read_broadcast(node, slots, lambda: {0: Term(), 1: Term(node._saved_alpha)}, n)
 
 
 def read_sub(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """x − alpha · p."""
-    return read_broadcast(node, slots, {0: Term(), 1: Term(-node._saved_alpha)}, n)
+    return read_broadcast(node, slots, lambda: {0: Term(), 1: Term(-node._saved_alpha)}, n)
 
 
 def read_mul(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """x · p: the other operand is needed."""
-    terms = {}
-    if 0 in slots:
-        terms[0] = Term(1.0, (node._saved_other,))
-    if 1 in slots:
-        terms[1] = Term(1.0, (node._saved_self,))
-    if any(term.factors[0] is None for term in terms.values()):  # a number, not a tensor
-        return None
+
+    def terms() -> Mapping[int, Term] | None:
+        factors = {index: node._saved_self if index else node._saved_other for index in slots}
+        if any(factor is None for factor in factors.values()):  # a number, not a tensor
+            return None
+        return {index: Term(1.0, (factor,)) for index, factor in factors.items()}
+
     return read_broadcast(node, slots, terms, n)
 
 
 def read_div(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """x / p and p / x."""
-    other = node._saved_other
-    inverse = other.reciprocal()
-    terms = {0: Term(1.0, (inverse,))}
-    if 1 in slots:
-        terms[1] = Term(-1.0, (node._saved_self, inverse, inverse))
+
+    def terms() -> Mapping[int, Term]:
+        inverse = node._saved_other.reciprocal()
+        found = {0: Term(1.0, (inverse,))}
+        if 1 in slots:
+            found[1] = Term(-1.0, (node._saved_self, inverse, inverse))
+        return found
+
     return read_broadcast(node, slots, terms, n)
 
 
 def read_where(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """p where the condition holds (the first operand), or where it does not (the second)."""
-    condition = node._saved_condition
-    first = len(node.next_functions) - 2  # the condition may count as an operand
-    return read_broadcast(node, slots, {first: Term(1.0, (condition,)), first + 1: Term(1.0, (~condition,))}, n)
+
+    def terms() -> Mapping[int, Term]:
+        condition = node._saved_condition
+        first = len(node.next_functions) - 2  # the condition may count as an operand
+        return {first: Term(1.0, (condition,)), first + 1: Term(1.0, (~condition,))}
+
+    return read_broadcast(node, slots, terms, n)
 
 
 def read_addcmul(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """b + value · a · x."""
-    terms = {0: Term()}
-    for index, saved in ((1, "_saved_tensor2"), (2, "_saved_tensor1")):
-        if index in slots:
-            terms[index] = Term(node._saved_value, (getattr(node, saved),))
+
+    def terms() -> Mapping[int, Term]:
+        found = {0: Term()}
+        for index, saved in ((1, "_saved_tensor2"), (2, "_saved_tensor1")):
+            if index in slots:
+                found[index] = Term(node._saved_value, (getattr(node, saved),))
+        return found
+
     return read_broadcast(node, slots, terms, n)
 
 
 def read_expand(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """p.expand(n, …)."""
-    return read_broadcast(node, slots, {0: Term()}, n)
+    return read_broadcast(node, slots, lambda: {0: Term()}, n)
 
 
 class RepeatUse(SmallUse):

@@ -90,9 +90,11 @@ def read_embedding(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
 
 def read_index(node: Node, slots: dict[int, Slot], n: int) -> Use | None:
     """p[i] with one integer index of the first axis, as a table of whatever lies behind it; operand 0."""
+    if set(slots) != {0} or not slots[0].plain:
+        return None
     indices = node._saved_indices
     single = len(indices) > 0 and indices[0] is not None and all(index is None for index in indices[1:])
-    if not single or set(slots) != {0} or not slots[0].plain or indices[0].dtype not in (torch.int64, torch.int32):
+    if not single or indices[0].dtype not in (torch.int64, torch.int32):
         return None
     places = torch.where(indices[0] < 0, indices[0] + slots[0].shape[0], indices[0])
     return EmbeddingUse(node, {"weight": slots[0]}, places, -1, n)

@@ -21,10 +21,10 @@ class EmptyUse(Use):
         super().__init__(node, slots, (0,), n)
 
     def marks(self, deltas: Sequence[Tensor | None]) -> Tensor:
-        return torch.zeros(0, 0)
+        return torch.zeros(0, 0, device="cpu")
 
     def gradient_rows(self) -> Tensor:
-        return torch.zeros(0, 0)
+        return torch.zeros(0, 0, device="cpu")
 
     def norms(self, roles: Collection[str]) -> Tensor:
         return self.zeros(next(iter(self.slots.values())), self.n).abs()

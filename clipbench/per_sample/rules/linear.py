@@ -40,7 +40,7 @@ class LinearUse(Use):
 
     def group_norms(self, layout: Segments, a: Tensor, bias: bool) -> Tensor:
         """The same where some samples have many more rows than others, by groups of similar size."""
-        norms = wide(self.delta).new_zeros(self.n)
+        norms = wide(self.delta.real).new_zeros(self.n)
         for samples, places, missing in layout.groups(self.delta.device):
             left, right = take(self.delta, places, missing), take(a, places, missing)
             norms[samples] = factor_norms(left, right, bias)

@@ -49,7 +49,7 @@ class LSTMUse(Use):
         """A row for each member of the batch: all of its steps and last states."""
         batch = self.lead[1]
         parts = [wide(d).movedim(-2, 0).reshape(batch, -1) for d in deltas if d is not None]
-        return torch.cat(parts, 1) if parts else torch.zeros(batch, 0)
+        return torch.cat(parts, 1) if parts else torch.zeros(batch, 0, device="cpu")
 
     def owners_of_rows(self, owners: Tensor) -> Tensor:
         return owners.repeat(self.lead[0])
