@@ -12,6 +12,19 @@ ThresholdRule = Callable[[Tensor, Tensor], Tensor]
 """A callable (k, norms) -> thresholds: positions k = 1, 2, … and gradient norms, both (n,), to thresholds (n,)."""
 
 
+class Kept:
+    """A tensor that is handed out again, unless somebody has written into it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self._version = tensor._version
+
+    @property
+    def untouched(self) -> bool:
+        """Whether it is still as it was made."""
+        return self.tensor._version == self._version
+
+
 class PowerThreshold:
     """PS-Clip-SGD's threshold (Nobile & Grohs, arXiv 2605.02701): τ_k = α k^{1/β}.
 
@@ -27,14 +40,14 @@ class PowerThreshold:
             raise ValueError(f"beta must be > 0, got {beta}")
         self.alpha = alpha
         self.beta = beta
-        self._last: tuple[Tensor, float, float, Tensor] | None = None
+        self._last: tuple[Tensor, tuple[float, float, int], Kept] | None = None
 
     def __call__(self, k: Tensor, norms: Tensor) -> Tensor:
         """Thresholds (n,) for positions `k` (n,); the norms (n,) play no part. Kept for as long as `k` is the same."""
-        last = self._last
-        if last is None or last[0] is not k or last[1:3] != (self.alpha, self.beta):
-            last = self._last = (k, self.alpha, self.beta, self.alpha * k ** (1.0 / self.beta))
-        return last[3]
+        last, made_of = self._last, (self.alpha, self.beta, k._version)
+        if last is None or last[0] is not k or last[1] != made_of or not last[2].untouched:
+            last = self._last = (k, made_of, Kept(self.alpha * k ** (1.0 / self.beta)))
+        return last[2].tensor
 
     def __repr__(self) -> str:
         return f"PowerThreshold(alpha={self.alpha}, beta={self.beta})"
@@ -56,7 +69,7 @@ class Remembered:
     """Tensors that are the same at every step: the last of each kind, given again as long as nothing changes."""
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[tuple[object, ...], Tensor]] = {}
+        self._last: dict[str, tuple[tuple[object, ...], Kept]] = {}
 
     def positions(self, offset: int, norms: Tensor) -> Tensor:
         """k = offset + 1 … offset + n, (n,), for `norms` (n,), of its type and on its device."""
@@ -71,11 +84,11 @@ class Remembered:
     def _get(self, kind: str, value: float, norms: Tensor, make: Callable[[], Tensor]) -> Tensor:
         key = (value, norms.shape[0], norms.dtype, norms.device, type(norms))
         last = self._last.get(kind)
-        if last is not None and last[0] == key:
-            return last[1]
+        if last is not None and last[0] == key and last[1].untouched:
+            return last[1].tensor
         made = make()
         if type(made) is Tensor:  # a fake one belongs to its mode
-            self._last[kind] = (key, made)
+            self._last[kind] = (key, Kept(made))
         return made
 
 
@@ -95,7 +108,7 @@ def evaluate_threshold(
     if isinstance(threshold, Tensor):
         if threshold.shape[0] != total:
             raise ValueError(f"threshold must hold one value per sample ({total}), got {threshold.shape[0]}")
-        return threshold.detach()[offset : offset + n].to(norms)
+        return threshold.detach()[offset : offset + n].to(norms, copy=True)
     if not callable(threshold):
         return remembered.constant(float(threshold), norms)
     if n == 0:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from clipbench.per_sample import PerSampleClipper
+from clipbench.per_sample import PerSampleClipper, PowerThreshold
+from tests.per_sample.common import flat_gradient
 from tests.per_sample.ragged import error, sample_gradients, squares
 
 BOUND = 1e-11
@@ -306,3 +307,29 @@ def test_complex_losses_are_refused() -> None:
     net = nn.Linear(WIDTH, 3, dtype=torch.complex64)
     with pytest.raises(ValueError, match="losses must be real numbers"):
         PerSampleClipper(net, 1.0).backward(net(torch.randn(N, WIDTH, dtype=torch.complex64)).sum(1))
+
+
+WRITES: dict[str, dict[str, Any]] = {
+    "a threshold into positions": {"threshold": lambda k, norms: k.sqrt_()},
+    "a weight into a constant": {"threshold": 1.0, "weight": lambda norms, tau: tau.div_(norms).clamp_(max=1.0)},
+    "a weight into powers": {"threshold": PowerThreshold(1.0, 2.0), "weight": lambda norms, tau: tau.div_(norms)},
+    "a weight into a tensor": {"threshold": torch.ones(N), "weight": lambda norms, tau: tau.div_(norms)},
+}
+
+
+@pytest.mark.parametrize("name", [*WRITES, "what comes back"])
+def test_rules_that_write_into_what_they_are_given(name: str) -> None:
+    """Thresholds are the same at every step, and kept."""
+    net = network().double()
+    clipper = PerSampleClipper(net, **WRITES.get(name, {"threshold": PowerThreshold(1.0, 2.0)}))
+    positions = torch.arange(1, N + 1).double()
+    for _ in range(3):
+        losses = squares(net(randn(N, WIDTH)))
+        rows = sample_gradients(losses, net)
+        constant, unbounded = name.endswith(("constant", "tensor")), name.endswith(("powers", "tensor"))
+        gamma = (torch.ones(N).double() if constant else positions.sqrt()) / rows.norm(dim=1)
+        wanted = (gamma if unbounded else gamma.clamp(max=1.0)) @ rows / N
+        net.zero_grad()
+        stats = clipper.backward(losses)
+        torch.testing.assert_close(flat_gradient(net), wanted)
+        stats.thresholds.mul_(3)
