@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from clipbench.analysis.curves import Broken, Curve, Floats, broken_curves, mean_curve
@@ -249,7 +249,9 @@ def _sensitivity_limits(axis: Axes, data: Sensitivity) -> float:
     high = min(high, top)
     if low > 0 and high > 5 * low:
         axis.set_yscale("log")
-        axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.7)))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_ylim(low / 1.15, high * 1.15)
     elif high > low:
         axis.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
