@@ -49,4 +49,10 @@ def test_the_section_counts_what_the_comparisons_say(tmp_path):
     other = duel._replace(panel="other/cpu", word="no difference shown")
     text = duel_section([duel, other])
     assert "- `ps_clip` against `norm_clip`: better in 1, open in 1 of 2 comparisons.\n" in text
-    assert "| toy/cpu | ps_clip | norm_clip | test loss | −0.1" in text
+    assert "| toy/cpu | as given | ps_clip | norm_clip | test loss | −0.1" in text
+
+
+def test_tuned_settings_are_told_from_given_ones(tmp_path):
+    for method, shift in (("norm_clip", 0.0), ("ps_clip", -0.1)):
+        write(tmp_path, method, shift, role="final", tuned=True)
+    assert "| toy/cpu | tuned | ps_clip |" in duel_section(found(tmp_path))

@@ -26,6 +26,7 @@ class Duel(NamedTuple):
     other's, and both their prices a step."""
 
     panel: str
+    tuned: bool
     rule: str
     against: str
     metric: str
@@ -62,7 +63,8 @@ def _duel(panel: Panel, one: Variant, other: Variant, metric: str, times: StepTi
     word, why = verdict(difference, is_accuracy(metric), lost(one, metric), lost(other, metric))
     first, second = (times.ratio_text(variant) if times.calibrated else NONE for variant in (one, other))
     said = f"{word} ({why})" if why else word
-    return Duel(panel.title, one.method, other.method, metric, difference, said, (first, second))
+    tuned = all(variant.runs["role"].eq("final").all() for variant in (one, other))
+    return Duel(panel.title, tuned, one.method, other.method, metric, difference, said, (first, second))
 
 
 def duel_section(found: Sequence[Duel]) -> str:
@@ -81,13 +83,25 @@ def duel_section(found: Sequence[Duel]) -> str:
 
 def _table(found: Sequence[Duel]) -> str:
     """Who is better, by how much, and at which price a step."""
-    columns = ["experiment", "rule", "against", "metric", "difference", "verdict", "step time", "the other's"]
+    columns = [
+        "experiment",
+        "settings",
+        "rule",
+        "against",
+        "metric",
+        "difference",
+        "verdict",
+        "step time",
+        "the other's",
+    ]
     rows = []
     for f in found:
         difference = estimate(f.difference, f.metric, signed=True)
-        rows.append([f.panel, f.rule, f.against, f.metric.replace("_", " "), difference, f.word, *f.costs])
+        settings = "tuned" if f.tuned else "as given"
+        rows.append([f.panel, settings, f.rule, f.against, f.metric.replace("_", " "), difference, f.word, *f.costs])
     notes = [
-        "Pairs of the same seed, each rule with its own settings; 95 % intervals, not corrected for their number.",
+        "Pairs of the same seed, each rule with its own settings, tuned for the experiment or as its configuration gives "
+        "them; 95 % intervals, not corrected for their number.",
         f"Step time: calibrated, as a ratio to no clipping's; {NONE} where it was not measured side by side.",
     ]
     return Table("", columns, rows, notes).markdown()
