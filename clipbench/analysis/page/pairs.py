@@ -98,10 +98,11 @@ def _table(found: Sequence[Duel]) -> str:
     for f in found:
         difference = estimate(f.difference, f.metric, signed=True)
         settings = "tuned" if f.tuned else "as given"
-        rows.append([f.panel, settings, f.rule, f.against, f.metric.replace("_", " "), difference, f.word, *f.costs])
+        metric = f.metric.replace("_", " ")
+        rows.append([f.panel, settings, f.rule, f.against, metric, difference, f.word, *f.costs])
     notes = [
-        "Pairs of the same seed, each rule with its own settings, tuned for the experiment or as its configuration gives "
-        "them; 95 % intervals, not corrected for their number.",
-        f"Step time: calibrated, as a ratio to no clipping's; {NONE} where it was not measured side by side.",
+        "Pairs of the same seed; settings tuned for the experiment, or as its configuration gives them; 95 % "
+        "intervals, not corrected for their number.",
+        f"Step: calibrated time, as a ratio to no clipping's; {NONE} where it was not measured side by side.",
     ]
     return Table("", columns, rows, notes).markdown()
