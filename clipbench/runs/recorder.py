@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -113,7 +113,7 @@ class Recorder:
     def _first_info(self, report: Report) -> dict[str, Any]:
         options, config = self.request.options, self.config
         head, dirty = provenance.commit()
-        groups = {name: (config.get(name) or {}).get("name") for name in ("dataset", "model", "optimizer")}
+        groups = {name: _name(config.get(name)) for name in ("dataset", "model", "optimizer")}
         return {
             "run_id": self.request.run_id, "experiment": options.experiment, "attempt": self.attempt,
             "method": self.request.method, **groups, "seed": options.seed, "role": options.role, "trial": options.trial,
@@ -123,7 +123,7 @@ class Recorder:
             "fingerprint": self.fingerprint, "continued_by": self.continued_by,
             "device": provenance.device_info(report.device), "precision": options.precision, "steps": report.steps,
             **report.about(), **provenance.machine(),
-            "paths": {"results": options.paths.results, "data": options.data.root},
+            "paths": {"results": hidden(options.paths.results), "data": hidden(options.data.root)},
         }  # fmt: skip
 
     def _close(self, report: Report, status: str) -> None:
@@ -131,6 +131,11 @@ class Recorder:
         costs["seconds"] = {**costs.get("seconds", {}), "wall": self._wall()}
         ended = {"status": status, "finished": now(), "steps_done": report.done}
         self.info |= {**ended, **costs, **report.finals()}
+
+
+def _name(group: Any) -> Any:
+    """A group's name; where the environment gave the whole group, the reference to that."""
+    return group.get("name") if isinstance(group, Mapping) else group
 
 
 def now() -> str:

@@ -142,9 +142,7 @@ def _calibrated(places: Sequence[str], info: Mapping[str, Any], config: Mapping[
     run = dict(info) | {"config": dict(config)}
     for place in places:
         try:
-            table = load_calibration(
-                Path(place), info["experiment"], pd.DataFrame([dict(info) | {"config": dict(config)}])
-            )
+            table = load_calibration(Path(place), info["experiment"], pd.DataFrame([run]))
         except (RecordError, ValueError) as error:  # an axis less is no reason to store nothing
             print(f"no calibrated axis: {error}", file=sys.stderr, flush=True)
             continue
