@@ -104,7 +104,7 @@ def test_an_experiment_s_name_is_written_out() -> None:
     """Folders and files are called by it."""
     config = compose(TINY)
     config["environment"] = {"experiment": "${oc.env:SECRET}"}
-    with pytest.raises(ConfigError, match="^experiment must be written out"):
+    with pytest.raises(ConfigError, match=r"^experiment must be written out"):
         request(config)
 
 
