@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -51,10 +52,22 @@ class Recorder:
         if content is None or not self._belongs(content):
             self.record.clean()
             return
-        job.load_state_dict(content["state"])
-        self._wall_before, self.started = content["wall"], content["started"]
-        self.attempt = content["attempt"]
-        self.fingerprint, self.continued_by = content["fingerprint"], list(content["continued_by"])
+        fresh = copy.deepcopy(job.state_dict())
+        try:
+            more = (content["wall"], content["started"], content["attempt"], content["fingerprint"])
+            continued_by = list(content["continued_by"])
+            job.load_state_dict(content["state"])
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever does not fit: it would fail at every repeat
+            if "out of memory" in str(error):
+                raise
+            job.load_state_dict(fresh)
+            self.record.refuse("checkpoint.pt", f"does not fit this run ({type(error).__name__})", "foreign")
+            self.record.clean()
+            return
+        self._wall_before, self.started, self.attempt, self.fingerprint = more
+        self.continued_by = continued_by
         if not any(same(self.request.fingerprint, one) for one in (self.fingerprint, *self.continued_by)):
             self.continued_by.append(self.request.fingerprint)
         self.say(f"resuming at step {job.done} of {job.steps}")
@@ -68,9 +81,12 @@ class Recorder:
             return False
         return self.earlier.status in ("running", "failed")
 
-    def _belongs(self, content: dict[str, Any]) -> bool:
+    def _belongs(self, content: Any) -> bool:
         """Whether a checkpoint is this run's; any other is set aside, and that is said."""
-        why = checkpoint.foreign(content, self.request.run_id)
+        if isinstance(content, Mapping):
+            why = checkpoint.foreign(content, self.request.run_id)
+        else:
+            why = f"it holds a {type(content).__name__}"
         if why is not None:
             self.record.refuse("checkpoint.pt", f"is of another run or version ({why})", "foreign")
         return why is None
