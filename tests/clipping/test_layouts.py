@@ -106,7 +106,7 @@ def test_parameters_without_names_where_names_are_needed(clip: Clipper, rows: in
     """A weight of two rows must not pass for a pair of a name and a parameter, nor a place for a name."""
     module = nn.Linear(3, rows)
     fill(module, 0)
-    with pytest.raises(ValueError, match="^named_parameters must be named"):
+    with pytest.raises(ValueError, match=r"^named_parameters must be named"):
         clip(module.parameters())
 
 
