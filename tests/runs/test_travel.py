@@ -305,3 +305,21 @@ def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
     record.write_info({"a": 1})
     assert victim.read_text() == "whole"
     assert not (tmp_path / "run.json").is_symlink()
+
+
+@pytest.mark.parametrize("word", ["~/x", "~/a/../x", "~/x/"])
+def test_a_tilde_is_the_users_home_from_the_first_file_to_the_last(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    (home / "a").mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    config = compose([*TINY, "device=cpu", f"paths.results='{word}'"])
+    outcome = execute(config, say=lambda line: None)
+    assert outcome.folder.resolve().parents[2] == home / "x"
+    assert len(values(outcome.folder)) > 10
+    assert execute(config, say=lambda line: None).found
+    assert not list(here.iterdir())
