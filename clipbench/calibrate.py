@@ -72,12 +72,14 @@ def main(arguments: Sequence[str]) -> None:
     must_train(found[BASELINE])
     results = Path(found[BASELINE]["paths"]["results"])
 
+    from clipbench.config.schema import canonical, check, used
     from clipbench.runs.archive import stem
     from clipbench.runs.files import atomic_text
     from clipbench.runs.fingerprint import fingerprint
     from clipbench.timing.footprint import footprint
     from clipbench.timing.session import session_of
     from clipbench.timing.table import markdown, rows, store, undisturbed
+    from clipbench.timing.work import work
 
     def warn(line: str) -> None:
         print(f"warning: {line}", file=sys.stderr, flush=True)
@@ -86,7 +88,8 @@ def main(arguments: Sequence[str]) -> None:
         session = session_of(found, BASELINE)
         footprints = {method: footprint(config) for method, config in found.items()}
         codes = {method: fingerprint(config) for method, config in found.items()}
-        frame = rows(session, footprints, tuned, codes)
+        works = {method: work(canonical(used(config), check(config))) for method, config in found.items()}
+        frame = rows(session, footprints, tuned, codes, works)
     text = markdown(frame, BASELINE)
     print(text, end="", flush=True)
     chosen = {name: os.environ[name] for name in WAITING if name in os.environ}

@@ -26,18 +26,30 @@ def clipped_shares(experiment: Experiment, runs: pd.DataFrame) -> dict[str, floa
 def _from_rows(experiment: Experiment, runs: pd.DataFrame) -> dict[str, float]:
     rows = _train_rows(experiment, runs)
     rows = rows[rows["metric"].isin(SHARES)]
-    means = rows.groupby(["run_id", "metric"])["value"].mean().groupby("run_id").max()
+    means = _over_steps(rows).groupby("run_id").max()
     return {str(run): float(value) for run, value in means.items() if math.isfinite(value)}
+
+
+def _over_steps(rows: pd.DataFrame) -> pd.Series:
+    """Run and metric → mean over the run's steps: a row holds the mean since the row before it, so it counts by the
+    steps between them, whatever the interval of logging. Of steps that are not a number nothing is known."""
+    rows = rows.sort_values(["run_id", "metric", "step"], kind="stable")
+    keys = [rows["run_id"], rows["metric"]]
+    before = rows.groupby(["run_id", "metric"])["step"].shift(fill_value=0)
+    steps = (rows["step"] - before).where(rows["value"].notna())
+    sums: pd.Series = (rows["value"] * steps).groupby(keys).sum(min_count=1) / steps.groupby(keys).sum(min_count=1)
+    return sums
 
 
 def dropped_share(experiment: Experiment, runs: pd.DataFrame) -> float:
     """Share of all samples that were left out because their gradient was not finite; NaN where it was not recorded."""
     rows = _train_rows(experiment, runs)
-    dropped = rows[rows["metric"] == "dropped"]["value"].mean()
-    samples = (
-        pd.to_numeric(runs["samples_per_step"], errors="coerce").mean() if "samples_per_step" in runs else math.nan
-    )
-    return float(dropped / samples)
+    dropped = _over_steps(rows[rows["metric"] == "dropped"])
+    steps = rows[rows["metric"] == "dropped"].groupby(["run_id", "metric"])["step"].max()
+    samples = pd.to_numeric(runs.set_index("run_id")["samples_per_step"], errors="coerce")
+    a_step = samples.reindex(dropped.index.get_level_values("run_id")).to_numpy()
+    total = float((steps * a_step).sum())
+    return float((dropped * steps).sum() / total) if total > 0 else math.nan
 
 
 def _train_rows(experiment: Experiment, runs: pd.DataFrame) -> pd.DataFrame:

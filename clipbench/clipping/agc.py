@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, check_positive, gradients, norms, total
+from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, check_positive, gradients, norms, pairs, total
 from clipbench.clipping.selection import check_patterns, matches
 
 HEAD = ("head.*", "*.head.*", "classifier.weight", "classifier.bias", "fc.weight", "fc.bias")
@@ -40,7 +40,7 @@ class AdaptiveGradientClip(Clipper):
         self.skip = check_patterns(skip)
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
-        named = [(name, p) for name, p in named_parameters if p.grad is not None]
+        named = [(name, p) for name, p in pairs(named_parameters, named=bool(self.skip)) if p.grad is not None]
         _, grads = gradients(named)
         norm = total(norms(grads))
         shares, counts = [], []

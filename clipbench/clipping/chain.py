@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, pairs
+from clipbench.clipping.base import Clipper, ClipStats, NamedParameters
 
 
 class Chain(Clipper):
@@ -31,8 +31,9 @@ class Chain(Clipper):
         self.clippers = list(clippers)
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
-        named = list(pairs(named_parameters))
-        stats = [clipper(named) for clipper in self.clippers]
+        # As they came: a link that needs names is to say so, not to take made-up ones.
+        items: list[Any] = [named_parameters] if isinstance(named_parameters, Tensor) else list(named_parameters)
+        stats = [clipper(items) for clipper in self.clippers]
         norm = next((each.norm for each in stats if each.norm is not None), None)
         return ClipStats(norm, torch.stack([each.clipped_fraction for each in stats]).amax())
 

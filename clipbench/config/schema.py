@@ -34,6 +34,8 @@ def check(config: Mapping[str, Any]) -> Options:
         options = Options.model_validate({k: v for k, v in config.items() if k not in GROUPS})
     except ValidationError as error:
         raise ConfigError(complaint(error, "")) from None
+    if "experiment" in options.environment:  # folders, files and tables are called by it
+        raise ConfigError(f"experiment must be written out, got {options.experiment}")
     if options.steps is None and options.epochs is None:
         raise ConfigError("steps must be a number >= 1 where epochs is null, got null")
     for group in reached(config):

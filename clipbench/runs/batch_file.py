@@ -80,7 +80,8 @@ class BatchFile:
         except Exception as error:  # whatever a parser makes of a damaged file
             say(f"{path} is damaged ({type(error).__name__}); moved to {set_aside(path).name}, the batch starts anew")
             return None
-        if (content.get("layout"), content.get("batch")) != (LAYOUT, self.folder.name):
+        own = isinstance(content, dict) and {"state", "wall"} <= set(content)
+        if not own or (content.get("layout"), content.get("batch")) != (LAYOUT, self.folder.name):
             say(f"{path} is of another version; moved to {set_aside(path, 'foreign').name}, the batch starts anew")
             return None
         return content

@@ -22,10 +22,13 @@ from clipbench.runs.parquet import read_arrow
 COLUMNS = ("step", "epoch", "samples", "train_seconds", "split", "metric", "value")
 FINISHED = ("ok", "diverged")
 STATUSES = (*FINISHED, "failed", "running")
+NUMBERS = ("final", "best", "seconds")  # mappings of numbers
 # What the entries of run.json that this program reads again must be.
 ENTRIES: dict[str, type | tuple[type, ...]] = {
     "run_id": str, "experiment": str, "method": str, "status": str, "role": str, "seed": int, "attempt": int,
     "fingerprint": str, "final": dict, "best": dict, "seconds": dict, "device": dict, "versions": dict, "data": dict,
+    "dataset": str, "model": str, "optimizer": str, "trial": int, "tuned": str, "precision": str, "steps": int,
+    "samples_per_step": int, "steps_done": int, "together_fingerprint": str, "continued_by": list,
 }  # fmt: skip
 
 
@@ -174,8 +177,12 @@ def parse_info(content: bytes) -> dict[str, Any]:
         value = info.get(key, None)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             raise OddEntry(f"{key} must be {_word(kind)}, got {value!r:.60}")
+    for key in NUMBERS:
+        for name, value in (info.get(key) or {}).items():
+            if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+                raise OddEntry(f"{key}.{name} must be a number, got {value!r:.60}")
     return info
 
 
 def _word(kind: type | tuple[type, ...]) -> str:
-    return {str: "a text", int: "a whole number", dict: "a mapping"}[kind]  # type: ignore[index]
+    return {str: "a text", int: "a whole number", dict: "a mapping", list: "a list"}[kind]  # type: ignore[index]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -51,10 +52,22 @@ class Recorder:
         if content is None or not self._belongs(content):
             self.record.clean()
             return
-        job.load_state_dict(content["state"])
-        self._wall_before, self.started = content["wall"], content["started"]
-        self.attempt = content["attempt"]
-        self.fingerprint, self.continued_by = content["fingerprint"], list(content["continued_by"])
+        fresh = copy.deepcopy(job.state_dict())
+        try:
+            more = (content["wall"], content["started"], content["attempt"], content["fingerprint"])
+            continued_by = list(content["continued_by"])
+            job.load_state_dict(content["state"])
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever does not fit: it would fail at every repeat
+            if "out of memory" in str(error):
+                raise
+            job.load_state_dict(fresh)
+            self.record.refuse("checkpoint.pt", f"does not fit this run ({type(error).__name__})", "foreign")
+            self.record.clean()
+            return
+        self._wall_before, self.started, self.attempt, self.fingerprint = more
+        self.continued_by = continued_by
         if not any(same(self.request.fingerprint, one) for one in (self.fingerprint, *self.continued_by)):
             self.continued_by.append(self.request.fingerprint)
         self.say(f"resuming at step {job.done} of {job.steps}")
@@ -68,9 +81,12 @@ class Recorder:
             return False
         return self.earlier.status in ("running", "failed")
 
-    def _belongs(self, content: dict[str, Any]) -> bool:
+    def _belongs(self, content: Any) -> bool:
         """Whether a checkpoint is this run's; any other is set aside, and that is said."""
-        why = checkpoint.foreign(content, self.request.run_id)
+        if isinstance(content, Mapping):
+            why = checkpoint.foreign(content, self.request.run_id)
+        else:
+            why = f"it holds a {type(content).__name__}"
         if why is not None:
             self.record.refuse("checkpoint.pt", f"is of another run or version ({why})", "foreign")
         return why is None
@@ -113,7 +129,7 @@ class Recorder:
     def _first_info(self, report: Report) -> dict[str, Any]:
         options, config = self.request.options, self.config
         head, dirty = provenance.commit()
-        groups = {name: (config.get(name) or {}).get("name") for name in ("dataset", "model", "optimizer")}
+        groups = {name: _name(config.get(name)) for name in ("dataset", "model", "optimizer")}
         return {
             "run_id": self.request.run_id, "experiment": options.experiment, "attempt": self.attempt,
             "method": self.request.method, **groups, "seed": options.seed, "role": options.role, "trial": options.trial,
@@ -123,7 +139,7 @@ class Recorder:
             "fingerprint": self.fingerprint, "continued_by": self.continued_by,
             "device": provenance.device_info(report.device), "precision": options.precision, "steps": report.steps,
             **report.about(), **provenance.machine(),
-            "paths": {"results": options.paths.results, "data": options.data.root},
+            "paths": {"results": hidden(options.paths.results), "data": hidden(options.data.root)},
         }  # fmt: skip
 
     def _close(self, report: Report, status: str) -> None:
@@ -131,6 +147,11 @@ class Recorder:
         costs["seconds"] = {**costs.get("seconds", {}), "wall": self._wall()}
         ended = {"status": status, "finished": now(), "steps_done": report.done}
         self.info |= {**ended, **costs, **report.finals()}
+
+
+def _name(group: Any) -> Any:
+    """A group's name; where the environment gave the whole group, the reference to that."""
+    return group.get("name") if isinstance(group, Mapping) else group
 
 
 def now() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 
 Chain = tuple[str, ...]  # a name and the attributes after it
+IMPORTERS = ("import_module", "__import__")
 
 
 def bind(node: ast.Import | ast.ImportFrom, home: str, imports: dict[str, str], stars: list[str]) -> None:
@@ -50,6 +51,18 @@ class Finder(ast.NodeVisitor):
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         bind(node, self.home, self.imports, [])
         self.dropped.append(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        """`import_module("a.b")` and `__import__("a.b")` import as well; all of that module counts."""
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        first = node.args[0] if node.args else None
+        if called in IMPORTERS and isinstance(first, ast.Constant) and isinstance(first.value, str):
+            name = first.value.lstrip(".")
+            above = self.home.split(".")[: len(self.home.split(".")) - (len(first.value) - len(name)) + 1]
+            module = ".".join([*above, name]) if first.value.startswith(".") else first.value
+            self.imports[f"import {module}"] = module
+            self.loose.append((f"import {module}",))
+        self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Load):

@@ -49,8 +49,9 @@ class Request(NamedTuple):
 
     @property
     def method(self) -> str:
-        """The name under which tables show the run: the method's, or the study's."""
-        return str(self.config["study" if self.study else "method"].get("name"))
+        """The name under which tables show the run: the method's, or the study's; the environment's as a reference."""
+        group = self.recorded["study" if self.study else "method"]
+        return str(group.get("name") if isinstance(group, Mapping) else group)
 
 
 def request(config: Mapping[str, Any]) -> Request:

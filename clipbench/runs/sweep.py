@@ -103,10 +103,10 @@ def shown(outcome: Outcome) -> str:
     info = outcome.info
     metrics = [
         f"{name.replace('_', ' ')} {value:.4g}"
-        for name, value in info.get("final", {}).items()
-        if name.startswith(("validation_", "test_", "study_")) or name == "train_loss"
+        for name, value in (info.get("final") or {}).items()
+        if value is not None and (name.startswith(("validation_", "test_", "study_")) or name == "train_loss")
     ]
-    seconds = info.get("seconds", {}).get("train", 0.0)
+    seconds = (info.get("seconds") or {}).get("train") or 0.0
     status = f"{outcome.status}{' (already done)' * outcome.found}"
     head = f"{status}: {info.get('method')} seed {info.get('seed')}, {amount(str(info.get('steps_done')), 'step')}"
     return f"{head} in {seconds:.1f} train seconds; {', '.join(metrics)}"
@@ -145,8 +145,9 @@ def _estimate(left: Sequence[Request], known: Sequence[Request], states: Sequenc
     """About how long the open runs take, judged by the finished runs of the same method, else of any method."""
     seconds: dict[str, list[float]] = {}
     for one, state in zip(known, states, strict=True):
-        if state.status == "ok":
-            seconds.setdefault(one.method, []).append(state.info["seconds"]["wall"])
+        wall = (state.info.get("seconds") or {}).get("wall")
+        if state.status == "ok" and wall is not None:
+            seconds.setdefault(one.method, []).append(wall)
     if not seconds:
         return "no finished run yet to judge the time by"
     anyone = statistics.mean(value for values in seconds.values() for value in values)

@@ -1,4 +1,4 @@
-"""Which rows of a calibration hold for runs: those of the same device, threads, precision, batch, code and tuning.
+"""Which rows of a calibration hold for runs: those of the same device, threads, precision, batch, code, work, tuning.
 
 A step time of another machine, or of other settings, is another number; where it does not fit, raw seconds are shown
 and why is said.
@@ -14,12 +14,13 @@ from typing import Any
 import pandas as pd
 
 from clipbench.runs.equal import same
+from clipbench.timing.work import work
 from clipbench.wording import amount
 
 # What a row must share with its method's runs beside the machine: its column, and what a note calls it.
 SHARED = {
     "precision": "precision", "samples_per_step": "number of samples per step", "fingerprint": "code",
-    "tuned": "tuned settings",
+    "work": "model, data or batch", "tuned": "tuned settings",
 }  # fmt: skip
 
 
@@ -27,9 +28,10 @@ def matching(table: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, str
     """The rows of one experiment's calibration that hold for `runs` (as run.json has them), and a note.
 
     The machine is the one most runs were made on; of several, that of the latest calibration, then the first by name.
-    A method's row holds where precision, samples per step, code and whether settings are tuned are those of ALL its
-    runs; codes that count as the same (see clipbench.runs.equal) are named in the note. It also says which machine a
-    tie was decided for and which rows were left out; it is empty otherwise.
+    A method's row holds where precision, samples per step, code, work (see clipbench.timing.work) and whether settings
+    are tuned are those of ALL its runs; a row that was measured before work was noted holds where its method's runs
+    share one. Codes that count as the same (see clipbench.runs.equal) are named in the note. It also says which machine
+    a tie was decided for and which rows were left out; it is empty otherwise.
     """
     kinds = [_kind(run) for run in runs.to_dict("records")]
     counts = Counter((kind["device"], kind["threads"]) for kind in kinds)
@@ -80,7 +82,7 @@ def _kind(run: Mapping[Any, Any]) -> dict[str, Any]:
     return {
         "method": run.get("method"), "device": device.get("name"), "threads": device.get("threads"),
         "precision": run.get("precision"), "samples_per_step": run.get("samples_per_step"),
-        "fingerprint": run.get("fingerprint"),
+        "fingerprint": run.get("fingerprint"), "work": work(run.get("config") or {}),
         "tuned": run.get("role") == "final" or (isinstance(said, str) and said != "none"),
     }  # fmt: skip
 
@@ -89,6 +91,9 @@ def _mismatch(row: Mapping[str, Any], kinds: list[dict[str, Any]]) -> str:
     """In what a row differs from a run of its method; empty where it holds for all of them."""
     for column, name in SHARED.items():
         alike = same if column == "fingerprint" else eq
-        if not all(alike(kind[column], row.get(column)) for kind in kinds):
+        said = row.get(column)
+        if column == "work" and kinds and not isinstance(said, str):
+            said = kinds[0]["work"]
+        if not all(alike(kind[column], said) for kind in kinds):
             return name
     return ""

@@ -44,8 +44,9 @@ def undisturbed(results: Path) -> Iterator[None]:
 
 
 def rows(
-    session: Session, footprints: Mapping[str, Footprint], tuned: Mapping[str, bool], fingerprints: Mapping[str, str]
-) -> pd.DataFrame:
+    session: Session, footprints: Mapping[str, Footprint], tuned: Mapping[str, bool], fingerprints: Mapping[str, str],
+    works: Mapping[str, str],
+) -> pd.DataFrame:  # fmt: skip
     """The session's rows: step time, ratio with interval, rounds, set-up, memory, and what they were measured with."""
     setup, device = session.setup, provenance.device_info(session.setup.device)
     common = {
@@ -59,7 +60,7 @@ def rows(
             "threads": device["threads"], "step_seconds": found.step_seconds, "ratio": found.ratio.estimate,
             "ratio_low": found.ratio.low, "ratio_high": found.ratio.high, "n": found.ratio.n, "spread": found.spread,
             **footprints[method]._asdict(), "tuned": tuned[method],
-            "fingerprint": fingerprints[method], **common,
+            "fingerprint": fingerprints[method], "work": works[method], **common,
         }
         for method, found in session.timings.items()
     ])  # fmt: skip

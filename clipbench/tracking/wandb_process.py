@@ -56,7 +56,7 @@ def serve(pipe: IO[bytes]) -> None:
     run, note = _open(options, info, first["config"])
     if run.settings.mode == "offline":
         print(Path(run.dir).parent, flush=True)  # for the user, who may want to send it
-    seconds = options["step_seconds"] or _calibrated(options["calibrations"], info)
+    seconds = options["step_seconds"] or _calibrated(options["calibrations"], info, first["config"])
     for axis in AXES:
         run.define_metric(axis)
     for axis in AXES[1:]:
@@ -132,16 +132,17 @@ def _tags(info: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(str(word).strip()[:LONGEST_TAG] for word in [*words, *own] if word and str(word).strip()))
 
 
-def _calibrated(places: Sequence[str], info: Mapping[str, Any]) -> float | None:
+def _calibrated(places: Sequence[str], info: Mapping[str, Any], config: Mapping[str, Any]) -> float | None:
     """The calibrated step time of the run's method, of the first results folder that has one; None where none has."""
     import pandas as pd
 
     from clipbench.analysis.load import load_calibration
     from clipbench.errors import RecordError
 
+    run = dict(info) | {"config": dict(config)}
     for place in places:
         try:
-            table = load_calibration(Path(place), info["experiment"], pd.DataFrame([dict(info)]))
+            table = load_calibration(Path(place), info["experiment"], pd.DataFrame([run]))
         except (RecordError, ValueError) as error:  # an axis less is no reason to store nothing
             print(f"no calibrated axis: {error}", file=sys.stderr, flush=True)
             continue

@@ -13,12 +13,15 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from clipbench.clipping import (
+    AdaGC,
     AdaptiveGradientClip,
+    Chain,
     Clipper,
     ConstantThreshold,
     EmaThreshold,
     NoClip,
     NormClip,
+    PerTensorNorm,
     SoftSpectralClip,
     SpectralClip,
     ValueClip,
@@ -90,6 +93,34 @@ def test_parameters_without_names_where_names_are_not_needed() -> None:
     for layerwise in (SpectralClip(1.0), SoftSpectralClip(ConstantThreshold(1.0))):
         with pytest.raises(ValueError, match="named_parameters must be named"):
             layerwise(module.parameters())
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [NormClip(0.5, skip=["head"]), AdaptiveGradientClip(0.01), AdaGC(), PerTensorNorm(0.5), SpectralClip(0.5),
+     Chain([NormClip(0.5), SpectralClip(0.5)]), Chain([AdaptiveGradientClip(0.01)])],
+    ids=lambda clip: type(clip).__name__,
+)  # fmt: skip
+@pytest.mark.parametrize("rows", [2, 3])
+def test_parameters_without_names_where_names_are_needed(clip: Clipper, rows: int) -> None:
+    """A weight of two rows must not pass for a pair of a name and a parameter, nor a place for a name."""
+    module = nn.Linear(3, rows)
+    fill(module, 0)
+    with pytest.raises(ValueError, match=r"^named_parameters must be named"):
+        clip(module.parameters())
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_rules_that_skip_nothing_need_no_names(rows: int) -> None:
+    for clip in (AdaptiveGradientClip(0.01, skip=[]), Chain([ValueClip(0.1), NormClip(0.5)])):
+        plain, named = nn.Linear(3, rows), nn.Linear(3, rows)
+        named.load_state_dict(plain.state_dict())
+        for module, given in ((plain, plain.parameters()), (named, named.named_parameters())):
+            fill(module, 0)
+            before = module.weight.grad.clone()  # type: ignore[union-attr]
+            assert float(clip(given).clipped_fraction) > 0
+            assert not torch.equal(module.weight.grad, before)  # type: ignore[arg-type]
+        assert torch.equal(plain.weight.grad, named.weight.grad)  # type: ignore[arg-type]
 
 
 def clippers() -> dict[str, Clipper]:

@@ -72,6 +72,42 @@ def test_a_group_s_name_is_a_plain_one(group: str) -> None:
         request(config | {group: config[group] | {"name": "../../x"}})
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["method.name=${oc.env:SECRET}", "model.name=x-${oc.env:SECRET}", "optimizer.name=${oc.env:SECRET}",
+     "data.root=/x/${oc.env:SECRET}", "paths.results=${results}/${oc.env:SECRET}",
+     "method='${oc.decode:${oc.env:NODE}}'"],
+)  # fmt: skip
+def test_no_name_and_no_path_in_a_record_is_the_environment_s(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's file could publish a variable by a name."""
+    parts = "estimator: {_target_: clipbench.estimators.Batch}, clipper: {_target_: clipbench.clipping.NoClip}"
+    monkeypatch.setenv("SECRET", SECRET)
+    monkeypatch.setenv("NODE", f"{{name: {SECRET}, {parts}}}")
+    said: list[str] = []
+    words = [*TINY, "device=cpu", f"paths.results={tmp_path}", word.replace("${results}", str(tmp_path))]
+    if word.startswith("method="):
+        config = compose(words[:-1])
+        config["method"] = OmegaConf.to_container(OmegaConf.create(f"{{name: {SECRET}, {parts}}}"))
+        config["environment"] = config["environment"] | {"method": "${oc.env:NODE}"}
+    else:
+        config = compose(words)
+    outcome = execute(config, say=said.append)
+    for path in outcome.folder.iterdir():
+        assert SECRET.encode() not in path.read_bytes(), path
+    assert SECRET not in json.dumps(outcome.info)
+    assert execute(config, say=said.append).found
+
+
+def test_an_experiment_s_name_is_written_out() -> None:
+    """Folders and files are called by it."""
+    config = compose(TINY)
+    config["environment"] = {"experiment": "${oc.env:SECRET}"}
+    with pytest.raises(ConfigError, match=r"^experiment must be written out"):
+        request(config)
+
+
 @pytest.mark.parametrize("word", ["experiment=../experiment/spectrum/smoke", "method=../method/sgd"])
 def test_a_choice_is_a_name_within_its_group(word: str) -> None:
     with pytest.raises(ConfigError, match=r"must be a name within conf/"):

@@ -217,6 +217,14 @@ REACHED = [
     ("a helper of a package without __init__", {"theirs/inner/part.py": F, "theirs/rule.py":
      "from theirs.inner import part\n\n\nclass A:\n    def g(self):\n        return part.f(2)\n"},
      "theirs/inner/part.py", "return 1", "return 2"),
+    ("what import_module brings", {"theirs/part.py": F, "theirs/rule.py":
+     "import importlib\n\n\nclass A:\n    def g(self):\n        return importlib.import_module('theirs.part').f(2)\n"},
+     "theirs/part.py", "return 1", "return 2"),
+    ("what import_module brings from beside", {"theirs/part.py": F, "theirs/rule.py":
+     "from importlib import import_module\n\n\nclass A:\n    part = import_module('.part', __package__)\n"},
+     "theirs/part.py", "return 1", "return 2"),
+    ("what __import__ brings", {"theirs/part.py": F, "theirs/rule.py":
+     "class A:\n    part = __import__('theirs.part').part\n"}, "theirs/part.py", "return 1", "return 2"),
     ("a pattern of one", {"theirs/rule.py":
      "class A:\n    def g(self, v):\n        match v:\n            case (x,):\n                return x\n"},
      "theirs/rule.py", "(x,)", "(x)"),

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from clipbench.errors import RecordError, RunLocked, Unwritable
-from clipbench.runs.record import COLUMNS, ENTRIES, OddEntry, Record, State, parse_info
+from clipbench.runs.record import COLUMNS, ENTRIES, NUMBERS, OddEntry, Record, State, parse_info
 
 INFO: dict[str, Any] = {
     "run_id": "abc", "experiment": "toy/cpu", "method": "sgd", "seed": 0, "role": "single", "status": "ok",
@@ -181,14 +181,28 @@ def test_an_entry_that_every_record_has(key: str) -> None:
 
 @pytest.mark.parametrize("key", ENTRIES)
 def test_an_entry_is_of_its_kind_or_nothing(key: str) -> None:
-    examples = {str: ("a text", "x"), int: ("a whole number", 3), dict: ("a mapping", {"a": 1})}
+    examples = {
+        str: ("a text", "x"),
+        int: ("a whole number", 3),
+        dict: ("a mapping", {"a": 1}),
+        list: ("a list", ["x"]),
+    }
     word, good = examples[ENTRIES[key]]  # type: ignore[index]
     assert parsed(**{key: good})[key] == good
     assert parsed(**{key: None})[key] is None
-    for _, other in (*examples.values(), ("", True), ("", [1]), ("", 0.5)):
+    for _, other in (*examples.values(), ("", True), ("", 0.5)):
         if type(other) is not type(good):
             with pytest.raises(OddEntry) as error:
                 parsed(**{key: other})
             assert str(error.value) == f"{key} must be {word}, got {other!r}"
     with pytest.raises(OddEntry, match=r"'x{59}$" if word != "a text" else f"got {'1' * 60}$"):
         parsed(**{key: "x" * 99 if word != "a text" else int("1" * 99)})
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_a_mapping_of_numbers_holds_numbers(key: str) -> None:
+    good = {"a": 1, "b": 0.5, "c": None, "d": float("inf")}
+    assert parsed(**{key: good})[key] == good
+    for other in ("x", [1], True, {"b": 1}):
+        with pytest.raises(OddEntry, match=rf"^{key}.a must be a number, got "):
+            parsed(**{key: {"a": other}})

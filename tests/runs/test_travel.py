@@ -7,9 +7,12 @@ import os
 import shutil
 import threading
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from clipbench import report
 from clipbench.analysis import collect
@@ -206,8 +209,6 @@ def test_a_checkpoint_of_another_run_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_layout_is_set_aside(tmp_path: Path) -> None:
-    import torch
-
     with pytest.raises(Stopped):
         run(tmp_path, stop_at=20)
     (path,) = tmp_path.glob("runs/*/*/checkpoint.pt")
@@ -216,6 +217,35 @@ def test_a_checkpoint_of_another_layout_is_set_aside(tmp_path: Path) -> None:
     said: list[str] = []
     assert run(tmp_path, said=said).status == "ok"
     assert any("layout 1 for" in line for line in said)
+
+
+def _no_state(content: dict[str, Any]) -> Any:
+    return {key: value for key, value in content.items() if key != "state"}
+
+
+def _other_shape(content: dict[str, Any]) -> Any:
+    """The last layer's weights, so that all before them are loaded when the misfit is seen."""
+    model = content["state"]["model"]
+    return content | {"state": content["state"] | {"model": model | {list(model)[-1]: torch.zeros(3)}}}
+
+
+def _no_clock(content: dict[str, Any]) -> Any:
+    return content | {"state": {key: value for key, value in content["state"].items() if key != "clipper"}}
+
+
+@pytest.mark.parametrize("made", [lambda content: [1, 2], _no_state, _other_shape, _no_clock, lambda content: {}])
+def test_a_checkpoint_that_does_not_fit_is_set_aside_once(made: Callable[[Any], Any], tmp_path: Path) -> None:
+    """It would fail at every repeat; and what was loaded before the misfit showed is taken back."""
+    with pytest.raises(Stopped):
+        run(tmp_path, stop_at=20)
+    (path,) = tmp_path.glob("runs/*/*/checkpoint.pt")
+    torch.save(made(torch.load(path, weights_only=True)), path)
+    said: list[str] = []
+    outcome = run(tmp_path, said=said)
+    assert (outcome.status, outcome.found) == ("ok", False)
+    assert any("the run starts without it" in line for line in said)
+    assert (path.parent / "checkpoint.pt.foreign-1").exists()
+    assert values(outcome.folder) == values(run(tmp_path / "clean").folder)
 
 
 def test_a_finished_record_is_mended(tmp_path: Path) -> None:
@@ -275,3 +305,21 @@ def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
     record.write_info({"a": 1})
     assert victim.read_text() == "whole"
     assert not (tmp_path / "run.json").is_symlink()
+
+
+@pytest.mark.parametrize("word", ["~/x", "~/a/../x", "~/x/"])
+def test_a_tilde_is_the_users_home_from_the_first_file_to_the_last(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    (home / "a").mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    config = compose([*TINY, "device=cpu", f"paths.results='{word}'"])
+    outcome = execute(config, say=lambda line: None)
+    assert outcome.folder.resolve().parents[2] == home / "x"
+    assert len(values(outcome.folder)) > 10
+    assert execute(config, say=lambda line: None).found
+    assert not list(here.iterdir())

@@ -10,25 +10,64 @@ import pytest
 
 from clipbench.runs import equal
 from clipbench.timing.match import matching
+from clipbench.timing.work import work
+
+CONFIG: dict[str, Any] = {
+    "model": {"name": "mlp", "widths": [64, 64]}, "batch_size": 64, "accumulation": 2,
+    "method": {"name": "sgd", "clipper": {"threshold": 1.0, "rank": 10}}, "optimizer": {"lr": 0.1}, "seed": 0,
+}  # fmt: skip
 
 
 def row(method: str = "sgd", **changes: Any) -> dict[str, Any]:
     return {
         "method": method, "device": "A", "threads": 2, "precision": "fp32", "samples_per_step": 128,
-        "fingerprint": "f1", "tuned": False, "measured": "2026-01-01", "step_seconds": 1.0,
+        "fingerprint": "f1", "tuned": False, "measured": "2026-01-01", "step_seconds": 1.0, "work": work(CONFIG),
     } | changes  # fmt: skip
 
 
 def run(method: str = "sgd", name: str = "A", threads: int = 2, **changes: Any) -> dict[str, Any]:
     return {
         "method": method, "device": {"name": name, "type": "cpu", "threads": threads}, "precision": "fp32",
-        "samples_per_step": 128, "fingerprint": "f1", "tuned": None, "role": "single",
+        "samples_per_step": 128, "fingerprint": "f1", "tuned": None, "role": "single", "config": CONFIG,
     } | changes  # fmt: skip
 
 
 def match(rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
     found, note = matching(pd.DataFrame(rows), pd.DataFrame(runs))
     return found.to_dict("records"), note
+
+
+# Runs of one number of samples per step and one code whose steps do not cost the same.
+OTHER_WORK: list[dict[str, Any]] = [
+    {"model": {"name": "mlp", "widths": [1024, 1024]}},
+    {"batch_size": 128, "accumulation": 1},
+    {"dataset": {"context": 64}},
+    {"compile": True},
+    {"method": {"name": "sgd", "clipper": {"threshold": 1.0, "rank": 64}}},
+]
+SAME_WORK: list[dict[str, Any]] = [
+    {"optimizer": {"lr": 0.3}},
+    {"seed": 7},
+    {"method": {"name": "sgd", "clipper": {"threshold": 5.0, "rank": 10}, "tuning": {"lr": {}}}},
+]
+
+
+@pytest.mark.parametrize("change", SAME_WORK)
+def test_rates_thresholds_and_seeds_do_not_change_the_work(change: dict[str, Any]) -> None:
+    assert match([row()], [run(), run(config=CONFIG | change)]) == ([row()], "")
+
+
+def test_a_row_of_before_holds_where_the_runs_share_one_work() -> None:
+    bare = {key: value for key, value in row().items() if key != "work"}
+    other = run(config=CONFIG | OTHER_WORK[0])
+    assert match([bare], [run(), run()]) == ([bare], "")
+    assert match([bare], [run(), other]) == ([], "The calibration of sgd is of another model, data or batch.")
+    mixed = [bare, row("norm_clip")]  # a file that knows the column of some rows only
+    assert [one["method"] for one in match(mixed, [run(), run("norm_clip")])[0]] == ["sgd", "norm_clip"]
+
+
+def test_a_text_that_collecting_hides_does_not_count() -> None:
+    assert work({"dataset": {"path": "/somewhere/else"}}) == work({"dataset": {"path": "…"}})
 
 
 def test_rows_that_share_everything_hold() -> None:
@@ -44,6 +83,7 @@ def test_rows_that_share_everything_hold() -> None:
         ({"fingerprint": "f2"}, "another code"),
         ({"tuned": "trial 1 of 8 (ours, validation_loss)"}, "other tuned settings"),
         ({"role": "final"}, "other tuned settings"),
+        *(({"config": CONFIG | change}, "another model, data or batch") for change in OTHER_WORK),
     ],
 )
 def test_a_row_that_differs_in_one_thing_from_one_run_is_left_out_and_said(change: dict[str, Any], name: str) -> None:
