@@ -179,8 +179,8 @@ def boards(results: Path, size: str = "cpu", path: Path | None = None) -> list[B
     if not found:
         return []
     most = max(len(here) for here in found.values())
-    wide = [task for task, here in found.items() if len(here) == most]
-    groups = [wide] if len(wide) == len(found) else [wide, list(found)]
+    widest = [task for task, here in found.items() if len(here) == most]
+    groups = [widest] if len(widest) == len(found) else [widest, list(found)]
     return [
         board({task: found[task] for task in tasks}, [why for task in tasks for why in left[task]]) for tasks in groups
     ]

@@ -119,10 +119,10 @@ def test_a_matrix_that_no_factorisation_takes_is_left_and_counted(monkeypatch: p
 def test_what_is_clipped_in_a_copy_is_written_back_where_something_changed(tau: float) -> None:
     """As from an accelerator, so from a narrower dtype."""
     matrix = with_spectrum(flat(192), 192, 400).bfloat16()
-    wide, before = matrix.float(), matrix.clone()
+    promoted, before = matrix.float(), matrix.clone()
     outcome = clip_one_(matrix, tau)
-    assert clip_one_(wide, tau) == outcome
-    assert torch.equal(matrix, wide.bfloat16())
+    assert clip_one_(promoted, tau) == outcome
+    assert torch.equal(matrix, promoted.bfloat16())
     assert torch.equal(matrix, before) == (tau == math.inf)
 
 
