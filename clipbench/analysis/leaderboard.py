@@ -19,7 +19,7 @@ import yaml
 from scipy import stats as scipy_stats
 
 from clipbench.analysis import aggregate
-from clipbench.analysis.claims.outcomes import claims_file
+from clipbench.analysis.claims.judged import claims_file
 from clipbench.analysis.claims.readings import by_seed, chosen_runs, final_value
 from clipbench.analysis.groups import BASELINE, panels
 from clipbench.analysis.load import Experiment, final, load, load_calibration
@@ -57,7 +57,7 @@ class Score(NamedTuple):
     is_baseline: bool
 
 
-class Place(NamedTuple):
+class Ranked(NamedTuple):
     """A method over the tasks of a board: interquartile mean of the error ratios, P(better than SGD), the p value of
     the paired ratios by Holm's correction, and the means of what stands beside it."""
 
@@ -79,7 +79,7 @@ class Board(NamedTuple):
     """Methods that were run on all of these tasks, best first; `left_out` says why others are not among them."""
 
     tasks: list[str]
-    places: list[Place]
+    places: list[Ranked]
     left_out: list[str]
 
 
@@ -197,9 +197,9 @@ def board(tasks: dict[str, dict[str, Score]], left_out: Sequence[str] = ()) -> B
         pairs = [(group, np.array(list(errors.values()))) for group, errors in zip(groups, base, strict=True)]
         raw[method] = aggregate.paired_p([(score.errors, errors) for score, errors in zip(own, base, strict=True)])
         places.append(
-            Place(
+            Ranked(
                 method,
-                aggregate.interquartile_mean(groups),
+                aggregate.pooled_interquartile_mean(groups),
                 aggregate.improvement(pairs),
                 math.nan,
                 groups,

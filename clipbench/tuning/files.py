@@ -11,7 +11,7 @@ import yaml
 
 from clipbench.config.tuned import base, nested
 from clipbench.errors import Unwritable
-from clipbench.runs.archive import outcome_file, read_mapping
+from clipbench.runs.archive import read_mapping, selection_file
 from clipbench.runs.files import atomic_text
 from clipbench.tuning.plan import BASELINE, Plan
 from clipbench.tuning.reference import MeasuredRanges
@@ -104,12 +104,12 @@ def write_plan(plan: Plan, measured: Mapping[str, MeasuredRanges]) -> Path:
     )
 
 
-def write_outcome(plan: Plan, choices: Mapping[str, Choice], runs: Mapping[str, Sequence[str]]) -> Path:
+def write_selection(plan: Plan, choices: Mapping[str, Choice], runs: Mapping[str, Sequence[str]]) -> Path:
     """results/data/<experiment>__tuning.json: what was selected for every method, and the ids of its final runs.
 
     Methods of an earlier tuning of the experiment that this one leaves out stay.
     """
-    path = outcome_file(plan.results, plan.experiment)
+    path = selection_file(plan.results, plan.experiment)
     earlier = read_mapping(path) if path.exists() else {}
     now = {
         method: {

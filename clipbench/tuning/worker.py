@@ -79,7 +79,7 @@ class Worker:
             each.leases.prepare(self.retry)
         together.finals(list(finals.values()), self.plan, self._say)
         drain(list(finals.values()), self._final)
-        files.write_outcome(self.plan, chosen, {method: each.run_ids() for method, each in finals.items()})
+        files.write_selection(self.plan, chosen, {method: each.run_ids() for method, each in finals.items()})
         counts = {study.method: study.counts() for study in self.studies}
         return [
             Result(

@@ -5,7 +5,7 @@ Read in this order: `statement` (an effect, what is claimed of it, the verdict),
 (all of them, decided).
 """
 
-from clipbench.analysis.claims.outcomes import Claim, Outcome, claims, verdicts
+from clipbench.analysis.claims.judged import Claim, JudgedClaim, claims, verdicts
 from clipbench.analysis.claims.statement import Decision, Statement, decide
 
-__all__ = ["Claim", "Decision", "Outcome", "Statement", "claims", "decide", "verdicts"]
+__all__ = ["Claim", "Decision", "JudgedClaim", "Statement", "claims", "decide", "verdicts"]

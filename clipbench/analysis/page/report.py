@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipbench.analysis.claims import Outcome, verdicts
+from clipbench.analysis.claims import JudgedClaim, verdicts
 from clipbench.analysis.document import provenance, write_text
 from clipbench.analysis.groups import Panel, panels
 from clipbench.analysis.leaderboard_page import section
@@ -49,7 +49,7 @@ def write_report(results: Path) -> list[Path]:
     return written
 
 
-def _front(table: Table, outcomes: Sequence[Outcome], shown: Sequence[Panel], results: Path) -> list[str]:
+def _front(table: Table, outcomes: Sequence[JudgedClaim], shown: Sequence[Panel], results: Path) -> list[str]:
     found = [finding for panel in shown for finding in findings(panel, results)]
     claims = [_claim(outcome, results) for outcome in outcomes]
     return [
@@ -71,7 +71,7 @@ def _front(table: Table, outcomes: Sequence[Outcome], shown: Sequence[Panel], re
     ]
 
 
-def _claim(outcome: Outcome, results: Path) -> str:
+def _claim(outcome: JudgedClaim, results: Path) -> str:
     """A claim's section, with its figure where there is one and the way to the runs behind it."""
     text = claim_section(outcome)
     figure = f"{claim_slug(outcome)}.png"
@@ -82,7 +82,7 @@ def _claim(outcome: Outcome, results: Path) -> str:
     return text + (f"\nEvery run behind it: {', '.join(links)}.\n" if links else "")
 
 
-def claim_slug(outcome: Outcome) -> str:
+def claim_slug(outcome: JudgedClaim) -> str:
     """The name of a claim's figure."""
     return f"claim_{outcome.claim.name.replace('.', '_')}"
 

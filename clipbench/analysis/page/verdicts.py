@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from clipbench.analysis.claims import Outcome, Statement
+from clipbench.analysis.claims import JudgedClaim, Statement
 from clipbench.analysis.tables import NONE, Table, estimate, number
 
 STATES = {"shown": "shown", "refuted": "refuted", "open": "open"}
 
 
-def verdict_table(outcomes: Sequence[Outcome]) -> Table:
+def verdict_table(outcomes: Sequence[JudgedClaim]) -> Table:
     """Claim, verdict, the effect that is nearest to deciding otherwise, and the scale that it holds for."""
     rows = []
     for claim, decision in outcomes:
@@ -46,7 +46,7 @@ def effect_text(statement: Statement) -> str:
     return f"{texts[0]}{unit}{bounds}" + (f" (n = {effect.n})" if effect.n else "")
 
 
-def claim_section(outcome: Outcome, budget: str = "") -> str:
+def claim_section(outcome: JudgedClaim, budget: str = "") -> str:
     """A claim's sentence, rule, verdict with its reason, and every statement with effect, interval and n."""
     claim, decision = outcome
     lines = [

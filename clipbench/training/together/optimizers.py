@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clipbench.training.optimizers import MatrixOptimizer
 from clipbench.training.together.gradients import Gradients
 from clipbench.training.together.members import Members
-from clipbench.training.together.numbers import Number, spread
+from clipbench.training.together.numbers import Number, per_member
 
 Groups = Sequence[dict[str, Any]]  # of each member, the one param_group that an optimizer has
 
@@ -45,7 +45,7 @@ class _Stacked:
         """The members' numbers of that name."""
         kept = key, like.dim()
         if kept not in self._numbers:
-            self._numbers[kept] = spread([group[key] for group in self._groups], like)
+            self._numbers[kept] = per_member([group[key] for group in self._groups], like)
         return self._numbers[kept]
 
     def rate(self, like: Tensor, rates: Sequence[float]) -> Number:
@@ -54,7 +54,7 @@ class _Stacked:
             self._factors, self._rates = tuple(rates), {}
         if like.dim() not in self._rates:
             values = [group["lr"] * rate for group, rate in zip(self._groups, rates, strict=True)]
-            self._rates[like.dim()] = spread(values, like)
+            self._rates[like.dim()] = per_member(values, like)
         return self._rates[like.dim()]
 
     def buffer(self, kind: str, name: str) -> Tensor:
@@ -161,11 +161,11 @@ class Adam(_Stacked):
             for group, rate in zip(self._groups, rates, strict=True)
         ]
         return Sizes(
-            spread([1 - first for first, _ in pairs], like),
-            spread([second for _, second in pairs], like),
-            spread([1 - second for _, second in pairs], like),
-            spread([math.sqrt(1 - second**self.count) for _, second in pairs], like),
-            spread(size, like),
+            per_member([1 - first for first, _ in pairs], like),
+            per_member([second for _, second in pairs], like),
+            per_member([1 - second for _, second in pairs], like),
+            per_member([math.sqrt(1 - second**self.count) for _, second in pairs], like),
+            per_member(size, like),
         )
 
     def _update(self, name: str, weight: Tensor, gradient: Tensor, sizes: Sizes) -> None:
