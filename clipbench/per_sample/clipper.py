@@ -19,7 +19,7 @@ from clipbench.per_sample.traces import Trace
 from clipbench.per_sample.verify import Verification, trainable
 
 if TYPE_CHECKING:
-    from clipbench.per_sample.distributed import Choice
+    from clipbench.per_sample.distributed import GroupChoice
 
 WeightRule = Callable[[Tensor, Tensor], Tensor]
 """A callable (norms, thresholds) → γ, all (n,)."""
@@ -93,7 +93,7 @@ class PerSampleClipper:
         weight: WeightRule | None = None,
         nonfinite: Literal["drop", "raise"] = "drop",
         verify: bool = False,
-        process_group: Choice = "auto",
+        process_group: GroupChoice = "auto",
         batch_norm: Literal["refuse", "frozen"] = "refuse",
     ) -> None:
         check_threshold(threshold)
