@@ -22,7 +22,7 @@ from clipbench.tuning import files, together
 from clipbench.tuning.finals import Finals
 from clipbench.tuning.metric import check_metric
 from clipbench.tuning.plan import BASELINE, Plan
-from clipbench.tuning.references import Reference, describe
+from clipbench.tuning.reference_runs import Reference, describe
 from clipbench.tuning.storage import open_storage
 from clipbench.tuning.study import Choice, Study, with_baseline_settings
 from clipbench.wording import amount

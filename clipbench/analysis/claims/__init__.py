@@ -1,7 +1,7 @@
 """The papers' claims and their verdicts, by rules that were fixed before the runs (conf/claims.yaml).
 
 Read in this order: `statement` (an effect, what is claimed of it, the verdict), `readings` (one number per seed),
-`effects` (paired, with intervals), `training`, `tuning`, `kernels`, `estimators` … (each claim's statistic), `outcomes`
+`effects` (paired, with intervals), `training`, `tuning`, `kernels`, `estimators` … (each claim's statistic), `judged`
 (all of them, decided).
 """
 

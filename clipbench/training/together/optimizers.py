@@ -121,7 +121,7 @@ def _decayed(gradient: Tensor, weight: Tensor, decay: Number) -> Tensor:
     return gradient + decay * weight
 
 
-class Sizes(NamedTuple):
+class AdamNumbers(NamedTuple):
     """Adam's numbers at one step, for tensors of one number of axes."""
 
     first: Number  # 1 − β₁
@@ -141,7 +141,7 @@ class Adam(_Stacked):
     def step(self, gradients: Gradients, rates: Sequence[float]) -> None:
         self.count += 1
         decoupled = self._groups[0].get("decoupled_weight_decay", False)
-        sizes: dict[int, Sizes] = {}
+        numbers: dict[int, AdamNumbers] = {}
         for name, weight in self.weights.items():
             if name not in gradients:
                 continue
@@ -150,17 +150,17 @@ class Adam(_Stacked):
                 gradient = _decayed(gradient, weight, decay)
             elif isinstance(decay, Tensor) or decay:
                 weight.mul_(1 - self.rate(weight, rates) * decay)
-            if weight.dim() not in sizes:
-                sizes[weight.dim()] = self._sizes(weight, rates)
-            self._update(name, weight, gradient, sizes[weight.dim()])
+            if weight.dim() not in numbers:
+                numbers[weight.dim()] = self._adam_numbers(weight, rates)
+            self._update(name, weight, gradient, numbers[weight.dim()])
 
-    def _sizes(self, like: Tensor, rates: Sequence[float]) -> Sizes:
+    def _adam_numbers(self, like: Tensor, rates: Sequence[float]) -> AdamNumbers:
         pairs = [group["betas"] for group in self._groups]
         size = [
             -group["lr"] * rate / (1 - group["betas"][0] ** self.count)
             for group, rate in zip(self._groups, rates, strict=True)
         ]
-        return Sizes(
+        return AdamNumbers(
             per_member([1 - first for first, _ in pairs], like),
             per_member([second for _, second in pairs], like),
             per_member([1 - second for _, second in pairs], like),
@@ -168,19 +168,19 @@ class Adam(_Stacked):
             per_member(size, like),
         )
 
-    def _update(self, name: str, weight: Tensor, gradient: Tensor, sizes: Sizes) -> None:
+    def _update(self, name: str, weight: Tensor, gradient: Tensor, numbers: AdamNumbers) -> None:
         mean, square = self.buffer("mean", name), self.buffer("square", name)
-        mean.lerp_(gradient, sizes.first)
-        square.mul_(sizes.second)
-        if isinstance(sizes.rest, Tensor):
-            square.addcmul_(gradient * sizes.rest, gradient)
+        mean.lerp_(gradient, numbers.first)
+        square.mul_(numbers.second)
+        if isinstance(numbers.rest, Tensor):
+            square.addcmul_(gradient * numbers.rest, gradient)
         else:
-            square.addcmul_(gradient, gradient, value=sizes.rest)
-        length = square.sqrt().div_(sizes.root).add_(self.number("eps", weight))
-        if isinstance(sizes.size, Tensor):
-            weight.addcmul_(torch.div(mean, length, out=length), sizes.size)
+            square.addcmul_(gradient, gradient, value=numbers.rest)
+        length = square.sqrt().div_(numbers.root).add_(self.number("eps", weight))
+        if isinstance(numbers.size, Tensor):
+            weight.addcmul_(torch.div(mean, length, out=length), numbers.size)
         else:
-            weight.addcdiv_(mean, length, value=sizes.size)
+            weight.addcdiv_(mean, length, value=numbers.size)
 
     def state_dict(self) -> dict[str, Any]:
         return {**self.state, "count": self.count}
