@@ -40,7 +40,7 @@ def test_a_clone_finds_repeats_and_shows_what_is_published(clone: Path, capsys: 
     """As `make run` does: everything is found, one run is trained again and agrees, and no published file changes."""
     before = {path: path.read_bytes() for path in clone.rglob("*.parquet")}
     words = [*SMOKE, "method=sgd,ps_clip", "seed=0", f"paths.results={clone}"]
-    assert f"found: 2 of 2 in {clone}/data" in Sweep(words).plan()
+    assert f"found: 2 of 2 in {clone}/data" in Sweep(words).to_do()
     assert verify.main([EXPERIMENT, "--results", str(clone), "--method", "ps_clip", "--seed", "0"]) == 0
     out = capsys.readouterr().out
     assert "ps_clip seed 0: ok" in out
