@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from clipbench.clipping import AutoClip as AutoClip
     from clipbench.clipping import Chain as Chain
     from clipbench.clipping import Clipper as Clipper
+    from clipbench.clipping import ClipStats as ClipStats
     from clipbench.clipping import ConstantThreshold as ConstantThreshold
     from clipbench.clipping import DeltaClip as DeltaClip
     from clipbench.clipping import EmaThreshold as EmaThreshold
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from clipbench.per_sample import NormalizedWeight as NormalizedWeight
     from clipbench.per_sample import PerSampleClipper as PerSampleClipper
     from clipbench.per_sample import PowerThreshold as PowerThreshold
+    from clipbench.per_sample import SampleClipStats as SampleClipStats
     from clipbench.per_sample import SmoothWeight as SmoothWeight
     from clipbench.per_sample import freeze_batch_statistics as freeze_batch_statistics
     from clipbench.spectral import clip_factored as clip_factored
@@ -54,7 +56,7 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "clipbench.clipping": (
-        "AdaGC", "AdaptiveGradientClip", "AutoClip", "Chain", "Clipper", "ConstantThreshold", "DeltaClip",
+        "AdaGC", "AdaptiveGradientClip", "AutoClip", "Chain", "ClipStats", "Clipper", "ConstantThreshold", "DeltaClip",
         "EmaThreshold", "ErrorFeedback", "MixClip", "NoClip", "NormClip", "NormalizedUpdate", "PerTensorNorm",
         "QuantileThreshold", "RmsClip", "SmoothClip", "SoftSpectralClip", "SpectralClip", "SpikeClip",
         "StableSpikeClip", "Threshold", "ValueClip", "ZClip",
@@ -64,7 +66,7 @@ _ROOMS = {
     ),
     "clipbench.per_sample": (
         "AdaptiveWeight", "AutomaticWeight", "NormalizedWeight", "PerSampleClipper", "PowerThreshold",
-        "SmoothWeight", "freeze_batch_statistics",
+        "SampleClipStats", "SmoothWeight", "freeze_batch_statistics",
     ),
     "clipbench.spectral": (
         "clip_factored", "clip_singular_values", "randomized_clip",

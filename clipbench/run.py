@@ -49,7 +49,7 @@ def job(config: DictConfig) -> str:
 
 
 def main() -> None:
-    """The job, or the sweep between its plan and its report, which comes however the sweep ends."""
+    """The job, or the sweep between what it has to do and its report, which comes however the sweep ends."""
     sys.argv[1:] = [*flags_first(taken(at_home(sys.argv[1:])), get_args_parser()), *search()]
     words = get_args_parser().parse_args()
     guard(words.overrides)
@@ -60,7 +60,7 @@ def main() -> None:
     from clipbench.runs.sweep import Sweep
 
     sweep = Sweep(words.overrides)
-    print(sweep.plan(), flush=True)
+    print(sweep.to_do(), flush=True)
     if sweep.refused:
         first = condense(sweep.refused[0]) or hidden(repr(sweep.refused[0]))
         print(f"clipbench: {amount(len(sweep.refused), 'run')} cannot be made: {first}", file=sys.stderr, flush=True)

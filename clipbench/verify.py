@@ -86,7 +86,7 @@ def _equal(args: argparse.Namespace) -> int:
 
     from clipbench.analysis.load import experiments
     from clipbench.runs import equal
-    from clipbench.runs.probe import STEPS
+    from clipbench.runs.short_run import STEPS
     from clipbench.runs.verification import compare, resolved
     from clipbench.tuning.plan import swept_methods
 

@@ -15,12 +15,12 @@ Floats = npt.NDArray[np.float64]
 RESAMPLES = 2000
 
 
-def interquartile_mean(groups: Sequence[Floats], level: float = 0.95, seed: int = 0) -> Interval:
+def pooled_interquartile_mean(groups: Sequence[Floats], level: float = 0.95, seed: int = 0) -> Interval:
     """Mean of the middle half of all values of all groups; percentile bootstrap, stratified by group.
 
     Agarwal et al. (2021), arXiv:2108.13264, where a group is a task and its values the runs' scores.
 
-    >>> interquartile_mean([np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 3.0, 9.0, 0.0])]).estimate
+    >>> pooled_interquartile_mean([np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 3.0, 9.0, 0.0])]).estimate
     2.5
     """
     estimate = float(scipy_stats.trim_mean(np.concatenate(groups), 0.25))

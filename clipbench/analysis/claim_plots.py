@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from clipbench.analysis.claims.outcomes import Outcome
+from clipbench.analysis.claims.judged import JudgedClaim
 from clipbench.analysis.claims.statement import Statement
 from clipbench.analysis.style import COLOURS, RC
 
@@ -34,13 +34,13 @@ AXES = {
 SIZE = 6.5  # of the statements' text
 
 
-def claim_figure(outcome: Outcome) -> Figure | None:
+def claim_figure(judged: JudgedClaim) -> Figure | None:
     """Effects minus their bounds, turned so that the claimed side is right of 0; None where there are none.
 
     One panel a unit. Filled marks are required by the rule, hollow ones stand beside it.
     """
     panels: dict[str, list[Statement]] = {}
-    for statement in _chosen(outcome.decision.statements):
+    for statement in _chosen(judged.decision.statements):
         panels.setdefault(statement.unit, []).append(statement)
     if not panels:
         return None

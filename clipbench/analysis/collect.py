@@ -27,11 +27,11 @@ from clipbench.runs.archive import (
     Run,
     data_file,
     holds_runs,
-    outcome_file,
     places,
     read_data,
     read_mapping,
     read_table,
+    selection_file,
     write_data,
 )
 from clipbench.runs.equal import representative
@@ -225,7 +225,7 @@ def bring(results: Path, experiment: str, others: Sequence[Path] = ()) -> int:
         if not (found := data_file(other, experiment)).exists() or other.resolve() == results.resolve():
             continue
         count = len(add(data_file(results, experiment), read_data(found))[0])
-        theirs, ours = outcome_file(other, experiment), outcome_file(results, experiment)
+        theirs, ours = selection_file(other, experiment), selection_file(results, experiment)
         if theirs.exists():
             known = read_mapping(ours) if ours.exists() else {}
             atomic_text(ours, json.dumps(dict(sorted((read_mapping(theirs) | known).items())), indent=1) + "\n")

@@ -45,12 +45,12 @@ class Panel(NamedTuple):
     notes: list[str]
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys; lists as their JSON text."""
+def columns_of(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config as columns to compare: nested mappings as dotted keys, lists as their JSON text."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
+            flat |= columns_of(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list) else value
     return flat
@@ -58,7 +58,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _setting(run: Mapping[Any, Any]) -> dict[str, Any]:
     kind = run["device"].get("type")
-    return flatten(counted(effective(run["config"], str(kind)), "variant")) | {"device": kind}
+    return columns_of(counted(effective(run["config"], str(kind)), "variant")) | {"device": kind}
 
 
 def method_order(method: str) -> tuple[int, str]:

@@ -19,7 +19,7 @@ import yaml
 from scipy import stats as scipy_stats
 
 from clipbench.analysis import aggregate
-from clipbench.analysis.claims.outcomes import claims_file
+from clipbench.analysis.claims.judged import claims_file
 from clipbench.analysis.claims.readings import by_seed, chosen_runs, final_value
 from clipbench.analysis.groups import BASELINE, panels
 from clipbench.analysis.load import Experiment, final, load, load_calibration
@@ -57,7 +57,7 @@ class Score(NamedTuple):
     is_baseline: bool
 
 
-class Place(NamedTuple):
+class Ranked(NamedTuple):
     """A method over the tasks of a board: interquartile mean of the error ratios, P(better than SGD), the p value of
     the paired ratios by Holm's correction, and the means of what stands beside it."""
 
@@ -79,7 +79,7 @@ class Board(NamedTuple):
     """Methods that were run on all of these tasks, best first; `left_out` says why others are not among them."""
 
     tasks: list[str]
-    places: list[Place]
+    places: list[Ranked]
     left_out: list[str]
 
 
@@ -179,8 +179,8 @@ def boards(results: Path, size: str = "cpu", path: Path | None = None) -> list[B
     if not found:
         return []
     most = max(len(here) for here in found.values())
-    wide = [task for task, here in found.items() if len(here) == most]
-    groups = [wide] if len(wide) == len(found) else [wide, list(found)]
+    widest = [task for task, here in found.items() if len(here) == most]
+    groups = [widest] if len(widest) == len(found) else [widest, list(found)]
     return [
         board({task: found[task] for task in tasks}, [why for task in tasks for why in left[task]]) for tasks in groups
     ]
@@ -197,9 +197,9 @@ def board(tasks: dict[str, dict[str, Score]], left_out: Sequence[str] = ()) -> B
         pairs = [(group, np.array(list(errors.values()))) for group, errors in zip(groups, base, strict=True)]
         raw[method] = aggregate.paired_p([(score.errors, errors) for score, errors in zip(own, base, strict=True)])
         places.append(
-            Place(
+            Ranked(
                 method,
-                aggregate.interquartile_mean(groups),
+                aggregate.pooled_interquartile_mean(groups),
                 aggregate.improvement(pairs),
                 math.nan,
                 groups,

@@ -16,7 +16,7 @@ from clipbench.analysis import plots
 from clipbench.analysis.aggregate import profile
 from clipbench.analysis.document import write_text
 from clipbench.analysis.groups import BASELINE
-from clipbench.analysis.leaderboard import Board, Place, boards
+from clipbench.analysis.leaderboard import Board, Ranked, boards
 from clipbench.analysis.stats import Interval
 from clipbench.analysis.style import COLOURS, RC, looks
 from clipbench.analysis.tables import NONE, Table, number
@@ -58,7 +58,7 @@ def table(board: Board) -> Table:
     """One row a method, best first."""
     rows = [[
         place.method + (" (= sgd)" if place.same_as_baseline == len(board.tasks) and place.method != BASELINE else ""),
-        spread(place.error), spread(place.better), _p(place), _share(place.diverged), _share(place.dead),
+        bracketed(place.error), bracketed(place.better), _p(place), _share(place.diverged), _share(place.dead),
         _share(place.clipped), _share(place.near_best), _ratio(place.steps), _ratio(place.seconds),
     ] for place in board.places]  # fmt: skip
     runs = board.places[0].error.n if board.places else 0
@@ -80,13 +80,13 @@ def table(board: Board) -> Table:
     return Table(f"Leaderboard: {sizes}", COLUMNS, rows, notes)
 
 
-def spread(interval: Interval) -> str:
+def bracketed(interval: Interval) -> str:
     """ "0.93 [0.90, 0.97]"."""
     half = (interval.high - interval.low) / 2
     return f"{number(interval.estimate, half)} [{number(interval.low, half)}, {number(interval.high, half)}]"
 
 
-def _p(place: Place) -> str:
+def _p(place: Ranked) -> str:
     if not math.isfinite(place.p):
         return NONE
     return ("< 0.001" if place.p < 0.001 else f"{place.p:.3f}") + (" *" if place.p < ALPHA else "")

@@ -15,9 +15,9 @@ from clipbench.runs.archive import (
     METRIC_COLUMNS,
     data_file,
     holds_runs,
-    outcome_file,
     read_mapping,
     read_table,
+    selection_file,
 )
 from clipbench.runs.parquet import read_arrow
 from clipbench.timing.match import matching
@@ -88,12 +88,12 @@ def load(results: Path, experiment: str) -> Experiment:
         texts = runs[column] if column in runs else pd.Series([None] * len(runs))
         runs[column] = pd.Series([json.loads(t) if isinstance(t, str) else {} for t in texts], dtype=object)
     runs["lr"] = [_number(config.get("optimizer"), "lr") for config in runs["config"]]
-    return Experiment(experiment, runs, metrics, outcome(results, experiment))
+    return Experiment(experiment, runs, metrics, selection(results, experiment))
 
 
-def outcome(results: Path, experiment: str) -> dict[str, Any]:
+def selection(results: Path, experiment: str) -> dict[str, Any]:
     """What the latest tuning selected, by method; empty where there was none."""
-    path = outcome_file(results, experiment)
+    path = selection_file(results, experiment)
     return read_mapping(path) if path.exists() else {}
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from clipbench.analysis.groups import BASELINE, differing_keys, flatten
+from clipbench.analysis.groups import BASELINE, columns_of, differing_keys
 from clipbench.analysis.load import Experiment
 from clipbench.runs.identity import counted, effective
 
@@ -69,7 +69,7 @@ def _settings(runs: pd.DataFrame, tuning: Mapping[str, Any]) -> dict[Any, dict[s
     result = {}
     for index, run in zip(runs.index, runs.to_dict("records"), strict=True):
         kind = str(run["device"].get("type"))
-        flat = flatten(counted(effective(run["config"], kind), "variant"))
+        flat = columns_of(counted(effective(run["config"], kind), "variant"))
         fixed = {key: value for key, value in flat.items() if not key.startswith("method.") and key not in tuned}
         result[index] = fixed | {"device": kind, "data": run["data"].get("sum")}
     return result

@@ -143,7 +143,7 @@ def spectrum_figures(cells: Sequence[Cell]) -> dict[str, Figure]:
     if rows.empty:
         return {}
     rows = rows[rows["step"] == rows["step"].max()]
-    kinds, layers = list(dict.fromkeys(rows["kind"])), _spread(list(dict.fromkeys(rows["layer"])))
+    kinds, layers = list(dict.fromkeys(rows["kind"])), _evenly(list(dict.fromkeys(rows["layer"])))
     styles = dict(zip(kinds, looks(kinds), strict=True))
     columns = min(3, len(layers))
     figure, axes = grid(math.ceil(len(layers) / columns), columns)
@@ -244,7 +244,7 @@ def _decisive(table: pd.DataFrame) -> str:
     return str(counts[len(counts) // 2])
 
 
-def _spread(layers: list[str]) -> list[str]:
+def _evenly(layers: list[str]) -> list[str]:
     """At most MOST_LAYERS of them, from the first to the last at equal distances."""
     if len(layers) <= MOST_LAYERS:
         return layers

@@ -87,14 +87,14 @@ def timing(
     budget: seconds that all rounds may take together; most: rounds of an engine.
     """
     steps = {name: optimizer_step(name, problem(model, batch), threshold, chunk) for name, chunk in chunks.items()}
-    first = {name: settled(step) for name, step in steps.items()}
+    first = {name: warm_seconds(step) for name, step in steps.items()}
     times = {name: math.ceil(CALL / seconds) for name, seconds in first.items()}
-    rounds = plan({name: times[name] * seconds for name, seconds in first.items()}, budget, most)
+    rounds = rounds_within({name: times[name] * seconds for name, seconds in first.items()}, budget, most)
     seconds = in_blocks({name: repeated(step, times[name]) for name, step in steps.items()}, rounds)
     return {"seconds": {name: [s / times[name] for s in each] for name, each in seconds.items()}}
 
 
-def settled(step: Callable[[], object]) -> float:
+def warm_seconds(step: Callable[[], object]) -> float:
     """Seconds of a step after its first, which pays for allocation; of a slow one the first."""
     for _ in range(3):
         start = time.perf_counter()
@@ -105,7 +105,7 @@ def settled(step: Callable[[], object]) -> float:
     return seconds
 
 
-def plan(calls: Mapping[str, float], budget: float, most: int) -> dict[str, int]:
+def rounds_within(calls: Mapping[str, float], budget: float, most: int) -> dict[str, int]:
     """Rounds of each engine from the seconds of one call: what the budget allows, between a least number and `most`.
 
     One half of the budget is for plain SGD and clipbench, at least 15 rounds; the peers share the other, at least 3.

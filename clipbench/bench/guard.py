@@ -32,7 +32,7 @@ def over_time(limit: float) -> str:
     return f"over the time limit ({limit:.0f} s)"
 
 
-class Outcome(NamedTuple):
+class ChildResult(NamedTuple):
     """`status` is "ok", or why there is no result; `memory` says whether it was memory; `result` what was printed."""
 
     status: str
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
     memory: bool = False
 
 
-def guarded(arguments: Sequence[str], memory: float, seconds: float) -> Outcome:
+def guarded(arguments: Sequence[str], memory: float, seconds: float) -> ChildResult:
     """Run `python arguments…`, which prints one JSON object as its last line.
 
     memory: resident bytes, and seconds of wall time, beyond which the child is killed.
@@ -58,14 +58,14 @@ def guarded(arguments: Sequence[str], memory: float, seconds: float) -> Outcome:
     if verdict is not None:
         return verdict
     if child.returncode == 0:
-        return Outcome("ok", json.loads(printed.splitlines()[-1]))
+        return ChildResult("ok", json.loads(printed.splitlines()[-1]))
     if child.returncode == -signal.SIGKILL or any(words in complaint for words in ALLOCATION):
-        return Outcome(over_memory(memory), {}, memory=True)
-    return Outcome(f"failed: {complaint.splitlines()[-1] if complaint else child.returncode}", {})
+        return ChildResult(over_memory(memory), {}, memory=True)
+    return ChildResult(f"failed: {complaint.splitlines()[-1] if complaint else child.returncode}", {})
 
 
-def _watch(child: subprocess.Popen[bytes], memory: float, seconds: float) -> Outcome | None:
-    """Wait for the child's end; an outcome where a limit ended it."""
+def _watch(child: subprocess.Popen[bytes], memory: float, seconds: float) -> ChildResult | None:
+    """Wait for the child's end; a result where a limit ended it."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -74,9 +74,9 @@ def _watch(child: subprocess.Popen[bytes], memory: float, seconds: float) -> Out
         except subprocess.TimeoutExpired:
             pass
         if (resident(child.pid) or 0) > memory:
-            return Outcome(over_memory(memory), {}, memory=True)
+            return ChildResult(over_memory(memory), {}, memory=True)
         if time.monotonic() > deadline:
-            return Outcome(over_time(seconds), {})
+            return ChildResult(over_time(seconds), {})
 
 
 def gib(size: float) -> str:

@@ -57,7 +57,7 @@ class Limits(NamedTuple):
         """Seconds a process may take for two steps."""
         return START + 2 * self.step
 
-    def child(self, seconds: float, **job: Any) -> guard.Outcome:
+    def child(self, seconds: float, **job: Any) -> guard.ChildResult:
         """One job of `clipbench.bench.cell` in its own process."""
         words = json.dumps({**job, "threads": self.threads})
         return guard.guarded(["-m", "clipbench.bench.cell", words], self.memory, seconds)

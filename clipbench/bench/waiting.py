@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     for number in range(1 if arguments.smoke else arguments.rounds):
         for policy, beside in itertools.product(POLICIES, (0, arguments.beside)):
             with busy(beside):
-                seconds = measured(policy, steps)
+                seconds = child_seconds(policy, steps)
             rows += [{"round": number, "policy": policy, "beside": beside, "seconds": each} for each in seconds]
             print(f"{policy}, {beside} beside: {1e3 * float(pd.Series(seconds).median()):.0f} ms a step", flush=True)
     info = device_info(torch.device("cpu"))
@@ -72,7 +72,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**quartiles, "n": cases.size()}).reset_index()
 
 
-def measured(policy: str, steps: int) -> list[float]:
+def child_seconds(policy: str, steps: int) -> list[float]:
     """Seconds of each step in a fresh process under that policy."""
     kept = {name: value for name, value in os.environ.items() if name not in (*WAITING, "OMP_NUM_THREADS")}
     words = [sys.executable, "-m", "clipbench.bench", "waiting", "--child", "--steps", str(steps)]

@@ -61,7 +61,7 @@ class AdaptiveGradientClip(Clipper):
 
 def unit_norms(tensor: Tensor) -> Tensor:
     """Norm of each unit, shaped to broadcast: (rows, 1, …) from two axes on, else one for the whole tensor."""
-    wide = tensor if tensor.dtype == torch.float64 else tensor.float()
+    promoted = tensor if tensor.dtype == torch.float64 else tensor.float()
     if tensor.dim() < 2:
-        return torch.linalg.vector_norm(wide)
-    return torch.linalg.vector_norm(wide, dim=tuple(range(1, tensor.dim())), keepdim=True)
+        return torch.linalg.vector_norm(promoted)
+    return torch.linalg.vector_norm(promoted, dim=tuple(range(1, tensor.dim())), keepdim=True)

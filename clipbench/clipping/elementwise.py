@@ -38,13 +38,13 @@ class SpikeClip(Clipper):
         self.calls += 1
         counts, entries = [], 0
         for name, grad in zip(names, grads, strict=True):
-            wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+            dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
             square = self._squares.get(name)
-            square = torch.zeros_like(grad, dtype=wide) if square is None else square.to(grad.device)
+            square = torch.zeros_like(grad, dtype=dtype) if square is None else square.to(grad.device)
             bound = (self.factor * square).sqrt()
             clipped = (square > 0) & (grad.abs() > bound) & torch.isfinite(grad) & (self.calls >= self.warmup)
             grad.copy_(torch.where(clipped, grad.sign() * bound, grad))
-            seen = torch.where(torch.isfinite(grad), grad.to(wide).square(), square)
+            seen = torch.where(torch.isfinite(grad), grad.to(dtype).square(), square)
             self._squares[name] = torch.lerp(seen, square, self.coefficient)
             counts.append(clipped.sum())
             entries += clipped.numel()

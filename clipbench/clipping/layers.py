@@ -26,7 +26,7 @@ class Group(NamedTuple):
     flat: bool  # one dimension or none: not a matrix at all
 
 
-class Plan(NamedTuple):
+class Grouping(NamedTuple):
     """What does not change from step to step as long as the same parameters have gradients of the same kind.
 
     selected: the layers' places among all gradients, rows the same as a tensor. order: the permutation that brings
@@ -62,7 +62,7 @@ class LayerClip(Clipper):
         self.skip = check_patterns(skip)
         self.measure = self.threshold.adaptive
         self._told = False
-        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._groupings: dict[tuple[Any, ...], Grouping] = {}
         self._rows = NamedRows(
             sigma_max=Column(torch.float64, float("nan")),
             threshold=Column(torch.float64, float("nan")),
@@ -100,28 +100,28 @@ class LayerClip(Clipper):
         found = parts(named_parameters, named=True, real=True, dense=True)
         lengths = found.norms()
         norm = total(lengths)
-        plan = self._plan(found.names, found.whole)
-        if not plan.names:
+        grouping = self._grouping(found.names, found.whole)
+        if not grouping.names:
             return ClipStats(norm, torch.zeros_like(norm))
-        chosen = [found.whole[place] for place in plan.selected]
-        length = lengths.index_select(0, plan.rows)
+        chosen = [found.whole[place] for place in grouping.selected]
+        length = lengths.index_select(0, grouping.rows)
         if self.threshold.include_current:
-            unclipped = self._clip(plan, chosen, length, torch.full_like(length, math.inf))
-            tau = self.threshold.at(plan.names, unclipped.sigma_max)
+            unclipped = self._clip(grouping, chosen, length, torch.full_like(length, math.inf))
+            tau = self.threshold.at(grouping.names, unclipped.sigma_max)
         else:
-            tau = self.threshold.current(plan.names, norm.device).double()
-        report = self._clip(plan, chosen, length, tau)
-        self.threshold.record(plan.names, report.sigma_max, tau)
-        self._record(plan.names, tau, report)
+            tau = self.threshold.current(grouping.names, norm.device).double()
+        report = self._clip(grouping, chosen, length, tau)
+        self.threshold.record(grouping.names, report.sigma_max, tau)
+        self._record(grouping.names, tau, report)
         return ClipStats(norm, (report.count_above > 0).double().mean())
 
-    def _plan(self, names: list[str], grads: list[Tensor]) -> Plan:
+    def _grouping(self, names: list[str], grads: list[Tensor]) -> Grouping:
         key = tuple((name, grad.shape, grad.dtype, grad.device) for name, grad in zip(names, grads, strict=True))
-        if key not in self._plans:
-            self._plans[key] = self._make_plan(names, grads)
-        return self._plans[key]
+        if key not in self._groupings:
+            self._groupings[key] = self._make_grouping(names, grads)
+        return self._groupings[key]
 
-    def _make_plan(self, names: list[str], grads: list[Tensor]) -> Plan:
+    def _make_grouping(self, names: list[str], grads: list[Tensor]) -> Grouping:
         left = [name for name in names if matches(name, self.skip)]
         if left and not self._told:
             tell(type(self).__name__, left)
@@ -141,12 +141,12 @@ class LayerClip(Clipper):
         groups = [Group(places, tensor(places), *group[:2]) for group, places in members.items()]
         listed = [place for group in groups for place in group.places]
         order = sorted(range(len(listed)), key=listed.__getitem__)
-        return Plan(selected, tensor(selected), [names[index] for index in selected], groups, tensor(order))
+        return Grouping(selected, tensor(selected), [names[index] for index in selected], groups, tensor(order))
 
-    def _clip(self, plan: Plan, grads: list[Tensor], lengths: Tensor, tau: Tensor) -> SpectralReport:
-        """Clip the selected gradients group by group; the report is in the order of plan.names."""
+    def _clip(self, grouping: Grouping, grads: list[Tensor], lengths: Tensor, tau: Tensor) -> SpectralReport:
+        """Clip the selected gradients group by group; the report is in the order of grouping.names."""
         reports = []
-        for group in plan.groups:
+        for group in grouping.groups:
             members = [grads[place] for place in group.places]
             level, length = tau.index_select(0, group.rows), lengths.index_select(0, group.rows)
             if group.vectors:
@@ -155,7 +155,7 @@ class LayerClip(Clipper):
             # reshape copies where the strides allow no view (channels_last convolutions): then write back.
             whole = [gathered(grad) for grad in members]
             matrices = [as_matrix(grad) for grad in whole]
-            names = [plan.names[place] for place in group.places]
+            names = [grouping.names[place] for place in group.places]
             reports.append(self.clip_matrices(names, matrices, level, length))
             for grad, full, matrix in zip(members, whole, matrices, strict=True):
                 if full is not grad:
@@ -164,7 +164,7 @@ class LayerClip(Clipper):
                     grad.copy_(matrix.reshape(grad.shape))
         if len(reports) == 1:
             return reports[0]
-        columns = [torch.cat(column).index_select(0, plan.order) for column in zip(*reports, strict=True)]
+        columns = [torch.cat(column).index_select(0, grouping.order) for column in zip(*reports, strict=True)]
         return SpectralReport(*columns)
 
     def _clip_vectors(self, grads: list[Tensor], norm: Tensor, tau: Tensor, flat: bool) -> SpectralReport:

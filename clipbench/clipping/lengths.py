@@ -30,9 +30,9 @@ def norms(grads: list[Tensor]) -> Tensor:
     if not all(readable(grad) for grad in grads):
         short = [_shorten(grad, torch.float64) for grad in grads]
         return torch.stack(torch._foreach_norm(short, 2, dtype=torch.float64))
-    wide = torch.float64 if any(grad.dtype == torch.float64 for grad in grads) else torch.float32
-    short = [grad if grad.numel() < LONG else _shorten(grad, wide) for grad in grads]
-    found = torch.stack(torch._foreach_norm(short, 2, dtype=wide)).tolist()
+    dtype = torch.float64 if any(grad.dtype == torch.float64 for grad in grads) else torch.float32
+    short = [grad if grad.numel() < LONG else _shorten(grad, dtype) for grad in grads]
+    found = torch.stack(torch._foreach_norm(short, 2, dtype=dtype)).tolist()
     for place, norm in enumerate(found):
         if not PLAIN[0] < norm < PLAIN[1]:
             found[place] = float(_scaled_norm(grads[place]))
@@ -51,18 +51,18 @@ def _scaled_norm(grad: Tensor) -> Tensor:
     )
 
 
-def _shorten(grad: Tensor, wide: torch.dtype) -> Tensor:
+def _shorten(grad: Tensor, dtype: torch.dtype) -> Tensor:
     """A vector with the gradient's norm: the gradient itself where it is short, the norms of its rows where not.
 
     On a CPU torch's own float32 norm of 38 million entries (a fully connected layer of AlexNet) is wrong by 3e-3, in
     rows by 3e-7, and rows are twice as fast.
     """
     if grad.numel() < LONG:
-        return grad.to(wide)
+        return grad.to(dtype)
     flat = grad.reshape(-1)
     even = grad.numel() - grad.numel() % ROW
-    rows = torch.linalg.vector_norm(flat[:even].view(-1, ROW), dim=1, dtype=wide)
-    return torch.cat([rows, flat[even:].to(wide)])
+    rows = torch.linalg.vector_norm(flat[:even].view(-1, ROW), dim=1, dtype=dtype)
+    return torch.cat([rows, flat[even:].to(dtype)])
 
 
 def total(lengths: Tensor) -> Tensor:

@@ -91,16 +91,16 @@ class SpectralClip(LayerClip):
         return report
 
     def _clip_randomized(self, names: list[str], matrices: list[Tensor], tau: Tensor) -> SpectralReport:
-        outcomes = []
+        reports = []
         for name, matrix, level in zip(names, matrices, tau.tolist(), strict=True):
             basis = self._bases.get(name) if self.rank is None else None
-            outcome, basis = randomized_one_(
+            report, basis = randomized_one_(
                 matrix, level, self.rank, self.oversample, self.iterations, basis, self.generator
             )
             if basis is not None and self.rank is None:
                 self._bases[name] = basis
-            outcomes.append(outcome)
-        return gather(outcomes, tau.device)
+            reports.append(report)
+        return gather(reports, tau.device)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"bases": {name: basis.clone() for name, basis in self._bases.items()}}

@@ -12,7 +12,7 @@ from clipbench.data.base import Batch, Data
 
 
 class DoubleData:
-    """`data` with the floating fields of every batch widened; what is drawn is drawn as in float32."""
+    """`data` with the floating fields of every batch promoted; what is drawn is drawn as in float32."""
 
     def __init__(self, data: Data) -> None:
         self._data = data

@@ -33,13 +33,13 @@ def student_t(shape: Sequence[int], index: float, generator: torch.Generator) ->
     return radius.mul_(_uniform(shape, generator).mul_(2.0 * math.pi).cos_())
 
 
-def pareto(shape: Sequence[int], index: float, generator: torch.Generator) -> Tensor:
+def two_sided_pareto(shape: Sequence[int], index: float, generator: torch.Generator) -> Tensor:
     """Two-sided Pareto, float64: a random sign times a Pareto, P(|x| > t) = t^{−index} for t ≥ 1."""
     size = _uniform(shape, generator).pow_(-1.0 / index)
     return size * torch.where(_uniform(shape, generator) > 0.5, 1.0, -1.0)
 
 
-def alpha_stable(shape: Sequence[int], index: float, generator: torch.Generator) -> Tensor:
+def symmetric_stable(shape: Sequence[int], index: float, generator: torch.Generator) -> Tensor:
     """Symmetric α-stable with characteristic function exp(−|t|^α), α = `index` ≤ 2, float64.
 
     x = sin(αv) / cos(v)^{1/α} · (cos(v − αv) / w)^{(1−α)/α}, v uniform on (−π/2, π/2), w exponential
@@ -55,8 +55,8 @@ def alpha_stable(shape: Sequence[int], index: float, generator: torch.Generator)
 
 SAMPLERS: dict[str, Callable[[Sequence[int], float, torch.Generator], Tensor]] = {
     "student_t": student_t,
-    "pareto": pareto,
-    "alpha_stable": alpha_stable,
+    "pareto": two_sided_pareto,
+    "alpha_stable": symmetric_stable,
 }
 
 

@@ -1,6 +1,6 @@
 """Tasks: per-sample training losses and per-sample metrics for classes, real values and text.
 
-All cross-entropies are in nats. Half-precision outputs (autocast) are widened to float32 before the loss.
+All cross-entropies are in nats. Half-precision outputs (autocast) are promoted to float32 before the loss.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from clipbench.config.checks import fraction
 from clipbench.data.base import Batch
 
 
-def _wide(outputs: Tensor) -> Tensor:
+def _promoted(outputs: Tensor) -> Tensor:
     return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
 
 
@@ -36,12 +36,12 @@ class Classification:
         self.label_smoothing = label_smoothing
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        outputs = _wide(outputs)
+        outputs = _promoted(outputs)
         losses = F.cross_entropy(outputs, batch.targets, reduction="none", label_smoothing=self.label_smoothing)
         return _with_noise(losses, outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
-        outputs = _wide(outputs)
+        outputs = _promoted(outputs)
         loss = F.cross_entropy(outputs, batch.targets, reduction="none")
         return {"loss": loss, "accuracy": (outputs.argmax(1) == batch.targets).to(loss.dtype)}
 
@@ -50,13 +50,13 @@ class Regression:
     """Squared error, the mean over a sample's outputs (no factor 1/2). Outputs and targets (n, outputs)."""
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        outputs = _wide(outputs)
+        outputs = _promoted(outputs)
         errors = F.mse_loss(outputs, batch.targets, reduction="none")
         losses = errors.squeeze(1) if errors.shape[1] == 1 else errors.mean(1)  # a mean of one costs a kernel
         return _with_noise(losses, outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": (_wide(outputs) - batch.targets).square().mean(1)}
+        return {"loss": (_promoted(outputs) - batch.targets).square().mean(1)}
 
 
 class NextToken:
@@ -71,11 +71,11 @@ class NextToken:
         self.label_smoothing = label_smoothing
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        outputs = _wide(outputs)
+        outputs = _promoted(outputs)
         return _with_noise(self._mean_over_tokens(outputs, batch.targets, self.label_smoothing), outputs, batch)
 
     def metrics(self, outputs: Tensor, batch: Batch) -> dict[str, Tensor]:
-        outputs = _wide(outputs)
+        outputs = _promoted(outputs)
         loss = self._mean_over_tokens(outputs, batch.targets, 0.0)
         return {"loss": loss, "accuracy": (outputs.argmax(2) == batch.targets).to(loss.dtype).mean(1)}
 

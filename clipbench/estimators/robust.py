@@ -80,10 +80,10 @@ class MedoidOfMicroBatches(RobustMicroBatches):
 
     def combine(self, stacked: list[Tensor]) -> list[Tensor]:
         flat = torch.cat([parts.flatten(1) for parts in stacked], dim=1)
-        wide = flat if flat.dtype == torch.float64 else flat.float()
-        gaps = torch.stack([torch.linalg.vector_norm(wide - row, dim=1) for row in wide])
+        promoted = flat if flat.dtype == torch.float64 else flat.float()
+        gaps = torch.stack([torch.linalg.vector_norm(promoted - row, dim=1) for row in promoted])
         # A lost micro-batch is infinitely far from all; leaving its column out keeps the others comparable.
-        lost = ~torch.isfinite(wide).all(dim=1)
+        lost = ~torch.isfinite(promoted).all(dim=1)
         sums = torch.where(lost[None, :], 0.0, gaps).sum(dim=1)
         best = torch.where(lost, torch.inf, sums).argmin()
         return [parts.index_select(0, best[None]).squeeze(0) for parts in stacked]

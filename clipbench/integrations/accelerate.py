@@ -13,8 +13,7 @@ from torch.optim import Optimizer
 from clipbench.clipping import ClipStats
 from clipbench.integrations.accumulation import Window
 from clipbench.integrations.state import AnyClipper, ClipperState
-from clipbench.per_sample import ClipStats as SampleClipStats
-from clipbench.per_sample import PerSampleClipper
+from clipbench.per_sample import PerSampleClipper, SampleClipStats
 
 
 class AcceleratedClipper:

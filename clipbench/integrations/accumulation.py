@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from clipbench.per_sample import ClipStats, PerSampleClipper
+from clipbench.per_sample import PerSampleClipper, SampleClipStats
 
 
 class Window:
@@ -22,7 +22,9 @@ class Window:
         """The next part is the first of a new window."""
         self.done = self.seen = 0
 
-    def backward(self, clipper: PerSampleClipper, losses: Tensor, parts: int, scale: float | Tensor = 1.0) -> ClipStats:
+    def backward(
+        self, clipper: PerSampleClipper, losses: Tensor, parts: int, scale: float | Tensor = 1.0
+    ) -> SampleClipStats:
         """`clipper.backward` of losses (n,) as one of `parts`; `scale`: a GradScaler's, which they have."""
         if self.done >= parts:
             self.restart()

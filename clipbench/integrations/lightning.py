@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from clipbench.integrations.accumulation import Window
 from clipbench.integrations.state import AnyClipper, ClipperState, check_clipper
-from clipbench.per_sample import ClipStats, PerSampleClipper
+from clipbench.per_sample import PerSampleClipper, SampleClipStats
 
 KEY = "clipbench_clipper"  # in Lightning's checkpoints
 
@@ -47,7 +47,7 @@ class ClippingMixin:
         parts = self.trainer.accumulate_grad_batches if self.automatic_optimization else 1
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
-        self.clip_stats: ClipStats = self._window.backward(self._clipper, loss * parts, parts, scale)
+        self.clip_stats: SampleClipStats = self._window.backward(self._clipper, loss * parts, parts, scale)
 
     def on_before_zero_grad(self, optimizer: Optimizer) -> None:
         """Lightning's hook, before the first part of a window."""

@@ -38,12 +38,12 @@ Read in this order: `clipper` (what users call), `engine` (one step), `graph` an
 parameter), `rules` (norms and weighted sums by kind of layer), `factors` and `cost` (the arithmetic and its price),
 `care` and `total` (of what size numbers may be), `joint` (tied weights), `derived` and `pullback` (what is computed
 from parameters alone), `fallback` (the slow path), `frozen` (BatchNorm in training, where asked for); and for whose row
-is whose: `placement`, `layout`, `signature` (what a proof holds for; and with `plan` how a graph is read again),
+is whose: `placement`, `layout`, `signature` (what a proof holds for; and with `replay` how a graph is read again),
 `dependence` with `owners`, `spelling`, `surrogates`, `opaque`, `surroundings` (the proof), `measure` with `probe` and
 `balance` (the measurement), `hooks` (what shows in no graph), `mixing` (what is refused).
 """
 
-from clipbench.per_sample.clipper import ClipStats, PerSampleClipper
+from clipbench.per_sample.clipper import ClipStats, PerSampleClipper, SampleClipStats
 from clipbench.per_sample.frozen import freeze_batch_statistics
 from clipbench.per_sample.thresholds import PowerThreshold
 from clipbench.per_sample.weights import AdaptiveWeight, AutomaticWeight, NormalizedWeight, SmoothWeight
@@ -55,6 +55,7 @@ __all__ = [
     "NormalizedWeight",
     "PerSampleClipper",
     "PowerThreshold",
+    "SampleClipStats",
     "SmoothWeight",
     "freeze_batch_statistics",
 ]

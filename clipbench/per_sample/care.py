@@ -47,7 +47,7 @@ def fast() -> bool:
     return _CURRENT.get() is Care.FAST
 
 
-def wide(tensor: Tensor) -> Tensor:
+def promoted(tensor: Tensor) -> Tensor:
     """In the precision gradients are formed in: float32 for half precisions, else its own; float64 where SURE."""
     if _CURRENT.get() is Care.SURE:
         return double(tensor)
@@ -56,7 +56,7 @@ def wide(tensor: Tensor) -> Tensor:
 
 def deep(tensor: Tensor) -> Tensor:
     """In the precision squares are summed in: float64, but for FAST."""
-    return wide(tensor) if fast() else double(tensor)
+    return promoted(tensor) if fast() else double(tensor)
 
 
 def double(tensor: Tensor) -> Tensor:

@@ -19,13 +19,13 @@ from clipbench.per_sample.traces import Trace
 from clipbench.per_sample.verify import Verification, trainable
 
 if TYPE_CHECKING:
-    from clipbench.per_sample.distributed import Choice
+    from clipbench.per_sample.distributed import GroupChoice
 
 WeightRule = Callable[[Tensor, Tensor], Tensor]
 """A callable (norms, thresholds) → γ, all (n,)."""
 
 
-class ClipStats(NamedTuple):
+class SampleClipStats(NamedTuple):
     """What one call of `PerSampleClipper.backward` saw on this rank; tensors on the model's device, none was read.
 
     norms: per-sample gradient norms over all parameters together, (n,), in float32 at least; without a GradScaler's
@@ -39,6 +39,9 @@ class ClipStats(NamedTuple):
     thresholds: Tensor
     clipped_fraction: Tensor
     dropped: Tensor
+
+
+ClipStats = SampleClipStats  # its earlier name, which the clippers' own type has too
 
 
 class PerSampleClipper:
@@ -91,7 +94,7 @@ class PerSampleClipper:
         weight: WeightRule | None = None,
         nonfinite: Literal["drop", "raise"] = "drop",
         verify: bool = False,
-        process_group: Choice = "auto",
+        process_group: GroupChoice = "auto",
         batch_norm: Literal["refuse", "frozen"] = "refuse",
     ) -> None:
         check_threshold(threshold)
@@ -116,7 +119,7 @@ class PerSampleClipper:
     @torch.no_grad()
     def backward(
         self, losses: Tensor, offset: int = 0, total: int | None = None, scale: float | Tensor = 1.0
-    ) -> ClipStats:
+    ) -> SampleClipStats:
         """Add (1/total) Σ_k γ_k g_k to the parameters' `.grad`, for `losses` (n,), one loss per sample.
 
         offset, total: for gradient accumulation. This part holds samples k = offset + 1 … offset + n of `total`
@@ -160,7 +163,7 @@ class PerSampleClipper:
         if keep is not None:
             gamma = torch.where(keep, gamma, 0.0 if unscaled(scale) else torch.nan)
         self._add(gradients, gamma / count, keep if unscaled(scale) else None, scaled, ranks)
-        return ClipStats(norms, thresholds, (norms > thresholds).mean(dtype=norms.dtype), dropped)
+        return SampleClipStats(norms, thresholds, (norms > thresholds).mean(dtype=norms.dtype), dropped)
 
     def _add(
         self, gradients: SampleGradients, weights: Tensor, keep: Tensor | None, norms: Tensor, ranks: Ranks | None
@@ -250,9 +253,9 @@ class PerSampleClipper:
         if losses.grad_fn is None:
             raise ValueError("losses must have been computed with gradients enabled, got losses without a graph")
 
-    def _empty(self, losses: Tensor) -> ClipStats:
+    def _empty(self, losses: Tensor) -> SampleClipStats:
         none = losses.new_zeros(0)
-        return ClipStats(none, none, losses.new_zeros(()), losses.new_zeros((), dtype=torch.int64))
+        return SampleClipStats(none, none, losses.new_zeros(()), losses.new_zeros((), dtype=torch.int64))
 
 
 def autocasts(losses: Tensor) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from clipbench.per_sample.care import wide
+from clipbench.per_sample.care import promoted
 from clipbench.per_sample.cost import SUBGRAPH_BYTES
 from clipbench.per_sample.dependence import linear_below
 from clipbench.per_sample.factors import across, row_norms
@@ -92,7 +92,7 @@ class Entangled:
 def add_rows(totals: dict[int, Tensor], slot: Slot, rows: Tensor) -> None:
     """Add per-sample gradients (b, *part_shape) of a part to those of its whole, (b, *shape)."""
     key, count = id(slot.param), rows.shape[0]
-    rows = wide(rows).reshape(count, *slot.part_shape)
+    rows = promoted(rows).reshape(count, *slot.part_shape)
     if rows.is_complex() and not slot.param.dtype.is_complex:
         rows = rows.real
     if slot.whole and key not in totals:

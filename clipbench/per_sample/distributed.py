@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:
     Group = dist.ProcessGroup
-    Choice = Group | None | Literal["auto"]
+    GroupChoice = Group | None | Literal["auto"]
 
 BUCKET = 25 * 2**20
 """Bytes of gradients that travel in one message, as in DistributedDataParallel."""
@@ -113,7 +113,7 @@ def _buckets(grads: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def group_of(model: nn.Module, choice: Choice) -> Group | None:
+def group_of(model: nn.Module, choice: GroupChoice) -> Group | None:
     """The ranks to sum over; None where this process trains alone. Raises ValueError for what cannot be reduced."""
     if not dist.is_available() or not dist.is_initialized():
         return None

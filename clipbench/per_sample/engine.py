@@ -31,18 +31,18 @@ class SampleGradients:
         self.finite = False  # whether all norms are known to be
         self.uses = found.uses
         self.slow = SlowGradients(losses, list(found.slow.values()), OWN in found.why.values()) if found.slow else None
-        plan = found.plan
+        replay = found.replay
         self.shared: list[list[Reading]] = []
         self.entangled: list[Entangled] = []
-        if plan is None or found.slow or len(found.uses) != len(plan.steps):
+        if replay is None or found.slow or len(found.uses) != len(replay.steps):
             self._join(found)
-        elif plan.shared is not None:
-            self.shared = [[(self.uses[index], role) for index, role in group] for group in plan.shared]
+        elif replay.shared is not None:
+            self.shared = [[(self.uses[index], role) for index, role in group] for group in replay.shared]
         else:
             self._join(found)
             if not self.entangled:
                 number = {id(use): index for index, use in enumerate(self.uses)}
-                plan.shared = [[(number[id(use)], role) for use, role in group] for group in self.shared]
+                replay.shared = [[(number[id(use)], role) for use, role in group] for group in self.shared]
         self.joint = {use.slots[role] for group in self.readings() for use, role in group}
         self.derived = [root for group in self.entangled for root in group.derived]
         self.below = {key: param for group in self.entangled for key, param in group.params.items()}
@@ -133,7 +133,7 @@ class PerSampleGradients:
         passed = set(self._known.passed)
         while True:
             found = (trace_packed if self._packed else trace)(losses, self._params, self._known)
-            before = None if found.plan is not None else self._gradients()
+            before = None if found.replay is not None else self._gradients()
             new, mixed = self._placement.place(losses, found, retain_graph)
             if before is not None:
                 self._refuse_hidden(before)

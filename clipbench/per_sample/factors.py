@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.care import deep, fast, grams_apart, least, marked, wide
+from clipbench.per_sample.care import deep, fast, grams_apart, least, marked, promoted
 from clipbench.per_sample.cost import DOUBLE, chunk_size, gram_cost, instance_cost
 
 LONG_ROW = 1 << 15
@@ -23,7 +23,7 @@ def row_norms(rows: Tensor) -> Tensor:
     """
     if not fast():
         return scaled_norms(rows)
-    flat = wide(rows)
+    flat = promoted(rows)
     if flat.dim() == 1:
         return flat.abs()
     flat = flat.flatten(1)
@@ -101,7 +101,7 @@ def gram_form(left: Tensor, right: Tensor, bias: bool, groups: int = 1) -> Tenso
 
 def instantiated_form(left: Tensor, right: Tensor, bias: bool, groups: int = 1) -> Tensor:
     """√ (‖lᵀ r‖² + bias · ‖Σ_t l_t‖²), over all of a sample's groups, (n,)."""
-    left, right = wide(left), wide(right)
+    left, right = promoted(left), promoted(right)
     norms = row_norms(torch.bmm(left.transpose(1, 2), right).unflatten(0, (-1, groups)))
     return torch.hypot(norms, row_norms(left.sum(1).unflatten(0, (-1, groups)))) if bias else norms
 
@@ -113,7 +113,7 @@ def outer_norms(left: Tensor, right: Tensor, bias: bool = False, groups: int = 1
         norms = scaled_norms(right)
         norms = (torch.hypot(norms, torch.ones_like(norms)) if bias else norms) * scaled_norms(left)
         return norms if groups == 1 else scaled_norms(norms.view(-1, groups))
-    first, second = (torch.linalg.vector_norm(wide(side), dim=1) for side in (left, right))
+    first, second = (torch.linalg.vector_norm(promoted(side), dim=1) for side in (left, right))
     if bias:
         second = second.square_().add_(1.0).sqrt_()
     if groups == 1:

@@ -82,8 +82,8 @@ def _forward(layer: _BatchNorm, x: Tensor) -> Tensor:
     if values < 2:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
     with torch.no_grad():
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x.detach()
-        var, mean = torch.var_mean(wide, [axis for axis in range(x.dim()) if axis != 1], correction=0)
+        promoted = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x.detach()
+        var, mean = torch.var_mean(promoted, [axis for axis in range(x.dim()) if axis != 1], correction=0)
         if layer.training and layer.track_running_stats:
             _remember(layer, mean, var * (values / (values - 1)))
     return F.batch_norm(x, mean, var, layer.weight, layer.bias, training=False, eps=layer.eps)

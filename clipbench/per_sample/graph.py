@@ -11,7 +11,7 @@ rows do not belong to samples either, the parameters are slow. A graph does not 
 may take a node for one that meets samples that does not, and the walk may pass one on that does: the check of the rows
 (`probe`) tells the first, a dead end the second. `Known` keeps both.
 
-What a walk made of a graph is kept too, for graphs like it (see `plan`).
+What a walk made of a graph is kept too, for graphs like it (see `replay`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.plan import Plan
+from clipbench.per_sample.replay import Replay
 from clipbench.per_sample.rules import READERS, Reader, Use, read_empty, read_entries, read_node
 from clipbench.per_sample.signature import Edges, outline
 from clipbench.per_sample.slots import REINDEXINGS, Derived, Node, Root, Slot, resolve
@@ -32,7 +32,7 @@ from clipbench.per_sample.traces import Known, Recipe, Trace, node_key
 def trace(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace:
     """Every use of the parameters with ids `params` below `losses` (n,). Raises ValueError for refused layers.
 
-    A graph like an earlier one is read as that was (see `plan`).
+    A graph like an earlier one is read as that was (see `replay`).
     """
     found = None
     while found is None:
@@ -42,17 +42,17 @@ def trace(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace:
 
 def _look(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace | None:
     """One look at the graph; None where that told how to look again, which is noted in `known`."""
-    order, described = outline(losses.grad_fn)
-    if described is None and any(meta.is_nested_tensor for node, _ in order for meta in _outputs(node)):
+    order, signature = outline(losses.grad_fn)
+    if signature is None and any(meta.is_nested_tensor for node, _ in order for meta in _outputs(node)):
         return _all_slow(order, params)
-    key = known.number(described)
-    plan = known.plan(key, len(losses))
-    if plan is not None:
-        found = plan.read(order, params, len(losses))
+    key = known.number(signature)
+    replay = known.replay(key, len(losses))
+    if replay is not None:
+        found = replay.read(order, params, len(losses))
         if found is None:
             known.drop(key, len(losses))
         else:
-            found.signature, found.version, found.plan = key, known.version, plan
+            found.signature, found.version, found.replay = key, known.version, replay
         return found
     walk = _Walk(losses.shape[0], params, known)
     for node, edges in order:
@@ -64,7 +64,7 @@ def _look(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace |
         known.single.add(news[0])
         return None
     if not found.slow:
-        known.keep(key, len(losses), Plan(order, params, walk.recipes, found))
+        known.keep(key, len(losses), Replay(order, params, walk.recipes, found))
     return found
 
 

@@ -36,7 +36,7 @@ from clipbench.per_sample.opaque import Nonlinear, functions_in
 from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to
 from clipbench.per_sample.pullback import nodes_below
 from clipbench.per_sample.rules import Use
-from clipbench.per_sample.surroundings import HiddenError, described
+from clipbench.per_sample.surroundings import HiddenError, seen_by
 from clipbench.per_sample.traces import OWN, Trace
 
 Verdict = RowLayout | Literal["measure", "own", "mixed", "lost"]
@@ -206,7 +206,7 @@ class Functions:
     def judge(self, losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
         """Verdicts where some are not linear; empty where all are. What hides what it sees is looked at every time."""
         try:
-            seen: set[Hashable] = {(type(node), described(node)) for node in functions_in(losses)}
+            seen: set[Hashable] = {(type(node), seen_by(node)) for node in functions_in(losses)}
         except HiddenError:
             seen = {None}
         if seen <= self._linear:

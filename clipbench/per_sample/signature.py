@@ -10,7 +10,7 @@ from torch.autograd.function import FunctionCtx
 
 from clipbench.per_sample.slots import Node
 from clipbench.per_sample.surrogates import counts_up
-from clipbench.per_sample.surroundings import HiddenError, described, plain
+from clipbench.per_sample.surroundings import HiddenError, plain, seen_by
 
 OPEN = re.compile(r"\w+Backward\d+|CopyBackwards")
 """Nodes that show their constants. Others, such as a write into part of a tensor (CopySlices), hide them."""
@@ -52,10 +52,10 @@ def outline(root: Node, made: Container[Node] = ()) -> tuple[list[tuple[Node, Ed
             stack.pop()
             number[node] = len(order)
             order.append((node, edges))
-    return order, _described(order, number, made)
+    return order, _signature(order, number, made)
 
 
-def _described(
+def _signature(
     order: Sequence[tuple[Node, Edges]], number: Mapping[Node | None, int], made: Container[Node]
 ) -> Hashable:
     """What nodes are, which of them they lead to, the shapes of their gradients, and their constants."""
@@ -102,7 +102,7 @@ def _learn(kind: type) -> Kind:
     names: tuple[str, ...] | None = None
     special: Callable[[Node], Hashable] | None = None
     if issubclass(kind, FunctionCtx):
-        names, special = (), described
+        names, special = (), seen_by
     elif OPEN.fullmatch(kind.__name__) and kind.__name__ not in STRIDED:
         known = dir(kind)
         saved = [name for name in known if name.startswith("_saved_") and "_raw" + name not in known]

@@ -25,7 +25,7 @@ class HiddenError(Exception):
     """What code depends on cannot be compared."""
 
 
-def described(node: Any) -> Any:
+def seen_by(node: Any) -> Any:
     """What a function's backward may depend on besides its gradients and the values of tensors. Raises HiddenError."""
     kept = [plain(item) for item in sorted(vars(node).items())]
     return (*kept, *_saved(node), *surroundings(type(node)))

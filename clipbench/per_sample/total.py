@@ -32,7 +32,7 @@ def total_norms(parts: Sequence[Part], like: Tensor) -> tuple[Tensor, bool]:
     if like.device.type != "cpu" or not readable(like):
         with taking(Care.BLIND):
             found = [part.norms() for part in parts]
-            return across(found).to(_kind(parts, like)), False
+            return across(found).to(_norm_dtype(parts, like)), False
     found = [part.norms() for part in parts]
     total = across(found)
     low = max(least(norms.dtype) for norms in found)
@@ -70,7 +70,7 @@ def _sure_norms(part: Part, doubt: Tensor, norms: Tensor) -> Tensor:
         return torch.where(doubt, part.norms().double(), norms)
 
 
-def _kind(parts: Sequence[Part], like: Tensor) -> torch.dtype:
+def _norm_dtype(parts: Sequence[Part], like: Tensor) -> torch.dtype:
     """The dtype in which norms are given: float64 where some gradients are in it."""
     kinds = {like.dtype} | {use.delta.dtype for part in parts for use in part.uses or ()}
     return torch.float64 if kinds & {torch.float64, torch.complex128} else torch.float32

@@ -12,7 +12,7 @@ from clipbench.per_sample.rules import Reader, Use
 from clipbench.per_sample.slots import Derived, Node, Root, Slot
 
 if TYPE_CHECKING:
-    from clipbench.per_sample.plan import Plan
+    from clipbench.per_sample.replay import Replay
 
 KEPT = 64
 """Graphs whose reading is kept."""
@@ -32,7 +32,7 @@ class Known:
 
     passed: set[Key] = field(default_factory=set)
     single: set[Key] = field(default_factory=set)
-    plans: dict[Hashable, Plan] = field(default_factory=dict)
+    replays: dict[Hashable, Replay] = field(default_factory=dict)
     numbers: dict[Hashable, int] = field(default_factory=dict)
     last: int = 0
     forgotten: int = 0
@@ -58,21 +58,21 @@ class Known:
         """Grows with what is found."""
         return len(self.passed) + len(self.single) + self.forgotten
 
-    def plan(self, signature: Hashable, n: int) -> Plan | None:
+    def replay(self, signature: Hashable, n: int) -> Replay | None:
         """How a graph with this signature was read, for n samples, as long as nothing else was found since."""
-        return None if signature is None else self.plans.get((signature, n, self.version))
+        return None if signature is None else self.replays.get((signature, n, self.version))
 
     def drop(self, signature: Hashable, n: int) -> None:
         """Forget how a graph was read."""
-        self.plans.pop((signature, n, self.version), None)
+        self.replays.pop((signature, n, self.version), None)
 
-    def keep(self, signature: Hashable, n: int, plan: Plan) -> None:
+    def keep(self, signature: Hashable, n: int, replay: Replay) -> None:
         """Keep how a graph was read."""
         if signature is None:
             return
-        if len(self.plans) >= KEPT:
-            del self.plans[next(iter(self.plans))]
-        self.plans[signature, n, self.version] = plan
+        if len(self.replays) >= KEPT:
+            del self.replays[next(iter(self.replays))]
+        self.replays[signature, n, self.version] = replay
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Trace:
 
     `leaves` are the parameters below each derived tensor (by its id); `dead_ends` nodes from which no way led to
     samples, in the order of the walk; `signature` tells the graph from others (None: it cannot), `version` the walk
-    from others over the same graph; `plan` is what it was read by, if it was.
+    from others over the same graph; `replay` is what it was read by, if it was.
     """
 
     uses: list[Use] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Trace:
     dead_ends: list[Key] = field(default_factory=list)
     version: int = 0
     signature: Hashable = None
-    plan: Plan | None = None
+    replay: Replay | None = None
 
     def below(self, root: Root) -> dict[int, Tensor]:
         """The parameters (by id) that a root is, or is made of."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from clipbench.per_sample.care import wide
+from clipbench.per_sample.care import promoted
 from clipbench.per_sample.engine import PerSampleGradients
 from clipbench.per_sample.slots import Node
 
@@ -92,7 +92,7 @@ def _one_by_one(
             if grad is None:
                 row.append(losses.new_zeros((), dtype=torch.float64))
                 continue
-            grad = wide(grad).detach()
+            grad = promoted(grad).detach()
             row.append(torch.linalg.vector_norm(grad.abs().double()))
             before = sums[name]
             part = grad * weight.to(grad.dtype)
@@ -139,7 +139,7 @@ def _wrong_sums(params: Mapping[str, nn.Parameter], wanted: Mapping[str, Tensor 
     for name, param in params.items():
         zero = torch.zeros_like(param)
         want, got = wanted[name], param.grad
-        difference = (zero if want is None else want) - wide(zero if got is None else got)
+        difference = (zero if want is None else want) - promoted(zero if got is None else got)
         off = _size(difference)
         if off > bound:
             size = _size(zero if want is None else want)

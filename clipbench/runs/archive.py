@@ -58,7 +58,7 @@ def data_file(results: Path, experiment: str) -> Path:
     return results / "data" / f"{stem(experiment)}.parquet"
 
 
-def outcome_file(results: Path, experiment: str) -> Path:
+def selection_file(results: Path, experiment: str) -> Path:
     """results/data/<stem>__tuning.json: what the latest tuning selected for every method."""
     return results / "data" / f"{stem(experiment)}__tuning.json"
 

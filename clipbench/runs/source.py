@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from clipbench.runs.references import Chain, Finder, bind
 
-Place = tuple[int, int]  # line from 1, column from 0, in characters
+Position = tuple[int, int]  # line from 1, column from 0, in characters
 LAYOUT = {tokenize.NL, tokenize.COMMENT, tokenize.ENCODING, tokenize.ENDMARKER}
 MARKS = {tokenize.NEWLINE: "\n", tokenize.INDENT: "{{", tokenize.DEDENT: "}}"}
 
@@ -138,16 +138,16 @@ class _Source:
         self._all = list(_joined(tokenize.generate_tokens(io.StringIO(text).readline), self.lines))
         self._starts = [token[1] for token in self._all]
 
-    def place(self, line: int, column: int) -> Place:
+    def place(self, line: int, column: int) -> Position:
         """A place of the syntax tree, which counts bytes, in characters."""
         text = self.lines[line - 1]
         return line, column if text.isascii() else len(text.encode()[:column].decode())
 
-    def span(self, node: Any) -> tuple[Place, Place]:
+    def span(self, node: Any) -> tuple[Position, Position]:
         return self.place(node.lineno, node.col_offset), self.place(node.end_lineno, node.end_col_offset)
 
     def tokens(
-        self, begin: tuple[int, int], node: ast.stmt, references: list[tuple[Place, Place]],
+        self, begin: tuple[int, int], node: ast.stmt, references: list[tuple[Position, Position]],
         dropped: list[ast.stmt], singles: list[tuple[tuple[int, int], tuple[int, int]]],
     ) -> list[str]:  # fmt: skip
         """What is left of a statement: each reference is one mark."""
@@ -175,10 +175,10 @@ class _Source:
         return found
 
 
-Token = tuple[int, Place, Place, str]
+Token = tuple[int, Position, Position, str]
 
 
-def _closing_comma(tokens: list[Token], number: int, singles: list[tuple[Place, Place]]) -> bool:
+def _closing_comma(tokens: list[Token], number: int, singles: list[tuple[Position, Position]]) -> bool:
     """Whether a token is a comma before a closing bracket that only layout put there, not a tuple of one."""
     _, first, _, text = tokens[number]
     if text != "," or number + 1 == len(tokens) or tokens[number + 1][3] not in (")", "]", "}"):
@@ -203,7 +203,7 @@ def _joined(tokens: Iterable[tokenize.TokenInfo], lines: list[str]) -> Iterator[
             yield token.type, token.start, token.end, token.string
 
 
-def _slice(lines: list[str], start: Place, end: Place) -> str:
+def _slice(lines: list[str], start: Position, end: Position) -> str:
     if start[0] == end[0]:
         return lines[start[0] - 1][start[1] : end[1]]
     middle = lines[start[0] : end[0] - 1]

@@ -53,7 +53,7 @@ class Sweep:
         """What records and collected data say now, run by run."""
         return [look(one) for one in self.requests]
 
-    def plan(self) -> str:
+    def to_do(self) -> str:
         """What is to do: runs in all, done, to resume, to do, and about how long that takes."""
         known = self.known()
         left = [one for one, found in zip(self.requests, known, strict=True) if found.place is None]

@@ -113,7 +113,8 @@ class _Batch:
         for recorder in self.recorders.values():
             recorder.size = len(kept)
 
-    def _train(self) -> None:
+    def _trainer(self) -> Any:
+        """What trains the members as one program; None, said aloud, where they have to go alone."""
         from clipbench.runs.fit import check_schedule
         from clipbench.training.together.building import build_all
         from clipbench.training.together.members import Unbatchable
@@ -125,9 +126,14 @@ class _Batch:
             setups = build_all(self.requests)
             for setup in setups:
                 check_schedule(setup)
-            trainer = TogetherTrainer(setups, self.say)
+            return TogetherTrainer(setups, self.say)
         except Unbatchable as why:
             self.say(f"together: these runs go alone: {why}")
+            return None
+
+    def _train(self) -> None:
+        trainer = self._trainer()
+        if trainer is None:
             return
         file = self.file or BatchFile.of(self.requests)
         file.write_members()

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 from clipbench.config import schema
 from clipbench.errors import ConfigError
-from clipbench.runs import probe
+from clipbench.runs import short_run
 from clipbench.runs.execute import execute
 from clipbench.wording import amount
 
 PACKAGE = Path(__file__).parents[1]
 
 
-class Probed(NamedTuple):
+class ShortRun(NamedTuple):
     """What a short run left: its code's fingerprint, its status, its number of rows and their digest."""
 
     fingerprint: str
@@ -38,8 +38,8 @@ class Comparison(NamedTuple):
     experiment: str
     method: str
     together: bool  # whether as members of one program
-    old: Probed | None
-    new: Probed
+    old: ShortRun | None
+    new: ShortRun
 
     @property
     def equal(self) -> bool:
@@ -54,14 +54,14 @@ def compare(commit: str, cases: Sequence[tuple[str, str, bool]], say: Any = prin
     """
     with _checkout(commit) as old:
         words = [
-            [f"experiment={experiment}", f"method={method}", *([probe.BATCHED] if together else [])]
+            [f"experiment={experiment}", f"method={method}", *([short_run.BATCHED] if together else [])]
             for experiment, method, together in cases
         ]
         say(
-            f"{amount(len(cases), 'short run')} of {probe.STEPS} steps, undisturbed and resumed, "
+            f"{amount(len(cases), 'short run')} of {short_run.STEPS} steps, undisturbed and resumed, "
             f"under {commit} and this code"
         )
-        before, after = _probed(old, words), _probed(PACKAGE.parent, words)
+        before, after = _short_runs(old, words), _short_runs(PACKAGE.parent, words)
     found = []
     for (experiment, method, together), was, now in zip(cases, before, after, strict=True):
         if isinstance(now, str):
@@ -88,16 +88,16 @@ def _checkout(commit: str) -> Iterator[Path]:
             subprocess.run(["git", "worktree", "remove", "--force", place], cwd=home, capture_output=True, check=False)
 
 
-def _probed(tree: Path, cases: Sequence[Sequence[str]]) -> list[Probed | str]:
-    """The probes of one tree's code, in a process of its own; a text where one cannot be made."""
+def _short_runs(tree: Path, cases: Sequence[Sequence[str]]) -> list[ShortRun | str]:
+    """The short runs of one tree's code, in a process of its own; a text where one cannot be made."""
     done = subprocess.run(
-        [sys.executable, "-c", Path(probe.__file__).read_text(encoding="utf-8")],
+        [sys.executable, "-c", Path(short_run.__file__).read_text(encoding="utf-8")],
         input=json.dumps([list(case) for case in cases]), cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
-        raise RuntimeError(f"the code in {tree} cannot be probed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
-    return [one if isinstance(one, str) else Probed(*one) for one in json.loads(done.stdout.splitlines()[-1])]
+        raise RuntimeError(f"the code in {tree} cannot be run: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    return [one if isinstance(one, str) else ShortRun(*one) for one in json.loads(done.stdout.splitlines()[-1])]
 
 
 def resolved(commit: str) -> str:

@@ -7,7 +7,7 @@ Read in this order:
    `krylov.py` and `subspace.py` (two iterations), `certificate.py` (the proof that nothing above τ was missed).
 4. `newton_schulz.py` with `polynomials.py` and `powers.py`: products alone. `randomized.py`: the paper's truncated SVD.
 5. `soft.py`: values damped instead of cut.
-6. `factored.py`, for a product that is never formed: `balance.py`, `members.py`, `top_pair.py`, `core.py`.
+6. `factored.py`, for a product that is never formed: `balance.py`, `product_batch.py`, `top_pair.py`, `core.py`.
 
 Which path takes which matrix, by `auto` (n ≤ m its sides, σ₁ its largest singular value):
 

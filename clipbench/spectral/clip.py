@@ -18,11 +18,11 @@ from clipbench.spectral.svd import svd_
 def _randomized_(matrices: Sequence[Tensor], tau: Tensor) -> SpectralReport:
     """The adaptive form, cold, from a generator of this call's own."""
     generator = torch.Generator().manual_seed(0)
-    outcomes = [
+    reports = [
         randomized_one_(matrix, bound, None, 0, 0, None, generator)[0]
         for matrix, bound in zip(matrices, tau.tolist(), strict=True)
     ]
-    return gather(outcomes, tau.device)
+    return gather(reports, tau.device)
 
 
 FUNCTIONS = {"svd": svd_, "newton_schulz": newton_schulz_, "randomized": _randomized_}

@@ -22,7 +22,7 @@ from torch import Tensor
 from clipbench.spectral.certificate import nothing_missed
 from clipbench.spectral.gram import LONG, few_times, frobenius, gram, root_of_scale, start
 from clipbench.spectral.krylov import dominant
-from clipbench.spectral.report import LEFT, LinAlgError, Outcome, SpectralReport, gather
+from clipbench.spectral.report import LEFT, LinAlgError, MatrixReport, SpectralReport, gather
 from clipbench.spectral.ritz import Goal, Leading
 from clipbench.spectral.shapes import wide
 from clipbench.spectral.subspace import leading
@@ -47,11 +47,11 @@ def exact_(matrices: Sequence[Tensor], tau: Tensor, norms: Tensor | None = None)
     """
     known = [None] * len(matrices) if norms is None else norms.tolist()
     with torch.inference_mode():  # hundreds of small operations: 3 to 7 % of the time
-        outcomes = [clip_one_(*each) for each in zip(matrices, tau.tolist(), known, strict=True)]
-    return gather(outcomes, tau.device)
+        reports = [clip_one_(*each) for each in zip(matrices, tau.tolist(), known, strict=True)]
+    return gather(reports, tau.device)
 
 
-def clip_one_(matrix: Tensor, tau: float, norm: float | None = None) -> Outcome:
+def clip_one_(matrix: Tensor, tau: float, norm: float | None = None) -> MatrixReport:
     """Clip one matrix in place, on the host and in float32 or float64; a matrix that is not finite is left."""
     if not tau > 0:  # ≤ 0 or NaN: no goal for an iteration
         return clip_by_svd(matrix, tau)
@@ -59,48 +59,48 @@ def clip_one_(matrix: Tensor, tau: float, norm: float | None = None) -> Outcome:
     norm = frobenius(work) if norm is None else norm
     if norm > BEYOND * tau:  # what scales G and τ could lose τ
         return clip_by_svd(matrix, tau)._replace(fell_back=True)
-    outcome = _clip_safe_(work, tau, norm) if SAFE[0] < norm < SAFE[1] else _clip_scaled_(work, tau)
-    if work is not matrix and outcome.count_above:
+    report = _clip_safe_(work, tau, norm) if SAFE[0] < norm < SAFE[1] else _clip_scaled_(work, tau)
+    if work is not matrix and report.count_above:
         matrix.copy_(work)
-    return outcome
+    return report
 
 
-def _clip_scaled_(matrix: Tensor, tau: float) -> Outcome:
+def _clip_scaled_(matrix: Tensor, tau: float) -> MatrixReport:
     """`clip_one_` where the norm's powers leave float32: denormal, huge, zero or not finite. Scaled by powers of 2."""
     norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
     if not math.isfinite(norm):
         return LEFT
     if norm == 0:
-        return Outcome(0.0)
+        return MatrixReport(0.0)
     root = root_of_scale(norm)
     scaled = matrix * root * root
-    outcome = _clip_safe_(scaled, tau * root * root, norm * root * root)
-    if outcome.count_above:
+    report = _clip_safe_(scaled, tau * root * root, norm * root * root)
+    if report.count_above:
         matrix.copy_(scaled / root / root)
-    return outcome._replace(sigma_max=outcome.sigma_max / root / root)
+    return report._replace(sigma_max=report.sigma_max / root / root)
 
 
-def _clip_safe_(matrix: Tensor, tau: float, norm: float) -> Outcome:
+def _clip_safe_(matrix: Tensor, tau: float, norm: float) -> MatrixReport:
     """`clip_one_` for float32 or float64 with a norm whose fourth power does not overflow."""
     work = wide(matrix)
     if work.shape[0] == 1:
         norm = float(torch.linalg.vector_norm(work, dtype=torch.float64))
         if norm > tau:
             work.mul_(tau / norm)
-        return Outcome(norm, int(norm > tau))
+        return MatrixReport(norm, int(norm > tau))
     # τ ≥ ‖G‖_F asks for σ_max alone; the margin is for the rounding of the norm.
     goal = Goal(min(tau, norm * (1 + 1e-3)), norm, TOLERANCE[work.dtype])
     try:
         near = work.shape[0] >= SMALLEST[0] and goal.norm <= SINGLE_RATIO * goal.tau
-        outcome = _near(work, goal) if near else None
-        if outcome is None and work.dtype == torch.float32:
-            outcome = _single(work, goal)
-        return outcome or _double(work, goal)
+        report = _near(work, goal) if near else None
+        if report is None and work.dtype == torch.float32:
+            report = _single(work, goal)
+        return report or _double(work, goal)
     except LinAlgError:
         return clip_by_svd(work, tau)._replace(fell_back=True)
 
 
-def _near(work: Tensor, goal: Goal) -> Outcome | None:
+def _near(work: Tensor, goal: Goal) -> MatrixReport | None:
     """Without a Gram matrix; None where what is left of ‖G‖_F does not show the answer right."""
     found = dominant(work, goal)
     return None if found is None else _clip_found_(work, found, goal)
@@ -115,7 +115,7 @@ def _beyond(work: Tensor, goal: Goal, ratio: float) -> bool:
     return float(torch.linalg.vector_norm(left @ work) / torch.linalg.vector_norm(left)) > ratio * goal.tau
 
 
-def _single(work: Tensor, goal: Goal) -> Outcome | None:
+def _single(work: Tensor, goal: Goal) -> MatrixReport | None:
     """In float32; None where σ_max/τ is too large for it, or the rows are too long."""
     large = work.shape[0] >= SMALLEST[1]
     if work.shape[1] > LONG or _beyond(work, goal, SINGLE_RATIO if large else FULL_RATIO):
@@ -124,15 +124,15 @@ def _single(work: Tensor, goal: Goal) -> Outcome | None:
     # Schatten-4 norm: σ_max ≤ ‖A‖_F^{1/2}, and seldom far from it.
     total = float(torch.linalg.vector_norm(product))
     ratio = math.sqrt(total) / goal.tau
-    outcome = None
+    report = None
     if large and ratio <= SINGLE_RATIO:
-        outcome = _few(work, product, total, goal)
-    if outcome is None and ratio <= FULL_RATIO:
-        outcome = _full(work, product, goal, work)
-    return outcome
+        report = _few(work, product, total, goal)
+    if report is None and ratio <= FULL_RATIO:
+        report = _full(work, product, goal, work)
+    return report
 
 
-def _double(work: Tensor, goal: Goal) -> Outcome:
+def _double(work: Tensor, goal: Goal) -> MatrixReport:
     """In float64, or by SVD."""
     double = work.double()
     product = gram(double)
@@ -141,15 +141,15 @@ def _double(work: Tensor, goal: Goal) -> Outcome:
     if ratio > SVD_RATIO:
         return clip_by_svd(work, goal.tau)._replace(fell_back=True)
     if work.shape[0] >= SMALLEST[1] and (ratio > SINGLE_RATIO or work.dtype == torch.float64):
-        outcome = _few(double, product, total, goal)
-        if outcome is not None:
-            if outcome.count_above and double is not work:
+        report = _few(double, product, total, goal)
+        if report is not None:
+            if report.count_above and double is not work:
                 work.copy_(double)
-            return outcome
+            return report
     return _full(double, product, goal, work)
 
 
-def _few(work: Tensor, product: Tensor, total: float, goal: Goal) -> Outcome | None:
+def _few(work: Tensor, product: Tensor, total: float, goal: Goal) -> MatrixReport | None:
     """Few values above τ: take them off. None where the method cannot show its answer right."""
     found = leading(work, product, goal._replace(total=total), limit=max(8, work.shape[0] // 6))
     if found is None or not nothing_missed(product, total, found, goal.above):
@@ -157,7 +157,7 @@ def _few(work: Tensor, product: Tensor, total: float, goal: Goal) -> Outcome | N
     return _clip_found_(work, found, goal)
 
 
-def _clip_found_(work: Tensor, found: Leading, goal: Goal) -> Outcome:
+def _clip_found_(work: Tensor, found: Leading, goal: Goal) -> MatrixReport:
     """Take off the part above τ, in place."""
     if found.above:
         left = found.basis[: found.above]
@@ -165,7 +165,7 @@ def _clip_found_(work: Tensor, found: Leading, goal: Goal) -> Outcome:
         take_off_(work, left, right, goal.tau)
         if found.values[0] > (DOMINANT * goal.clipped(found)) ** 2:
             take_off_(work, left, right, goal.tau, again=True)
-    return Outcome(math.sqrt(max(found.values[0], 0.0)), found.above)
+    return MatrixReport(math.sqrt(max(found.values[0], 0.0)), found.above)
 
 
 def take_off_(work: Tensor, left: Tensor, right: Tensor, tau: float, again: bool = False) -> None:
@@ -192,7 +192,7 @@ def take_off_(work: Tensor, left: Tensor, right: Tensor, tau: float, again: bool
     work.addmm_(left.mT, torch.add(now, unit, alpha=-tau), alpha=-1)
 
 
-def _full(work: Tensor, product: Tensor, goal: Goal, out: Tensor) -> Outcome:
+def _full(work: Tensor, product: Tensor, goal: Goal, out: Tensor) -> MatrixReport:
     """All eigenpairs of the Gram matrix of `work`; the factor 1 − τ/s acts on those above τ alone. Writes to `out`.
 
     work: scratch in float64, or `out` itself.
@@ -213,4 +213,4 @@ def _full(work: Tensor, product: Tensor, goal: Goal, out: Tensor) -> Outcome:
             base = torch.eye(n, dtype=left.dtype).addmm_(scaled, left.mT, alpha=-1).to(base.dtype) @ base
         if base is not out:
             out.copy_(base)
-    return Outcome(float(sigma[-1]), count)
+    return MatrixReport(float(sigma[-1]), count)

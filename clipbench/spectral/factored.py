@@ -21,8 +21,8 @@ from torch import Tensor
 
 from clipbench.spectral.balance import balanced
 from clipbench.spectral.core import Core, core_by_products
-from clipbench.spectral.members import Members, Sorted
 from clipbench.spectral.powers import exponent_of, times_power
+from clipbench.spectral.product_batch import ProductBatch, Sorted
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}  # error wanted, relative to ‖C_τ(G)‖_F
 CAP = 1e100  # τ is cut to it where rows are scaled to 1: its square stays finite, and nothing is above it
@@ -126,29 +126,29 @@ def _exact(a: Tensor, delta: Tensor, tau: Tensor, measure: bool) -> Core:
         return a, delta, sigma
     whole = len(places) == len(tau)
     pair = balanced(a, delta) if whole else balanced(a[places], delta[places])
-    members = Members(pair, _scaled(tau[places], pair.exponent), TOLERANCE[a.dtype], torch.finfo(a.dtype).eps)
-    found = members.sort(measure)
-    lost = (pair.finite & members.tau.isnan()).nonzero()[:, 0]
+    batch = ProductBatch(pair, _scaled(tau[places], pair.exponent), TOLERANCE[a.dtype], torch.finfo(a.dtype).eps)
+    found = batch.sort(measure)
+    lost = (pair.finite & batch.tau.isnan()).nonzero()[:, 0]
     if len(lost):
         delta = delta.index_fill(0, places[lost], math.nan)
     if found is not None:
-        a, delta = _changed(a, delta, places, members, found)
-    sigma[places] = torch.where(pair.finite, times_power(members.sigma, pair.exponent), math.nan)
+        a, delta = _changed(a, delta, places, batch, found)
+    sigma[places] = torch.where(pair.finite, times_power(batch.sigma, pair.exponent), math.nan)
     return a, delta, sigma
 
 
-def _changed(a: Tensor, delta: Tensor, places: Tensor, members: Members, found: Sorted) -> tuple[Tensor, Tensor]:
+def _changed(a: Tensor, delta: Tensor, places: Tensor, batch: ProductBatch, found: Sorted) -> tuple[Tensor, Tensor]:
     """Both factors with what is above τ clipped, each member in its own way."""
     several = found.several
     if len(found.alone):
-        right, good = members.without_top(found.alone, found.top)
+        right, good = batch.without_top(found.alone, found.top)
         several = torch.cat([several, found.alone[~good]])
         delta = delta.index_copy(0, places[found.alone], right.to(delta.dtype))
     if len(found.unknown):
-        members.cores(found.unknown)
-    for rows, first, second in members.cores(several) if len(several) else ():
-        top = torch.minimum(members.sigma[rows], members.tau[rows])
-        first, second = _unscaled(first, second, top, members.pair.exponent[rows])
+        batch.cores(found.unknown)
+    for rows, first, second in batch.cores(several) if len(several) else ():
+        top = torch.minimum(batch.sigma[rows], batch.tau[rows])
+        first, second = _unscaled(first, second, top, batch.pair.exponent[rows])
         a = a.index_copy(0, places[rows], first.to(a.dtype))
         delta = delta.index_copy(0, places[rows], second.to(delta.dtype))
     return a, delta

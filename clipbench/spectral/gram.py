@@ -93,8 +93,8 @@ def few_times_less(rows: Tensor, matrix: Tensor, other: Tensor, scale: float) ->
 def frobenius(matrix: Tensor) -> float:
     """‖matrix‖_F; by rows, and long rows in float64, since torch's float32 norm of 2²⁵ entries is off by 9e-3."""
     short = max(matrix.shape) <= LONG
-    wide = torch.promote_types(matrix.dtype, torch.float32) if short else torch.float64
-    return float(torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=1, dtype=wide)))
+    dtype = torch.promote_types(matrix.dtype, torch.float32) if short else torch.float64
+    return float(torch.linalg.vector_norm(torch.linalg.vector_norm(matrix, dim=1, dtype=dtype)))
 
 
 def root_of_scale(norm: float) -> float:

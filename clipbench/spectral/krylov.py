@@ -13,7 +13,7 @@ from torch import Tensor
 from clipbench.spectral.certificate import nothing_missed_by_trace
 from clipbench.spectral.gram import Wide, orthonormal_rows
 from clipbench.spectral.ritz import Goal, Leading, by_matrix, rayleigh_ritz
-from clipbench.spectral.subspace import nearly, polished, settled
+from clipbench.spectral.subspace import converged, nearly, polished
 
 BLOCK = 6  # rows; up to there a pass over G takes no more than twice the time of one row
 SMALL = 160  # shorter sides below it, where operations cost more than passes: first A · one block alone is tried
@@ -87,7 +87,7 @@ def dominant(matrix: Tensor, goal: Goal) -> Leading | None:
     if len(matrix) < SMALL:
         found, _ = by_matrix(matrix, orthonormal_rows(space.images), goal.above)
         found = found.with_shares(goal.tau, max(norm - sum(found.values), 0.0))
-        if settled(found, goal) and nothing_missed_by_trace(goal.norm, found, goal.above):
+        if converged(found, goal) and nothing_missed_by_trace(goal.norm, found, goal.above):
             return found
     if goal.norm > NEAR * goal.tau and norm - space.explained() > STEEP * norm:
         return None
@@ -102,7 +102,7 @@ def dominant(matrix: Tensor, goal: Goal) -> Leading | None:
         if rest > hopeless * goal.above:
             return None
         found = found.with_shares(goal.tau, max(rest, 0.0))
-        good = settled(found, goal)
+        good = converged(found, goal)
         if good:
             found = found._replace(right=space.right(rotation[: found.above]))
         elif nearly(found, goal):

@@ -43,7 +43,7 @@ CAP = 1e100  # τ is cut to it: nothing of a scaled matrix is above
 SQUARINGS = 14  # of the Gram matrix: σ_max to ln(n) / 2^15 of itself, whatever the gaps
 
 
-class Spectrum:
+class SigmaBounds:
     """σ_max of a batch of wide matrices X (B, n, m) with entries of at most 1, from above and from below.
 
     With A = X Xᵀ and N = 2^SQUARINGS: σ_max ≤ tr(Aᴺ)^{1/2N} = `bound`, at most n^{1/2N} too large; and a column v
@@ -120,13 +120,13 @@ def _clip_unit(matrix: Tensor, tau: Tensor, bound: Tensor, iterations: int) -> t
 
 
 class Unit(NamedTuple):
-    """A batch (B, n, m) scaled by powers of two: work (wide, entries of at most 1; zero where not finite), spectrum.
+    """A batch (B, n, m) scaled by powers of two: work (wide, entries of at most 1; zero where not finite), its bounds.
 
     exponent (B,): matrix = 2^exponent work; level (B,): τ as scaled, float64, in [0, ∞); finite (B,).
     """
 
     work: Tensor
-    spectrum: Spectrum
+    bounds: SigmaBounds
     exponent: Tensor
     level: Tensor
     finite: Tensor
@@ -134,16 +134,16 @@ class Unit(NamedTuple):
     @property
     def above(self) -> Tensor:
         """Members that may have a value above τ; a τ that is NaN counts."""
-        return self.finite & ~(self.spectrum.bound <= self.level)
+        return self.finite & ~(self.bounds.bound <= self.level)
 
     def sigma(self) -> Tensor:
         """σ_max in float64, NaN where the matrix is not finite."""
-        sigma = times_power(self.spectrum.sigma.double(), self.exponent)
+        sigma = times_power(self.bounds.sigma.double(), self.exponent)
         return torch.where(self.finite, sigma, math.nan)
 
     def reached(self, far: float) -> Tensor:
         """The τ that is clipped at, (B,): σ_max itself where nothing is above, and no less than σ_max / far."""
-        bound = self.spectrum.bound.double()
+        bound = self.bounds.bound.double()
         return torch.where(self.above, torch.maximum(self.level, bound / far), bound)
 
     def restored(self, clipped: Tensor, reached: Tensor, tau: Tensor, matrix: Tensor, changed: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ def in_unit(matrix: Tensor, tau: Tensor, products: torch.dtype) -> Unit:
     work = wide(scaled)
     measured = work if matrix.dtype == torch.float64 else work.float()
     level = times_power(tau.double().clamp(0, CAP), -exponent).clamp_max(CAP)
-    return Unit(work, Spectrum(measured), exponent, level, finite)
+    return Unit(work, SigmaBounds(measured), exponent, level, finite)
 
 
 def newton_schulz(
@@ -183,7 +183,7 @@ def newton_schulz(
         raise ValueError(f"iterations must be >= 3, got {iterations}")
     products = dtype or torch.float64
     unit = in_unit(matrix, tau, products)
-    bound = unit.spectrum.bound.to(unit.work.dtype).clamp_min(torch.finfo(unit.work.dtype).tiny)
+    bound = unit.bounds.bound.to(unit.work.dtype).clamp_min(torch.finfo(unit.work.dtype).tiny)
     iterations = iterations or ITERATIONS[matrix.dtype]
     reached = unit.reached(reach(iterations, products))
     clipped, count = _clip_unit(unit.work.to(products), reached, bound, iterations)

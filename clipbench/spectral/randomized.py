@@ -16,7 +16,7 @@ from torch import Tensor
 from clipbench.spectral.certificate import ROUNDING
 from clipbench.spectral.exact import STEEP, clip_one_, take_off_
 from clipbench.spectral.gram import few_times, frobenius, orthonormal_rows, root_of_scale
-from clipbench.spectral.report import LEFT, LinAlgError, Outcome
+from clipbench.spectral.report import LEFT, LinAlgError, MatrixReport
 from clipbench.spectral.ritz import Goal, Leading, by_matrix, filtered, growth, times
 from clipbench.spectral.shapes import wide
 
@@ -82,7 +82,7 @@ def _good(found: Leading, goal: Goal, cut: float = 0.0, degree: int = 0) -> bool
     return squared <= (goal.tolerance * goal.clipped(found)) ** 2
 
 
-def _flat(found: Leading, n: int, goal: Goal) -> bool:
+def _is_flat(found: Leading, n: int, goal: Goal) -> bool:
     """Whether the values that were not searched are mostly near τ or above it."""
     count = n - len(found.values)
     return count > 0 and goal.norm**2 - sum(found.values) > count * (FLAT * goal.tau) ** 2
@@ -117,7 +117,7 @@ def _adaptive(matrix: Tensor, goal: Goal, basis: Tensor | None, generator: torch
             rows, waiting = _grown(found.basis, matrix, waiting, generator)
             steps = 0
             continue
-        if (steps and _flat(found, n, goal)) or found.values[0] > FAR**2 * goal.above:
+        if (steps and _is_flat(found, n, goal)) or found.values[0] > FAR**2 * goal.above:
             return None
         # The spectral norm of what is not searched is at most its trace: below τ², nothing above τ can be missing.
         rest = goal.norm**2 - sum(found.values) + ROUNDING * eps * goal.norm**2
@@ -153,7 +153,7 @@ def randomized_one_(
     iterations: int,
     basis: Tensor | None,
     generator: torch.Generator,
-) -> tuple[Outcome, Tensor | None]:
+) -> tuple[MatrixReport, Tensor | None]:
     """Clip one matrix in place; also the basis for the next call (None where nothing was found)."""
     if not tau > 0:  # ≤ 0 or NaN: no rank is enough
         return clip_one_(matrix, tau), None
@@ -164,7 +164,7 @@ def randomized_one_(
     if not math.isfinite(norm):
         return LEFT, None
     if norm == 0:
-        return Outcome(0.0), None
+        return MatrixReport(0.0), None
     root = 1.0 if SAFE[0] < norm < SAFE[1] else root_of_scale(norm)
     scaled = work if root == 1 else work * root * root
     level, norm = tau * root * root, norm * root * root
@@ -189,7 +189,7 @@ def randomized_one_(
             take_off_(scaled, found.left, found.right, level, again=True)
         if scaled.data_ptr() != matrix.data_ptr():
             wide(matrix).copy_(scaled / root / root)
-    return Outcome(found.sigma_max / root / root, found.left.shape[0]), found.basis.to(work.dtype)
+    return MatrixReport(found.sigma_max / root / root, found.left.shape[0]), found.basis.to(work.dtype)
 
 
 def check_setting(rank: int | None, oversample: int, iterations: int) -> None:
@@ -225,6 +225,6 @@ def randomized_clip(
     check_setting(rank, oversample, iterations)
     source = torch.Generator().manual_seed(0) if generator is None else generator
     result = matrix.clone()
-    outcome, basis = randomized_one_(result, float(tau), rank, oversample, iterations, basis, source)
-    sigma_max = torch.tensor(outcome.sigma_max, dtype=torch.float32, device=matrix.device)
+    report, basis = randomized_one_(result, float(tau), rank, oversample, iterations, basis, source)
+    sigma_max = torch.tensor(report.sigma_max, dtype=torch.float32, device=matrix.device)
     return result, sigma_max, None if basis is None else basis.clone()  # a tensor like any other, no inference tensor

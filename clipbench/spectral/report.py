@@ -27,7 +27,7 @@ class SpectralReport(NamedTuple):
     fell_back: Tensor
 
 
-class Outcome(NamedTuple):
+class MatrixReport(NamedTuple):
     """The same for one matrix, on the host."""
 
     sigma_max: float
@@ -36,14 +36,14 @@ class Outcome(NamedTuple):
     fell_back: bool = False
 
 
-LEFT = Outcome(float("nan"), 0, True, False)
+LEFT = MatrixReport(float("nan"), 0, True, False)
 
 
-def gather(outcomes: Sequence[Outcome], device: torch.device) -> SpectralReport:
-    """A report of host-side outcomes."""
+def gather(reports: Sequence[MatrixReport], device: torch.device) -> SpectralReport:
+    """The report of many matrices from those of each, on the host."""
     return SpectralReport(
-        torch.tensor([outcome.sigma_max for outcome in outcomes], dtype=torch.float64, device=device),
-        torch.tensor([outcome.count_above for outcome in outcomes], dtype=torch.int64, device=device),
-        torch.tensor([outcome.left for outcome in outcomes], dtype=torch.bool, device=device),
-        torch.tensor([outcome.fell_back for outcome in outcomes], dtype=torch.bool, device=device),
+        torch.tensor([report.sigma_max for report in reports], dtype=torch.float64, device=device),
+        torch.tensor([report.count_above for report in reports], dtype=torch.int64, device=device),
+        torch.tensor([report.left for report in reports], dtype=torch.bool, device=device),
+        torch.tensor([report.fell_back for report in reports], dtype=torch.bool, device=device),
     )

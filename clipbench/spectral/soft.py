@@ -11,13 +11,13 @@ from torch import Tensor
 from clipbench.spectral.auto import Backend, choose
 from clipbench.spectral.gram import gram
 from clipbench.spectral.newton_schulz import ITERATIONS, in_unit, polar, reach
-from clipbench.spectral.report import LEFT, LinAlgError, Outcome, SpectralReport, gather
+from clipbench.spectral.report import LEFT, LinAlgError, MatrixReport, SpectralReport, gather
 from clipbench.spectral.shapes import wide
 
 SQUARED = 1e3  # ‖G‖_F/c from which values near c are lost in squares: rounding is then 1e-10 of them, squared
 
 
-def _soft_one_(matrix: Tensor, level: float) -> Outcome:
+def _soft_one_(matrix: Tensor, level: float) -> MatrixReport:
     """G (I + B/c²)^{-1/2} in place, B = Gᵀ G, in float64: by the eigendecomposition of the shorter side's Gram matrix.
 
     Beyond σ_max/c = SQUARED the squares have lost the values near c: by SVD.
@@ -30,7 +30,7 @@ def _soft_one_(matrix: Tensor, level: float) -> Outcome:
     if math.isnan(level) or level <= 0:
         matrix.fill_(math.nan if math.isnan(level) else 0.0)
     if norm == 0 or math.isinf(level) or not level > 0:
-        return Outcome(norm and float(torch.linalg.matrix_norm(double, 2)), int(norm > 0 and level <= 0))
+        return MatrixReport(norm and float(torch.linalg.matrix_norm(double, 2)), int(norm > 0 and level <= 0))
     try:
         if norm > SQUARED * level:
             left, sigma, right = torch.linalg.svd(double, full_matrices=False)
@@ -43,7 +43,7 @@ def _soft_one_(matrix: Tensor, level: float) -> Outcome:
     except LinAlgError:
         return LEFT
     wide(matrix).copy_(result)
-    return Outcome(top, int((sigma > level).sum()))
+    return MatrixReport(top, int((sigma > level).sum()))
 
 
 def _soft_products(matrix: Tensor, level: Tensor) -> tuple[Tensor, SpectralReport]:
@@ -53,7 +53,7 @@ def _soft_products(matrix: Tensor, level: Tensor) -> tuple[Tensor, SpectralRepor
     """
     iterations = ITERATIONS[matrix.dtype]
     unit = in_unit(matrix, level, torch.float64)
-    bound = unit.spectrum.bound.double().clamp_min(torch.finfo(torch.float64).tiny)
+    bound = unit.bounds.bound.double().clamp_min(torch.finfo(torch.float64).tiny)
     soft = torch.isfinite(level) | level.isnan()
     reached = torch.where(soft, torch.maximum(unit.level, bound / reach(iterations, torch.float64)), 1.0)
     length = torch.hypot(reached, bound)[:, None, None]
@@ -82,5 +82,5 @@ def soft_matrices_(
         result, report = _soft_products(torch.stack(list(matrices)), level)
         torch._foreach_copy_(list(matrices), list(result.unbind()))
         return report
-    outcomes = [_soft_one_(matrix, bound) for matrix, bound in zip(matrices, level.tolist(), strict=True)]
-    return gather(outcomes, level.device)
+    reports = [_soft_one_(matrix, bound) for matrix, bound in zip(matrices, level.tolist(), strict=True)]
+    return gather(reports, level.device)

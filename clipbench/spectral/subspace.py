@@ -35,7 +35,7 @@ def checked(matrix: Tensor, found: Leading, image: Tensor, above: float) -> tupl
     return both, torch.cat([images, image[count:]])
 
 
-def settled(found: Leading, goal: Goal) -> bool:
+def converged(found: Leading, goal: Goal) -> bool:
     """Whether the pairs above τ (or σ_max, where there are none) are as good as asked."""
     top, gap = found.values[0], found.values[0] - found.values[:FIRST_BLOCK][-1]
     if found.above:
@@ -83,7 +83,7 @@ def polished(
     if found.rounding() > NEGLIGIBLE * goal.residual(found):
         found, image = checked(matrix, found, image, goal.above)
         found = found.with_shares(goal.tau, rest)
-        if settled(found, goal):
+        if converged(found, goal):
             return found, image, True
     better = corrected(factors, found, image)
     good = better.error() <= goal.residual(found)
@@ -117,7 +117,7 @@ def _widen(gram: Tensor, found: Leading, image: Tensor, goal: Goal, rows: int) -
     return orthonormal_rows(filtered((gram,), basis, basis @ gram, cut, SECOND_DEGREE))
 
 
-def _plan(found: Leading, goal: Goal, cut: float) -> tuple[int, int]:
+def _filters(found: Leading, goal: Goal, cut: float) -> tuple[int, int]:
     """Filters to be applied before the next Rayleigh–Ritz round, and their degree.
 
     A row that leans by c towards a pair which the filter makes G times larger has that pair's rounding, eps c G, to
@@ -140,9 +140,9 @@ def _plan(found: Leading, goal: Goal, cut: float) -> tuple[int, int]:
 
 
 def _refine(factors: Factors, found: Leading, image: Tensor, goal: Goal) -> Tensor:
-    """The basis after the filters that `_plan` asks for."""
+    """The basis after the filters that `_filters` asks for."""
     cut = max(found.values[-1], 1e-3 * (goal.above if found.above else found.values[0]))
-    passes, degree = _plan(found, goal, cut)
+    passes, degree = _filters(found, goal, cut)
     basis = orthonormal_rows(filtered(factors, found.basis, image, cut, degree))
     for _ in range(passes - 1):
         basis = orthonormal_rows(filtered(factors, basis, times(basis, factors), cut, degree))
@@ -165,7 +165,7 @@ def leading(matrix: Tensor, gram: Tensor, goal: Goal, limit: int) -> Leading | N
                 return None
             basis = _widen(gram, found, image, goal, min(int(WIDER * wanted) + FIRST_BLOCK, limit))
             continue
-        if settled(found, goal):
+        if converged(found, goal):
             return found
         if nearly(found, goal):
             found, image, good = polished(matrix, (gram,), found, image, goal)

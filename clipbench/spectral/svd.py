@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipbench.spectral.report import LEFT, LinAlgError, Outcome, SpectralReport, gather
+from clipbench.spectral.report import LEFT, LinAlgError, MatrixReport, SpectralReport, gather
 
 
-def clip_by_svd(matrix: Tensor, tau: float) -> Outcome:
+def clip_by_svd(matrix: Tensor, tau: float) -> MatrixReport:
     """C_τ(G) = U diag(min(s, τ)) Vᵀ in place; left as it is where it is not finite or LAPACK does not converge.
 
     Where no value exceeds τ the matrix is not touched, so τ = ∞ is the identity to the last bit. τ ≤ 0 gives zero, NaN
@@ -27,10 +27,10 @@ def clip_by_svd(matrix: Tensor, tau: float) -> Outcome:
     count = int((sigma > tau).sum())
     if count or math.isnan(tau):
         matrix.copy_((left * sigma.clamp_max(max(tau, 0.0))) @ right)
-    return Outcome(float(sigma[0]), count)
+    return MatrixReport(float(sigma[0]), count)
 
 
 def svd_(matrices: Sequence[Tensor], tau: Tensor) -> SpectralReport:
     """`clip_by_svd` for each matrix with its τ."""
-    outcomes = [clip_by_svd(matrix, bound) for matrix, bound in zip(matrices, tau.tolist(), strict=True)]
-    return gather(outcomes, tau.device)
+    reports = [clip_by_svd(matrix, bound) for matrix, bound in zip(matrices, tau.tolist(), strict=True)]
+    return gather(reports, tau.device)

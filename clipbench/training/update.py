@@ -71,7 +71,7 @@ class Update:
         moved, rates = self._moved(), self._rates()
         proposed = []
         for (name, parameter), kept in zip(moved, self._kept, strict=True):
-            rate = rates.get(_place(parameter))
+            rate = rates.get(_address(parameter))
             if rate is None:
                 raise ValueError(f"optimizer must hold every trained parameter, got none of its groups with {name}")
             proposed.append((kept - parameter) / rate.lr - rate.decay * kept)
@@ -79,7 +79,7 @@ class Update:
         stats = self.rule(moved)
         for (_, parameter), kept, update in zip(moved, self._kept, proposed, strict=True):
             assert parameter.grad is not None  # it was set above
-            rate = rates[_place(parameter)]
+            rate = rates[_address(parameter)]
             changed = kept - rate.lr * (parameter.grad + rate.decay * kept)
             parameter.copy_(torch.where(parameter.grad == update, parameter, changed))
         self._kept = []
@@ -91,11 +91,11 @@ class Update:
     def _rates(self) -> dict[int, Rate]:
         """Rate by the memory that a parameter (or an optimizer's view of it) occupies."""
         return {
-            _place(p): Rate(group["lr"], group.get("weight_decay", 0.0) if _decoupled(group) else 0.0)
+            _address(p): Rate(group["lr"], group.get("weight_decay", 0.0) if _decoupled(group) else 0.0)
             for group in self.optimizer.param_groups
             for p in group["params"]
         }
 
 
-def _place(tensor: Tensor) -> int:
+def _address(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)  # an address, for fake tensors too

@@ -11,10 +11,10 @@ import yaml
 
 from clipbench.config.tuned import base, nested
 from clipbench.errors import Unwritable
-from clipbench.runs.archive import outcome_file, read_mapping
+from clipbench.runs.archive import read_mapping, selection_file
 from clipbench.runs.files import atomic_text
 from clipbench.tuning.plan import BASELINE, Plan
-from clipbench.tuning.reference import Measurement
+from clipbench.tuning.reference import MeasuredRanges
 from clipbench.tuning.sequence import point
 from clipbench.tuning.study import Choice
 from clipbench.wording import amount
@@ -39,7 +39,7 @@ def _write(path: Path, text: str, option: str) -> Path:
 def mark(plan: Plan, choice: Choice) -> str:
     """What a record's `tuned` says: which trial of how many, by which protocol and metric."""
     tuning = plan.options.tuning
-    return f"trial {choice.slot} of {sum(choice.counts.values())} ({tuning.protocol}, {tuning.metric})"
+    return f"trial {choice.trial} of {sum(choice.counts.values())} ({tuning.protocol}, {tuning.metric})"
 
 
 def is_baseline(method: str, choice: Choice) -> bool:
@@ -55,7 +55,7 @@ def render(plan: Plan, method: str, choice: Choice) -> str:
     share = "unknown" if choice.share is None else f"{100 * choice.share:.3g} %"
     lines = [
         f"# Written by clipbench.tune for experiment={plan.experiment} method={method}; tuned=none switches it off.",
-        f"# Trial {choice.slot} of {sum(counts.values())} ({bad or 'none diverged'}), {length} each; "
+        f"# Trial {choice.trial} of {sum(counts.values())} ({bad or 'none diverged'}), {length} each; "
         f"its {tuning.metric} is {choice.value:.6g}, its share clipped {share}.",
         f"# Protocol {tuning.protocol}, sampler {tuning.sampler}, pruner {tuning.pruner}, seed {tuning.seed}; "
         f"{choice.ended}.",
@@ -72,7 +72,7 @@ def render(plan: Plan, method: str, choice: Choice) -> str:
     return "\n".join(lines) + "\n\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def write_plan(plan: Plan, measured: Mapping[str, Measurement]) -> Path:
+def write_plan(plan: Plan, measured: Mapping[str, MeasuredRanges]) -> Path:
     """<results>/tune/<experiment>/plan.yaml: trials, rates, spaces, and how the thresholds' ranges were found."""
     tuning = plan.options.tuning
     methods: dict[str, Any] = {}
@@ -93,7 +93,7 @@ def write_plan(plan: Plan, measured: Mapping[str, Measurement]) -> Path:
     content = {
         "experiment": plan.experiment, "protocol": tuning.protocol, "metric": tuning.metric, "sampler": tuning.sampler,
         "seed": tuning.seed, "final_seeds": list(tuning.final_seeds),
-        "positions": [round(point(slot, 1)[0], 6) for slot in range(most)] if tuning.sampler == "sobol" else None,
+        "positions": [round(point(index, 1)[0], 6) for index in range(most)] if tuning.sampler == "sobol" else None,
         "methods": methods,
     }  # fmt: skip
     text = "# The plan of clipbench.tune; positions are the trials' places in the first range of every method.\n"
@@ -104,17 +104,17 @@ def write_plan(plan: Plan, measured: Mapping[str, Measurement]) -> Path:
     )
 
 
-def write_outcome(plan: Plan, choices: Mapping[str, Choice], runs: Mapping[str, Sequence[str]]) -> Path:
+def write_selection(plan: Plan, choices: Mapping[str, Choice], runs: Mapping[str, Sequence[str]]) -> Path:
     """results/data/<experiment>__tuning.json: what was selected for every method, and the ids of its final runs.
 
     Methods of an earlier tuning of the experiment that this one leaves out stay.
     """
-    path = outcome_file(plan.results, plan.experiment)
+    path = selection_file(plan.results, plan.experiment)
     earlier = read_mapping(path) if path.exists() else {}
     now = {
         method: {
             "trials": sum(choice.counts.values()), "counts": choice.counts, "protocol": plan.options.tuning.protocol,
-            "metric": plan.options.tuning.metric, "trial": choice.slot, "value": choice.value,
+            "metric": plan.options.tuning.metric, "trial": choice.trial, "value": choice.value,
             "share_clipped": choice.share, "is_baseline": is_baseline(method, choice), "settings": choice.settings,
             "final_runs": sorted(runs.get(method, ())),
         }

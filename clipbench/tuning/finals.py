@@ -13,8 +13,8 @@ from clipbench.config.environment import hidden
 from clipbench.errors import ConfigError, RecordError
 from clipbench.runs.execute import Outcome, Say, execute
 from clipbench.tuning.files import mark
+from clipbench.tuning.leases import Leases
 from clipbench.tuning.plan import BASELINE, Plan
-from clipbench.tuning.slots import Slots
 from clipbench.tuning.study import Choice, open_study
 
 
@@ -28,20 +28,20 @@ class Finals:
         # Settings are told apart by their digest: those of a method that is its baseline change with the baseline's.
         digest = hashlib.sha256(json.dumps([choice.method, choice.settings]).encode()).hexdigest()[:8]
         key = plan.key(plan.like.get(method, method))
-        name = f"{plan.experiment}/{method}/{key}/final-of-{choice.slot}-{digest}-seeds-{seeds}"
+        name = f"{plan.experiment}/{method}/{key}/final-of-{choice.trial}-{digest}-seeds-{seeds}"
         self.study = open_study(storage, name, minimise=True)
-        self.slots = Slots(self.study, storage, plan.folder / name, len(self.seeds))
+        self.leases = Leases(self.study, storage, plan.folder / name, len(self.seeds))
 
-    def attempt(self, slot: int, say: Say) -> Outcome | None:
-        """Run the slot's seed unless it is another worker's; None where nothing was done here.
+    def attempt(self, index: int, say: Say) -> Outcome | None:
+        """Run the seed at `index` unless it is another worker's; None where nothing was done here.
 
         Raises ConfigError, RecordError and Interrupted; a run that fails otherwise is recorded and counted as failed.
         """
-        with self.slots.claim(slot) as identity:
+        with self.leases.claim(index) as identity:
             if identity is None:
                 return None
-            trial = self.slots.trials()[slot].number
-            seed = self.seeds[slot]
+            trial = self.leases.trials()[index].number
+            seed = self.seeds[index]
             config = self.config(seed)
             try:
                 outcome = execute(config, say)
@@ -52,10 +52,10 @@ class Finals:
                 why = hidden(f"{type(error).__name__}: {error}").splitlines()[0]
                 say(f"{self.method} final seed {seed} failed: {why}")
                 return None
-            self.slots.set(identity, "seed", seed)
-            self.slots.set(identity, "status", outcome.status)
-            self.slots.set(identity, "run_id", outcome.info["run_id"])
-            self.slots.set(identity, "final", outcome.info.get("final", {}))
+            self.leases.set(identity, "seed", seed)
+            self.leases.set(identity, "status", outcome.status)
+            self.leases.set(identity, "run_id", outcome.info["run_id"])
+            self.leases.set(identity, "final", outcome.info.get("final", {}))
             self.study.tell(trial, 0.0)  # the bookkeeping's own value: selection is over
             return outcome
 
@@ -67,9 +67,9 @@ class Finals:
 
     def results(self) -> list[dict[str, float]]:
         """The final metrics of every seed whose run ended well."""
-        trials = self.slots.trials().values()
+        trials = self.leases.trials().values()
         return [t.user_attrs["final"] for t in trials if t.user_attrs.get("status") == "ok"]
 
     def run_ids(self) -> list[str]:
         """The ids of the final runs."""
-        return [str(t.user_attrs["run_id"]) for t in self.slots.trials().values() if "run_id" in t.user_attrs]
+        return [str(t.user_attrs["run_id"]) for t in self.leases.trials().values() if "run_id" in t.user_attrs]

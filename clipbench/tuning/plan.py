@@ -88,7 +88,7 @@ class Plan:
     def with_measured(self, ranges: Mapping[str, Mapping[str, tuple[float, float]]]) -> Plan:
         """The plan with the thresholds' ranges (method → path → low, high) in its spaces."""
         spaces = {
-            method: space.with_measured(ranges[method]) if space.measured else space
+            method: space.with_measured(ranges[method]) if space.to_measure else space
             for method, space in self.spaces.items()
         }
         return replace(self, spaces=spaces)

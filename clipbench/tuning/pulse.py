@@ -37,7 +37,7 @@ def beating(count: Callable[[int], None], beat: float) -> Iterator[None]:
         thread.join()
 
 
-class Observer:
+class Monitor:
     """Remembers when a trial's sign of life last changed, by this process' own monotonic clock."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

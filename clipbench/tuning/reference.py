@@ -24,7 +24,7 @@ STEPS = (20, 200)  # of a reference run, at least and at most; else a twentieth 
 DIGITS = 3
 
 
-class Recorder(Threshold):
+class ThresholdRecorder(Threshold):
     """Stands where a clipper's threshold stands: clips nothing and keeps every value it is told."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class SampleRecorder:
         return torch.full_like(norms, math.inf)
 
 
-class Measurement(NamedTuple):
+class MeasuredRanges(NamedTuple):
     """What the reference run of one method found.
 
     path → (low, high), the number of values by path, the run's steps and the settings it was made with.
@@ -61,7 +61,7 @@ class Measurement(NamedTuple):
     settings: dict[str, Any]
 
 
-def ranges_of(config: Mapping[str, Any], paths: Sequence[str], settings: Mapping[str, Any]) -> Measurement:
+def ranges_of(config: Mapping[str, Any], paths: Sequence[str], settings: Mapping[str, Any]) -> MeasuredRanges:
     """The ranges of the thresholds at `paths` of `config`, which has `settings` in it already.
 
     Raises ConfigError where a path's clipper tells its threshold nothing, or all it tells is the same.
@@ -70,7 +70,7 @@ def ranges_of(config: Mapping[str, Any], paths: Sequence[str], settings: Mapping
     for path in paths:
         values, steps = _values(_recording(config, path), path)
         ranges[path], counts[path] = interval(values, path), len(values)
-    return Measurement(ranges, counts, steps, dict(settings))
+    return MeasuredRanges(ranges, counts, steps, dict(settings))
 
 
 def interval(values: Tensor, path: str) -> tuple[float, float]:
@@ -99,7 +99,7 @@ def _recording(config: Mapping[str, Any], path: str) -> dict[str, Any]:
     for key in above:
         node = node[key]
     samples = above == ["method", "estimator"]
-    recorder: dict[str, Any] = {"_target_": f"{__name__}.{'SampleRecorder' if samples else 'Recorder'}"}
+    recorder: dict[str, Any] = {"_target_": f"{__name__}.{'SampleRecorder' if samples else 'ThresholdRecorder'}"}
     if samples and len(steps) > place + 1:
         recorder["beta"] = node["threshold"].get("beta", math.inf)
     node["threshold"] = recorder
@@ -129,9 +129,9 @@ def _values(config: Mapping[str, Any], path: str) -> tuple[Tensor, int]:
     return values, done
 
 
-def _recorders(part: object, depth: int = 3) -> Iterator[Recorder | SampleRecorder]:
+def _recorders(part: object, depth: int = 3) -> Iterator[ThresholdRecorder | SampleRecorder]:
     """The recorders among an object's attributes and those of its parts."""
-    if isinstance(part, Recorder | SampleRecorder):
+    if isinstance(part, ThresholdRecorder | SampleRecorder):
         yield part
     elif depth and hasattr(part, "__dict__") and not isinstance(part, torch.nn.Module | torch.Tensor):
         for value in vars(part).values():

@@ -17,10 +17,10 @@ STARTUP = 10  # Optuna's own number of trials before TPE believes its model
 
 
 class SequenceSampler(BaseSampler):  # type: ignore[misc]  # Optuna is checked without its types
-    """Values by the number of the trial's slot: no history, no state, the same for every worker."""
+    """Values by the trial's index: no history, no state, the same for every worker."""
 
-    def __init__(self, space: Space, slot: int) -> None:
-        self._values = of_slot(space, slot)
+    def __init__(self, space: Space, index: int) -> None:
+        self._values = values_at(space, index)
 
     def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Nothing is sampled jointly."""
@@ -31,20 +31,20 @@ class SequenceSampler(BaseSampler):  # type: ignore[misc]  # Optuna is checked w
         return {}
 
     def sample_independent(self, study: Any, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> float:
-        """The slot's value of option `name`."""
+        """The value of option `name`."""
         return self._values[name]
 
 
-def of_slot(space: Space, slot: int) -> dict[str, float]:
-    """The sequence's value of every range, by the number of the slot alone."""
-    return {r.path: r.at(u) for r, u in zip(space.ranges, point(slot, len(space.ranges)), strict=True)}
+def values_at(space: Space, index: int) -> dict[str, float]:
+    """The sequence's value of every range, by the index alone."""
+    return {r.path: r.at(u) for r, u in zip(space.ranges, point(index, len(space.ranges)), strict=True)}
 
 
-def sampler(kind: str, space: Space, slot: int, seed: int) -> BaseSampler:
-    """The sampler for one trial. TPE draws from (seed, slot), so that one worker that is killed repeats itself."""
-    if kind == "sobol" or slot < STARTUP:
-        return SequenceSampler(space, slot)
-    return TPESampler(n_startup_trials=1, constant_liar=True, seed=derive(seed, "tuning", slot) % 2**32)
+def sampler(kind: str, space: Space, index: int, seed: int) -> BaseSampler:
+    """The sampler for one trial. TPE draws from (seed, index), so that one worker that is killed repeats itself."""
+    if kind == "sobol" or index < STARTUP:
+        return SequenceSampler(space, index)
+    return TPESampler(n_startup_trials=1, constant_liar=True, seed=derive(seed, "tuning", index) % 2**32)
 
 
 def suggest(trial: optuna.Trial, ranges: tuple[Range, ...]) -> dict[str, float]:

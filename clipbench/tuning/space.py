@@ -41,7 +41,7 @@ class Range(NamedTuple):
         return min(max(float(f"{value:.4g}"), self.low), self.high)
 
 
-class Measured(NamedTuple):
+class ToMeasure(NamedTuple):
     """A threshold whose range the reference run has yet to find."""
 
     path: str
@@ -59,15 +59,15 @@ class Space(NamedTuple):
 
     ranges: tuple[Range, ...]
     fixed: tuple[Fixed, ...]
-    measured: tuple[Measured, ...] = ()
+    to_measure: tuple[ToMeasure, ...] = ()
 
     def paths(self) -> set[str]:
         """The options that a trial sets."""
-        return {r.path for r in self.ranges} | {f.path for f in self.fixed} | {m.path for m in self.measured}
+        return {r.path for r in self.ranges} | {f.path for f in self.fixed} | {m.path for m in self.to_measure}
 
     def with_measured(self, found: Mapping[str, tuple[float, float]]) -> Space:
         """The space with the ranges (path → low, high) that the reference run has found, after the others."""
-        ranges = (Range(path, *found[path], log=True) for (path,) in self.measured)
+        ranges = (Range(path, *found[path], log=True) for (path,) in self.to_measure)
         return Space((*self.ranges, *ranges), self.fixed)
 
     def middle(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Space(NamedTuple):
     def describe(self) -> str:
         """One line: every option with its interval or value."""
         shown = [f"{r.path} {r.low:g} … {r.high:g}{' (log)' * r.log}" for r in self.ranges]
-        to_come = [f"{m.path} measured" for m in self.measured]
+        to_come = [f"{m.path} measured" for m in self.to_measure]
         return ", ".join([*shown, *to_come, *(f"{f.path} = {f.value}" for f in self.fixed)])
 
 
@@ -97,10 +97,10 @@ def space(config: Mapping[str, Any], protocol: str) -> Space:
     merged = _merge(_merge(node["shared"], own), node["methods"].get(name) or {})
     leaves = list(_leaves(merged, "", f"tuning.{protocol}"))
     ranges = tuple(leaf for leaf in leaves if isinstance(leaf, Range))
-    measured = tuple(leaf for leaf in leaves if isinstance(leaf, Measured))
+    to_measure = tuple(leaf for leaf in leaves if isinstance(leaf, ToMeasure))
     if not ranges:
         raise ConfigError(f"tuning.{protocol} must hold at least one range for {name}, got none")
-    return Space(ranges, tuple(leaf for leaf in leaves if isinstance(leaf, Fixed)), measured)
+    return Space(ranges, tuple(leaf for leaf in leaves if isinstance(leaf, Fixed)), to_measure)
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _is_range(node: Any) -> bool:
     return isinstance(node, Mapping) and bool({"low", "high", "measured"} & set(node))
 
 
-def _leaves(node: Any, path: str, where: str) -> Iterator[Range | Fixed | Measured]:
+def _leaves(node: Any, path: str, where: str) -> Iterator[Range | Fixed | ToMeasure]:
     if node is None:
         return
     if not path or (isinstance(node, Mapping) and not _is_range(node)):
@@ -129,18 +129,20 @@ def _leaves(node: Any, path: str, where: str) -> Iterator[Range | Fixed | Measur
             yield from _leaves(value, f"{path}.{key}".lstrip("."), where)
     elif _is_range(node):
         yield (
-            _measured(node, path, f"{where}: {path}") if "measured" in node else _range(node, path, f"{where}: {path}")
+            _to_measure(node, path, f"{where}: {path}")
+            if "measured" in node
+            else _range(node, path, f"{where}: {path}")
         )
     else:
         yield Fixed(path, node)
 
 
-def _measured(node: Mapping[str, Any], path: str, where: str) -> Measured:
+def _to_measure(node: Mapping[str, Any], path: str, where: str) -> ToMeasure:
     if node != {"measured": True}:
         raise ConfigError(f"{where}.measured must be true and stand alone, got {dict(node)}")
     if "threshold" not in path.split("."):
         raise ConfigError(f"{where} cannot be measured (only a threshold, or what lies below one)")
-    return Measured(path)
+    return ToMeasure(path)
 
 
 def _range(node: Mapping[str, Any], path: str, where: str) -> Range:

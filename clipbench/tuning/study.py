@@ -16,9 +16,9 @@ from clipbench.config.environment import hidden
 from clipbench.errors import ConfigError, RecordError, Stopped
 from clipbench.runs.execute import Outcome, Say, execute
 from clipbench.runs.job import Row
+from clipbench.tuning.leases import Leases
 from clipbench.tuning.plan import BASELINE, Plan, acts_below_threshold, counts_below_layers
-from clipbench.tuning.sampler import of_slot, sampler, suggest
-from clipbench.tuning.slots import Slots
+from clipbench.tuning.sampler import sampler, suggest, values_at
 
 PRUNE_AFTER = 0.25  # share of a trial's steps that is never pruned; our choice
 PRUNE_TRIALS = 5  # trials that are never pruned, as Optuna's default
@@ -34,7 +34,7 @@ class Choice(NamedTuple):
     best, or the best one clips under 1 %), the baseline's.  share: that the best trial clipped; None where unknown.
     """
 
-    slot: int
+    trial: int
     value: float
     settings: dict[str, Any]
     counts: dict[str, int]
@@ -55,27 +55,27 @@ class Study:
         self.shared = plan.baseline_trials(method)
         name = f"{plan.experiment}/{method}/{plan.key(method)}"
         self.study = open_study(storage, name, self.minimise, self._pruner())
-        self.slots = Slots(self.study, storage, plan.folder / name, plan.trials[method])
+        self.leases = Leases(self.study, storage, plan.folder / name, plan.trials[method])
 
     def _pruner(self) -> BasePruner:
         if self.tuning.pruner == "none":
             return NopPruner()
         return MedianPruner(n_startup_trials=PRUNE_TRIALS)
 
-    def attempt(self, slot: int, say: Say) -> Outcome | None:
-        """Run the slot's trial to its end unless it is another worker's; None where nothing was done here.
+    def attempt(self, index: int, say: Say) -> Outcome | None:
+        """Run the trial at `index` to its end unless it is another worker's; None where nothing was done here.
 
         Raises ConfigError, RecordError and Interrupted; any other error is the trial's own and counts against it.
         """
-        with self.slots.claim(slot) as identity:
+        with self.leases.claim(index) as identity:
             if identity is None:
                 return None
-            trial, config = self._begin(slot, identity)
+            trial, config = self._begin(index, identity)
             try:
                 outcome = execute(config, say, self._watch(trial, config))
             except Stopped:
                 self.study.tell(trial, state=TrialState.PRUNED)
-                say(f"{self.method} trial {slot}: pruned")
+                say(f"{self.method} trial {index}: pruned")
                 return None
             except (ConfigError, RecordError):
                 raise
@@ -83,7 +83,7 @@ class Study:
                 why = hidden(f"{type(error).__name__}: {error}").splitlines()[0]
                 trial.set_user_attr("error", why)
                 self.study.tell(trial, state=TrialState.FAIL)
-                say(f"{self.method} trial {slot} failed: {why}")
+                say(f"{self.method} trial {index} failed: {why}")
                 return None
             trial.set_user_attr("run_id", outcome.info["run_id"])
             trial.set_user_attr("status", outcome.status)
@@ -94,24 +94,24 @@ class Study:
                 self.study.tell(trial, self.value(outcome))
             return outcome
 
-    def _owner(self, slot: int) -> str:
-        """The method that the slot's trial runs: the baseline in the first ones of a clipped method."""
-        return BASELINE if slot < self.shared else self.method
+    def _owner(self, index: int) -> str:
+        """The method that the trial at `index` runs: the baseline in the first ones of a clipped method."""
+        return BASELINE if index < self.shared else self.method
 
-    def _begin(self, slot: int, identity: int) -> tuple[optuna.Trial, dict[str, Any]]:
-        """The slot's trial in Optuna, with its values, and the config of its run."""
-        owner = self._owner(slot)
+    def _begin(self, index: int, identity: int) -> tuple[optuna.Trial, dict[str, Any]]:
+        """The trial at `index` in Optuna, with its values, and the config of its run."""
+        owner = self._owner(index)
         space = self.plan.spaces[owner]
-        self.study.sampler = sampler(self.tuning.sampler, space, slot, self.tuning.seed)
+        self.study.sampler = sampler(self.tuning.sampler, space, index, self.tuning.seed)
         trial = optuna.Trial(self.study, identity)
         settings = self.plan.settings(owner, suggest(trial, space.ranges))
-        return trial, self.plan.config(owner, settings, role="tune", trial=slot, seed=self.tuning.seed)
+        return trial, self.plan.config(owner, settings, role="tune", trial=index, seed=self.tuning.seed)
 
-    def config(self, slot: int) -> dict[str, Any]:
-        """The config of the slot's trial, which the sequence names before any trial has ended."""
-        owner = self._owner(slot)
-        settings = self.plan.settings(owner, of_slot(self.plan.spaces[owner], slot))
-        return self.plan.config(owner, settings, role="tune", trial=slot, seed=self.tuning.seed)
+    def config(self, index: int) -> dict[str, Any]:
+        """The config of the trial at `index`, which the sequence names before any trial has ended."""
+        owner = self._owner(index)
+        settings = self.plan.settings(owner, values_at(self.plan.spaces[owner], index))
+        return self.plan.config(owner, settings, role="tune", trial=index, seed=self.tuning.seed)
 
     def _watch(self, trial: optuna.Trial, config: dict[str, Any]) -> Any:
         if self.tuning.pruner == "none":
@@ -143,25 +143,25 @@ class Study:
     def counts(self) -> dict[str, int]:
         """Trials by how they ended: ok, diverged, failed, pruned, open."""
         counts = dict.fromkeys(("ok", "diverged", "failed", "pruned", "open"), 0)
-        for slot in range(self.slots.count):
-            counts[_ended(self.slots.trials().get(slot))] += 1
+        for index in range(self.leases.count):
+            counts[_ended(self.leases.trials().get(index))] += 1
         return counts
 
     def best(self) -> Choice | None:
         """The best trial, the first one among equals; None where no trial came to a finite value."""
-        done = {k: t for k, t in self.slots.trials().items() if t.state is TrialState.COMPLETE and t.value is not None}
+        done = {k: t for k, t in self.leases.trials().items() if t.state is TrialState.COMPLETE and t.value is not None}
         finite = {k: t for k, t in done.items() if math.isfinite(t.values[0])}
         if not finite:
             return None
         sign = 1.0 if self.minimise else -1.0
-        slot, trial = min(finite.items(), key=lambda item: (sign * item[1].values[0], item[0]))
+        index, trial = min(finite.items(), key=lambda item: (sign * item[1].values[0], item[0]))
         ended = max(str(t.datetime_complete or "")[:10] for t in done.values())
-        owner, share = self._owner(slot), trial.user_attrs.get("share")
+        owner, share = self._owner(index), trial.user_attrs.get("share")
         settings = self.plan.settings(owner, trial.params)
-        return Choice(slot, trial.values[0], settings, self.counts(), ended, owner, share)
+        return Choice(index, trial.values[0], settings, self.counts(), ended, owner, share)
 
 
-def settled(choices: Mapping[str, Choice], plan: Plan) -> dict[str, Choice]:
+def with_baseline_settings(choices: Mapping[str, Choice], plan: Plan) -> dict[str, Choice]:
     """The choices where a method that is its baseline has the baseline's own best settings, if that was tuned too.
 
     Under 1 % is its baseline only of samples, steps and layers: of entries, a few may decide. Nothing at all is anyway.

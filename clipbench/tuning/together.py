@@ -28,14 +28,14 @@ def trials(studies: Sequence[Study], plan: Plan, say: Say) -> list[Outcome]:
         which = f"sampler={tuning.sampler}" if tuning.sampler != "sobol" else f"pruner={tuning.pruner}"
         say(f"together: trials go alone: tuning.{which} looks at the trials before")
         return []
-    return _train([study.config(slot) for study in studies for slot in study.slots.open()], say)
+    return _train([study.config(index) for study in studies for index in study.leases.open()], say)
 
 
 def finals(jobs: Sequence[Finals], plan: Plan, say: Say) -> list[Outcome]:
     """Train the winners' open runs in batches."""
     if plan.options.together < 2:
         return []
-    return _train([job.config(job.seeds[slot]) for job in jobs for slot in job.slots.open()], say)
+    return _train([job.config(job.seeds[index]) for job in jobs for index in job.leases.open()], say)
 
 
 def _train(configs: Sequence[dict[str, Any]], say: Say) -> list[Outcome]:

@@ -89,14 +89,14 @@ def test_published_baselines_that_are_found_stand_beside_ones_own(
     leave_finals(tmp_path / "shipped", "leaderboard_mlp/smoke", "agc", 0.45)
     collect(tmp_path / "shipped")
     outcome = {"agc": {"trials": 4}, "sgd": {"trials": 4}}
-    archive.outcome_file(tmp_path / "shipped", "leaderboard_mlp/smoke").write_text(json.dumps(outcome))
+    archive.selection_file(tmp_path / "shipped", "leaderboard_mlp/smoke").write_text(json.dumps(outcome))
     monkeypatch.setattr(archive, "SHIPPED", tmp_path / "shipped")
     results = tmp_path / "mine"
 
     class Finds(Stub):
         def go(self) -> list[object]:
             leave_finals(results, self.plan.experiment, "norm_clip", 0.4)
-            own = archive.outcome_file(results, self.plan.experiment)
+            own = archive.selection_file(results, self.plan.experiment)
             own.parent.mkdir()
             own.write_text(json.dumps({"norm_clip": {"trials": 4}}))
             return []
@@ -107,7 +107,7 @@ def test_published_baselines_that_are_found_stand_beside_ones_own(
     rows = [line.split(" | ")[0].strip("| ") for line in text.split("\n")]
     assert [row for row in rows if row in ("norm_clip", "agc", "sgd")] == ["norm_clip", "agc", "sgd"]
     assert "tables/leaderboard.md" in capsys.readouterr().out
-    known = json.loads(archive.outcome_file(results, "leaderboard_mlp/smoke").read_text())
+    known = json.loads(archive.selection_file(results, "leaderboard_mlp/smoke").read_text())
     assert set(known) == {"agc", "norm_clip", "sgd"}
 
 

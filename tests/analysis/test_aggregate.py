@@ -8,21 +8,25 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from clipbench.analysis.aggregate import holm, improvement, interquartile_mean, paired_p, profile
+from clipbench.analysis.aggregate import holm, improvement, paired_p, pooled_interquartile_mean, profile
 
 GROUPS = [np.array([1.0, 2.0, 3.0, 50.0]), np.array([0.5, 2.5, 2.0, 4.0])]
 
 
 def test_the_interquartile_mean_is_of_all_runs_together() -> None:
-    assert interquartile_mean(GROUPS).estimate == pytest.approx(np.mean([2.0, 2.0, 2.5, 3.0]))
-    assert interquartile_mean(GROUPS).n == 8
+    assert pooled_interquartile_mean(GROUPS).estimate == pytest.approx(np.mean([2.0, 2.0, 2.5, 3.0]))
+    assert pooled_interquartile_mean(GROUPS).n == 8
 
 
 def test_the_seed_fixes_the_resampling() -> None:
     generator = np.random.default_rng(0)
     pairs = [(generator.normal(size=9), generator.normal(size=8)) for _ in range(2)]
     groups = [own for own, _ in pairs]
-    assert interquartile_mean(groups) == interquartile_mean(groups, 0.95, 0) != interquartile_mean(groups, seed=1)
+    assert (
+        pooled_interquartile_mean(groups)
+        == pooled_interquartile_mean(groups, 0.95, 0)
+        != pooled_interquartile_mean(groups, seed=1)
+    )
     assert improvement(pairs) == improvement(pairs, 0.95, 0) != improvement(pairs, seed=1)
 
 
@@ -31,14 +35,14 @@ def test_intervals_cover_the_true_value_as_often_as_they_say() -> None:
     generator = np.random.default_rng(0)
     hits = 0
     for trial in range(200):
-        found = interquartile_mean([generator.normal(mean, 0.5, 20) for mean in (1.0, 3.0)], seed=trial)
+        found = pooled_interquartile_mean([generator.normal(mean, 0.5, 20) for mean in (1.0, 3.0)], seed=trial)
         hits += found.low <= 2.0 <= found.high
     assert 180 <= hits <= 200
 
 
 def test_resampling_stays_within_tasks() -> None:
     """Tasks whose runs are all alike leave no spread, however far the tasks lie from each other."""
-    found = interquartile_mean([np.full(5, 1.0), np.full(5, 9.0)])
+    found = pooled_interquartile_mean([np.full(5, 1.0), np.full(5, 9.0)])
     assert (found.low, found.high) == (found.estimate, found.estimate) == (5.0, 5.0)
 
 

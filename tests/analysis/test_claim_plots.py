@@ -10,7 +10,7 @@ import pytest
 
 from clipbench.analysis import collect, load
 from clipbench.analysis.claim_plots import MOST_ROWS, claim_figure
-from clipbench.analysis.claims.outcomes import Outcome, claims
+from clipbench.analysis.claims.judged import JudgedClaim, claims
 from clipbench.analysis.claims.statement import Decision, Statement
 from clipbench.analysis.sensitivity import expected_best
 from clipbench.analysis.stats import Interval
@@ -18,8 +18,8 @@ from clipbench.analysis.tuning_plots import trials, tuning_figures
 from tests.analysis.synthetic import write_run
 
 
-def outcome(*statements: Statement) -> Outcome:
-    return Outcome(claims()[0], Decision("not decided", "", statements))
+def outcome(*statements: Statement) -> JudgedClaim:
+    return JudgedClaim(claims()[0], Decision("not decided", "", statements))
 
 
 def one(text: str, estimate: float, side: str = "above", **options) -> Statement:

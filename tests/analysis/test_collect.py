@@ -16,7 +16,7 @@ import pytest
 from clipbench.analysis import collect, load
 from clipbench.analysis.collect import CURVE_POINTS, _flat, add, bring, find_records, merge_files, read_record
 from clipbench.analysis.fields import ENTRIES, HIDDEN, clean, public
-from clipbench.runs.archive import _mappings, data_file, holds_runs, outcome_file, read_data, stem
+from clipbench.runs.archive import _mappings, data_file, holds_runs, read_data, selection_file, stem
 from tests.analysis.synthetic import write_calibration, write_comparison, write_run
 
 
@@ -394,8 +394,8 @@ def test_what_others_collected_is_brought_with_its_selection_and_its_step_times(
     for root, method in ((mine, "my_rule"), (theirs, "sgd")):
         write_run(root, method, 0)
         collect(root)
-    outcome_file(theirs, "toy/cpu").write_text(json.dumps({"sgd": {"trials": 4}, "my_rule": {"trials": 1}}))
-    outcome_file(mine, "toy/cpu").write_text(json.dumps({"my_rule": {"trials": 8}}))
+    selection_file(theirs, "toy/cpu").write_text(json.dumps({"sgd": {"trials": 4}, "my_rule": {"trials": 1}}))
+    selection_file(mine, "toy/cpu").write_text(json.dumps({"my_rule": {"trials": 8}}))
     write_calibration(theirs, device="their CPU")
     write_calibration(mine, "other/cpu")
     assert bring(mine, "toy/cpu", [theirs]) == 2

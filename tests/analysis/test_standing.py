@@ -13,7 +13,7 @@ from clipbench.analysis.claims.readings import chosen_runs
 from clipbench.analysis.leaderboard import boards, scores
 from clipbench.analysis.leaderboard_page import table
 from clipbench.analysis.standing import standing
-from clipbench.runs.archive import outcome_file
+from clipbench.runs.archive import selection_file
 from tests.analysis.synthetic import write_run
 
 SEEDS = 6
@@ -30,7 +30,7 @@ def finals(root: Path, method: str, loss: float, **more: Any) -> list[str]:
 
 def selected(root: Path, trials: int = 4, **ids: list[str]) -> None:
     """Add to what the latest tunings selected: the ids of the final runs by method."""
-    path = outcome_file(root, TASK)
+    path = selection_file(root, TASK)
     path.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(path.read_text()) if path.exists() else {}
     new = {

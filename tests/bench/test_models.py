@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from clipbench.bench import guard, models
-from clipbench.bench.guard import Outcome
+from clipbench.bench.guard import ChildResult
 from clipbench.bench.models import SMOKE, TIMED, main, options
 from clipbench.bench.models_cell import doubled, exactness, slow_names
 from clipbench.bench.models_zoo import RANDOM, zoo, zoo_problem
@@ -33,14 +33,14 @@ class Children:
         self.jobs: list[str] = []
         self.found: dict[str, dict[str, Any]] = {}
 
-    def __call__(self, arguments: Sequence[str], memory: float, seconds: float) -> Outcome:
+    def __call__(self, arguments: Sequence[str], memory: float, seconds: float) -> ChildResult:
         job = json.loads(arguments[-1])
         self.jobs.append(f"{job['job']} {job['model'].removeprefix('zoo:')}")
         if job["job"] == "exactness":
-            return Outcome("ok", FOUND | self.found.get(job["model"].removeprefix("zoo:"), {}))
+            return ChildResult("ok", FOUND | self.found.get(job["model"].removeprefix("zoo:"), {}))
         if job["job"] == "memory":
-            return Outcome("ok", {"bytes": 100})
-        return Outcome("ok", {"seconds": {name: [1.0, 1.1, 0.9] for name in job["chunks"]}})
+            return ChildResult("ok", {"bytes": 100})
+        return ChildResult("ok", {"seconds": {name: [1.0, 1.1, 0.9] for name in job["chunks"]}})
 
 
 @pytest.fixture

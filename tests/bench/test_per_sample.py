@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 
 from clipbench.bench import cell, guard, per_sample
-from clipbench.bench.guard import Outcome
+from clipbench.bench.guard import ChildResult
 from clipbench.bench.per_sample import Limits, main, options
 from clipbench.errors import ConfigError
 
 LIMITS = Limits(memory=2 * 2**30, step=1.0, budget=1.0, rounds=3, threads=1)
 FOUND = {"threshold": 1.0, "errors": {"sgd": 0.0, "clipbench": 1e-7, "vmap": 1e-7, "opacus_hooks": 1e-7}}
-FULL = Outcome("out of memory (limit 2 GiB)", {}, memory=True)
+FULL = ChildResult("out of memory (limit 2 GiB)", {}, memory=True)
 
 
 class Children:
@@ -28,18 +28,18 @@ class Children:
         self.too_large: set[tuple[str, int]] = set()  # engine and chunk that do not fit
         self.together = 9  # engines that fit in one process
 
-    def __call__(self, arguments: Sequence[str], memory: float, seconds: float) -> Outcome:
+    def __call__(self, arguments: Sequence[str], memory: float, seconds: float) -> ChildResult:
         job = json.loads(arguments[-1])
         self.jobs.append(job)
         if job["job"] == "errors":
-            return Outcome("ok", FOUND)
+            return ChildResult("ok", FOUND)
         if job["job"] == "memory":
             size = {"sgd": 100, "clipbench": 120}.get(job["engine"], 1000)
-            return FULL if (job["engine"], job["chunk"]) in self.too_large else Outcome("ok", {"bytes": size})
+            return FULL if (job["engine"], job["chunk"]) in self.too_large else ChildResult("ok", {"bytes": size})
         if len(job["chunks"]) > self.together:
             return FULL
         seconds_of = {"sgd": [1.0, 1.1, 0.9], "clipbench": [1.2, 1.3, 1.1]}
-        return Outcome("ok", {"seconds": {name: seconds_of.get(name, [20.0, 22.0]) for name in job["chunks"]}})
+        return ChildResult("ok", {"seconds": {name: seconds_of.get(name, [20.0, 22.0]) for name in job["chunks"]}})
 
     def kinds(self) -> list[str]:
         kinds = [f"{job['job']} {job.get('engine', '')}".strip() for job in self.jobs]
@@ -174,11 +174,11 @@ def test_bad_options_are_refused(words: list[str], message: str) -> None:
 
 
 def test_rounds_follow_the_first_steps() -> None:
-    rounds = cell.plan({"sgd": 0.05, "clipbench": 0.05, "vmap": 2.5, "opacus_hooks": 0.5}, budget=20, most=40)
+    rounds = cell.rounds_within({"sgd": 0.05, "clipbench": 0.05, "vmap": 2.5, "opacus_hooks": 0.5}, budget=20, most=40)
     assert rounds == {"sgd": 40, "clipbench": 40, "vmap": 3, "opacus_hooks": 10}
-    slow = cell.plan({"sgd": 2.0, "clipbench": 2.0, "vmap": 90.0}, budget=20, most=40)
+    slow = cell.rounds_within({"sgd": 2.0, "clipbench": 2.0, "vmap": 90.0}, budget=20, most=40)
     assert slow == {"sgd": 15, "clipbench": 15, "vmap": 3}
-    assert set(cell.plan({"sgd": 2.0, "vmap": 90.0}, budget=20, most=2).values()) == {2}
+    assert set(cell.rounds_within({"sgd": 2.0, "vmap": 90.0}, budget=20, most=2).values()) == {2}
 
 
 def test_rounds_beyond_an_engines_own_go_on_without_it() -> None:

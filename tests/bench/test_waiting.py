@@ -20,7 +20,7 @@ def test_every_case_is_measured_and_the_table_is_made_again(tmp_path: Path, monk
 
     real = waiting.busy
     monkeypatch.setattr(waiting, "busy", lambda count: beside.append(count) or real(count))
-    monkeypatch.setattr(waiting, "measured", seconds)
+    monkeypatch.setattr(waiting, "child_seconds", seconds)
     waiting.main(["--results", str(tmp_path), "--rounds", "2", "--steps", "3", "--beside", "2"])
     found = pd.read_parquet(tmp_path / "data" / "bench_waiting.parquet").set_index(["policy", "beside"])
     assert found["seconds"].to_dict() == known
@@ -44,4 +44,4 @@ def test_the_processes_beside_are_gone_afterwards() -> None:
 @pytest.mark.parametrize("policy", waiting.POLICIES)
 def test_a_child_measures_steps_under_its_policy(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", "0")  # of the caller: it must not reach the child
-    assert len(waiting.measured(policy, 2)) == 2
+    assert len(waiting.child_seconds(policy, 2)) == 2

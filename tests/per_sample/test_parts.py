@@ -10,8 +10,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from clipbench.per_sample.opaque import NoLeaks
-from clipbench.per_sample.plan import Plan
 from clipbench.per_sample.pullback import _agree
+from clipbench.per_sample.replay import Replay
 from clipbench.per_sample.thresholds import Remembered, evaluate_threshold
 from clipbench.per_sample.traces import Known
 from clipbench.per_sample.weights import AdaptiveWeight, AutomaticWeight, NormalizedWeight, SmoothWeight
@@ -47,17 +47,17 @@ def test_what_is_remembered_is_of_one_kind_and_never_of_another_mode() -> None:
 
 
 def test_a_plan_is_kept_until_something_else_is_found() -> None:
-    known, plan = Known(), object.__new__(Plan)
+    known, replay = Known(), object.__new__(Replay)
     assert known.number(None) is None
     assert (known.number("a"), known.number("b"), known.number("a")) == (1, 2, 1)
-    known.keep(1, 4, plan)
-    assert known.plan(1, 4) is plan
-    assert known.plan(1, 5) is known.plan(2, 4) is known.plan(None, 4) is None
+    known.keep(1, 4, replay)
+    assert known.replay(1, 4) is replay
+    assert known.replay(1, 5) is known.replay(2, 4) is known.replay(None, 4) is None
     for found in (known.single, known.passed, known.single):
         before = known.version
         found.add((before,))
         assert known.version > before
-        assert known.plan(1, 4) is None
+        assert known.replay(1, 4) is None
 
 
 @pytest.mark.parametrize("moving", [True, False])

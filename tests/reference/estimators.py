@@ -21,12 +21,12 @@ def flat(model: nn.Module) -> Tensor:
 def sample_gradients(model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor) -> list[Tensor]:
     """The flat gradient of each sample, from a batch of one in float64."""
     twin = copy.deepcopy(model).double()
-    wide = inputs.double() if inputs.is_floating_point() else inputs
-    wide_targets = targets.double() if targets.is_floating_point() else targets
+    double = inputs.double() if inputs.is_floating_point() else inputs
+    double_targets = targets.double() if targets.is_floating_point() else targets
     found = []
     for k in range(len(inputs)):
         twin.zero_grad()
-        loss(twin(wide[k : k + 1]), wide_targets[k : k + 1]).backward()
+        loss(twin(double[k : k + 1]), double_targets[k : k + 1]).backward()
         found.append(flat(twin).clone())
     return found
 

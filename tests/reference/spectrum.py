@@ -15,8 +15,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) → losses (n,)
 def gradients(model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Tensor]:
     """The gradients of (1/n) Σ w_k loss_k, by name."""
     twin = copy.deepcopy(model).double()
-    wide = inputs.double() if inputs.is_floating_point() else inputs
-    (loss(twin(wide), targets) * weights).mean().backward()
+    double = inputs.double() if inputs.is_floating_point() else inputs
+    (loss(twin(double), targets) * weights).mean().backward()
     return {name: p.grad for name, p in twin.named_parameters() if p.grad is not None}
 
 

@@ -100,8 +100,8 @@ def test_a_sweep_says_what_it_found(tmp_path: Path) -> None:
     run(tmp_path / "results")
     clone = cloned(tmp_path / "results")
     words = [*TINY, "device=cpu", f"paths.results={clone}", "seed=0,1"]
-    assert Sweep(words).plan().splitlines()[1] == f"found: 1 of 2 in {clone}/data"
-    assert Sweep(words).plan().startswith("sweep: 2 runs, 1 done, 1 to do; about")
+    assert Sweep(words).to_do().splitlines()[1] == f"found: 1 of 2 in {clone}/data"
+    assert Sweep(words).to_do().startswith("sweep: 2 runs, 1 done, 1 to do; about")
 
 
 def test_a_collected_run_of_other_code_is_repeated_as_a_later_attempt(
@@ -183,11 +183,11 @@ def test_a_changed_own_class_is_to_do_in_a_sweep_and_in_a_tuning(
     assert not run(tmp_path, *own).found
     sweep = [*TINY, *own]
     tuning = ["experiment=heavy_tailed_mlp/smoke", *own, f"paths.tuned={tmp_path}", "tuning.methods=[sgd]"]
-    assert "1 done, 0 to do" in Sweep(sweep).plan()
+    assert "1 done, 0 to do" in Sweep(sweep).to_do()
     before = plan(tuning).key("sgd")
     helper.write_text("def number():\n    return 22\n")
     fingerprints._digest.cache_clear()
-    assert "0 done, 1 to do" in Sweep(sweep).plan()
+    assert "0 done, 1 to do" in Sweep(sweep).to_do()
     assert plan(tuning).key("sgd") != before
     fingerprints._digest.cache_clear()
 

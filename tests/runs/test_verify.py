@@ -13,7 +13,7 @@ from clipbench import report, verify
 from clipbench.analysis import collect
 from clipbench.cli.compose import compose
 from clipbench.errors import ConfigError
-from clipbench.runs import probe
+from clipbench.runs import short_run
 from clipbench.runs.execute import execute
 from clipbench.runs.reach import PACKAGE
 from clipbench.runs.request import request
@@ -40,7 +40,7 @@ def test_a_clone_finds_repeats_and_shows_what_is_published(clone: Path, capsys: 
     """As `make run` does: everything is found, one run is trained again and agrees, and no published file changes."""
     before = {path: path.read_bytes() for path in clone.rglob("*.parquet")}
     words = [*SMOKE, "method=sgd,ps_clip", "seed=0", f"paths.results={clone}"]
-    assert f"found: 2 of 2 in {clone}/data" in Sweep(words).plan()
+    assert f"found: 2 of 2 in {clone}/data" in Sweep(words).to_do()
     assert verify.main([EXPERIMENT, "--results", str(clone), "--method", "ps_clip", "--seed", "0"]) == 0
     out = capsys.readouterr().out
     assert "ps_clip seed 0: ok" in out
@@ -87,7 +87,9 @@ def test_what_was_not_published_cannot_be_repeated(clone: Path) -> None:
 
 
 def test_a_short_run_is_the_same_whole_and_resumed_and_tells_methods_apart() -> None:
-    sgd, clip, unknown = probe.probe([[f"method={name}", "device=cpu"] for name in ("sgd", "ps_clip", "nothing")])
+    sgd, clip, unknown = short_run.short_runs(
+        [[f"method={name}", "device=cpu"] for name in ("sgd", "ps_clip", "nothing")]
+    )
     assert sgd[1] == clip[1] == "ok"
     assert sgd[2:] != clip[2:]
     assert isinstance(unknown, str)
@@ -99,24 +101,24 @@ def test_the_batched_program_has_a_fingerprint_and_a_digest_of_its_own(monkeypat
     words = ["experiment=heavy_tailed_mlp/smoke", "device=cpu"]
     cases = [
         [*words, "method=sgd"],
-        [*words, "method=sgd", probe.BATCHED],
-        ["device=cpu", "compile=true", probe.BATCHED],
+        [*words, "method=sgd", short_run.BATCHED],
+        ["device=cpu", "compile=true", short_run.BATCHED],
     ]
-    lone, before, refused = probe.probe(cases)
+    lone, before, refused = short_run.short_runs(cases)
     assert before[0] != lone[0]
     assert before[1] == "ok ok"
     assert "these runs go alone" in refused
     step = TogetherTrainer.step
     monkeypatch.setattr(TogetherTrainer, "step", lambda self, number: step(self, number // 2))
-    assert probe.probe(cases[1:2])[0][3] != before[3]
+    assert short_run.short_runs(cases[1:2])[0][3] != before[3]
 
 
 def test_a_number_that_an_edit_changes_changes_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     from clipbench.training.schedules import Constant
 
-    (before,) = probe.probe([["method=sgd", "device=cpu"]])
+    (before,) = short_run.short_runs([["method=sgd", "device=cpu"]])
     monkeypatch.setattr(Constant, "factor", lambda self, step, steps: 1.0 + 1e-6)
-    (after,) = probe.probe([["method=sgd", "device=cpu"]])
+    (after,) = short_run.short_runs([["method=sgd", "device=cpu"]])
     assert before[3] != after[3]
 
 

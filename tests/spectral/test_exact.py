@@ -14,9 +14,9 @@ from clipbench.spectral.certificate import nothing_missed, nothing_missed_by_tra
 from clipbench.spectral.exact import clip_one_
 from clipbench.spectral.gram import few_times, gram
 from clipbench.spectral.krylov import Krylov, dominant
-from clipbench.spectral.report import LEFT, LinAlgError, Outcome
+from clipbench.spectral.report import LEFT, LinAlgError, MatrixReport
 from clipbench.spectral.ritz import Goal, Leading, by_gram
-from clipbench.spectral.subspace import checked, corrected, leading, polished, settled
+from clipbench.spectral.subspace import checked, converged, corrected, leading, polished
 from tests.reference import spectral as reference
 from tests.spectral.matrices import error, flat, noise, power_law, with_spectrum
 
@@ -47,10 +47,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_threshold_near_the_norm_needs_no_gram_matrix(tau: float, calls: list[str]) -> None:
     matrix = with_spectrum(flat(192), 192, 400)
     expected = reference.clip(matrix.numpy(), tau)
-    outcome = clip_one_(matrix, tau)
+    report = clip_one_(matrix, tau)
     assert calls == ["_near"]
-    assert outcome.count_above == int(tau < 30)
-    assert outcome.sigma_max == pytest.approx(30.0, rel=1e-5)
+    assert report.count_above == int(tau < 30)
+    assert report.sigma_max == pytest.approx(30.0, rel=1e-5)
     assert error(matrix, expected) <= 1e-6
 
 
@@ -82,9 +82,9 @@ def test_a_large_ratio_is_clipped_in_float64(calls: list[str]) -> None:
 def test_beyond_the_stated_bound_the_svd_answers_and_is_counted(calls: list[str]) -> None:
     matrix = with_spectrum(np.geomspace(1.0, 1e-7, 100), 100, 200)
     expected = reference.clip(matrix.numpy(), 1e-6)
-    outcome = clip_one_(matrix, 1e-6)
+    report = clip_one_(matrix, 1e-6)
     assert calls[-1] == "clip_by_svd"
-    assert outcome.fell_back
+    assert report.fell_back
     assert error(matrix, expected) <= 1e-5
 
 
@@ -96,8 +96,8 @@ def test_a_factorisation_that_does_not_converge_falls_back(broken: str, monkeypa
     matrix = with_spectrum(flat(192), 192, 400)
     expected = reference.clip(matrix.numpy(), 1.3)
     monkeypatch.setattr(torch.linalg, broken, fail)
-    outcome = clip_one_(matrix, 1.3)
-    assert outcome.fell_back
+    report = clip_one_(matrix, 1.3)
+    assert report.fell_back
     assert error(matrix, expected) <= 1e-6
 
 
@@ -109,8 +109,8 @@ def test_a_matrix_that_no_factorisation_takes_is_left_and_counted(monkeypatch: p
     monkeypatch.setattr(torch.linalg, "svd", fail)
     matrix = with_spectrum(flat(192), 192, 400)
     before = matrix.clone()
-    outcome = clip_one_(matrix, 1.3)
-    assert (outcome.left, outcome.fell_back, math.isnan(outcome.sigma_max)) == (True, True, True)
+    report = clip_one_(matrix, 1.3)
+    assert (report.left, report.fell_back, math.isnan(report.sigma_max)) == (True, True, True)
     assert torch.equal(matrix, before)
     assert LEFT.left
 
@@ -119,10 +119,10 @@ def test_a_matrix_that_no_factorisation_takes_is_left_and_counted(monkeypatch: p
 def test_what_is_clipped_in_a_copy_is_written_back_where_something_changed(tau: float) -> None:
     """As from an accelerator, so from a narrower dtype."""
     matrix = with_spectrum(flat(192), 192, 400).bfloat16()
-    wide, before = matrix.float(), matrix.clone()
-    outcome = clip_one_(matrix, tau)
-    assert clip_one_(wide, tau) == outcome
-    assert torch.equal(matrix, wide.bfloat16())
+    promoted, before = matrix.float(), matrix.clone()
+    report = clip_one_(matrix, tau)
+    assert clip_one_(promoted, tau) == report
+    assert torch.equal(matrix, promoted.bfloat16())
     assert torch.equal(matrix, before) == (tau == math.inf)
 
 
@@ -243,8 +243,8 @@ def test_a_step_of_first_order_that_does_not_suffice_is_told() -> None:
 def test_where_nothing_is_above_tau_close_values_ask_for_more_of_the_largest() -> None:
     goal = Goal(2.0, 3.0, 8e-6)
     alone = Leading([1.0, 0.1], [2e-3, 0.0], torch.eye(2), 0)
-    assert settled(alone, goal)
-    assert not settled(alone._replace(values=[1.0, 0.9]), goal)
+    assert converged(alone, goal)
+    assert not converged(alone._replace(values=[1.0, 0.9]), goal)
 
 
 def test_a_vector_that_is_not_quite_of_length_one_is_mended() -> None:
@@ -298,15 +298,15 @@ def test_rows_that_are_zero_or_alike_start_a_space_too() -> None:
 
 
 def test_what_rounding_may_leave_along_values_just_below_tau_is_bounded() -> None:
-    """Of two pairs, one above τ = 1: settled, unless rounding in A or the coupling to the other exceeds the bound."""
+    """Of two pairs, one above τ = 1: converged, unless rounding in A or the coupling to the other exceeds the bound."""
     found = Leading([100.0, 0.99], [0.0, 0.0], torch.eye(2), 1)
     goal = Goal(1.0, 10.1, 8e-6, total=100.005)
-    assert settled(found, goal)
+    assert converged(found, goal)
     steep = Leading([1e4, 1.1, 0.9], [0.0] * 3, torch.eye(3), 2)
-    assert not settled(steep, goal._replace(norm=100.01)), "rounding in A: eps/4 σ_max² against τ"
+    assert not converged(steep, goal._replace(norm=100.01)), "rounding in A: eps/4 σ_max² against τ"
     seen = found._replace(right=torch.eye(2))
-    assert settled(seen, goal)
-    assert not settled(seen._replace(coupling=1.01 * goal.overshoot), goal)
+    assert converged(seen, goal)
+    assert not converged(seen._replace(coupling=1.01 * goal.overshoot), goal)
 
 
 def test_the_residual_bounds_the_true_error() -> None:
@@ -370,4 +370,4 @@ def test_blocked_gram_matrices() -> None:
 
 
 def test_outcomes_default_to_nothing_done() -> None:
-    assert Outcome(1.0) == (1.0, 0, False, False)
+    assert MatrixReport(1.0) == (1.0, 0, False, False)

@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from clipbench.spectral import clip_matrices_, clip_singular_values, newton_schulz, soft_matrices_
-from clipbench.spectral.newton_schulz import Spectrum, newton_schulz_
+from clipbench.spectral.newton_schulz import SigmaBounds, newton_schulz_
 from clipbench.spectral.polynomials import best_quintic, resolved, sign_polynomials
 from tests.reference import spectral as reference
 from tests.spectral.matrices import flat, noise, with_spectrum
@@ -65,10 +65,10 @@ def test_large_values_are_never_sent_back_to_small_ones() -> None:
 def test_sigma_max_from_both_sides() -> None:
     for matrix in (with_spectrum(flat(60), 60, 90), noise(60, 90)):
         scaled = matrix / matrix.abs().max()
-        spectrum = Spectrum(scaled[None])
+        bounds = SigmaBounds(scaled[None])
         top = reference.sigma_max(scaled.numpy())
-        assert top * (1 - 2e-4) <= float(spectrum.sigma) <= top * (1 + 1e-6)
-        assert top * (1 - 1e-6) <= float(spectrum.bound) <= top * (1 + 4e-4)
+        assert top * (1 - 2e-4) <= float(bounds.sigma) <= top * (1 + 1e-6)
+        assert top * (1 - 1e-6) <= float(bounds.bound) <= top * (1 + 4e-4)
 
 
 def test_the_count_above_the_threshold() -> None:

@@ -28,8 +28,8 @@ def test_bound_idempotence_and_directions(shape: tuple[int, int], seed: int, fra
     twice, _ = clip_singular_values(once, tau, "exact")
     assert torch.allclose(once, twice, atol=2e-6 * tau, rtol=0)
     # Singular directions are kept: Gᵀ C and G Cᵀ are symmetric, and C has the expected values.
-    wide, clipped = matrix.double(), once.double()
-    for product in (wide.mT @ clipped, wide @ clipped.mT):
+    promoted, clipped = matrix.double(), once.double()
+    for product in (promoted.mT @ clipped, promoted @ clipped.mT):
         assert (product - product.mT).abs().max() <= 2e-5 * product.abs().max()
     assert error(once, reference.clip(matrix.numpy(), tau)) <= 1e-5
 

@@ -46,7 +46,7 @@ def settings(folder: Path) -> dict[str, str]:
 
 
 def states(database: Path) -> list[tuple[str, int, str]]:
-    """(study, slot, state) of every trial in the storage that was begun, read without Optuna."""
+    """(study, index, state) of every trial in the storage that was begun, read without Optuna."""
     query = """
         select s.study_name, a.value_json, t.state from trials t
         join studies s on s.study_id = t.study_id
@@ -54,4 +54,4 @@ def states(database: Path) -> list[tuple[str, int, str]]:
         where t.state <> 'WAITING'
     """
     with sqlite3.connect(database) as connection:
-        return sorted((name, int(slot), state) for name, slot, state in connection.execute(query))
+        return sorted((name, int(index), state) for name, index, state in connection.execute(query))

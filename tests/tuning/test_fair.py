@@ -20,7 +20,7 @@ from clipbench.runs.finals import final_metrics, share_clipped
 from clipbench.tuning import reference
 from clipbench.tuning.plan import acts_below_threshold, plan
 from clipbench.tuning.sequence import point
-from clipbench.tuning.study import Choice, settled
+from clipbench.tuning.study import Choice, with_baseline_settings
 from tests.tuning.helpers import SMALL, records, settings, tuned
 
 COMMON = ("trials=8", "methods=sgd,norm_clip,ps_clip", "final_seeds=0,1")
@@ -151,9 +151,9 @@ def test_shares_are_in_records_and_outcome_and_settings(done: Path) -> None:
         assert f"share clipped {100 * winner['share_clipped']:.3g} %" in settings(done)[method]
 
 
-def choice(method: str, slot: int, share: float | None, lr: float) -> Choice:
+def choice(method: str, trial: int, share: float | None, lr: float) -> Choice:
     found = {"optimizer.lr": lr} | ({} if method == "sgd" else {"method.clipper.threshold": 5.0})
-    return Choice(slot, 1.0, found, {"ok": 8}, "", method, share)
+    return Choice(trial, 1.0, found, {"ok": 8}, "", method, share)
 
 
 def test_a_winner_under_one_percent_is_the_baseline() -> None:
@@ -163,12 +163,12 @@ def test_a_winner_under_one_percent_is_the_baseline() -> None:
         "infinite": choice("sgd", 1, 0.0, 0.3), "unknown": choice("unknown", 5, None, 0.2),
     }  # fmt: skip
     plain: Any = SimpleNamespace(bases={key: {"method": {}} for key in chosen})
-    found = settled(chosen, plain)
+    found = with_baseline_settings(chosen, plain)
     for method in ("rare", "infinite"):
         assert (found[method].method, found[method].settings) == ("sgd", base.settings), method
     for method in ("sgd", "often", "unknown"):
         assert found[method] == chosen[method]
-    without = settled({"rare": chosen["rare"]}, plain)
+    without = with_baseline_settings({"rare": chosen["rare"]}, plain)
     assert (without["rare"].method, without["rare"].settings) == ("sgd", {"optimizer.lr": 0.2})
 
 
@@ -176,7 +176,9 @@ def test_a_winner_under_one_percent_is_the_baseline() -> None:
 def test_a_small_share_of_entries_may_decide_a_step(share: float) -> None:
     node = {"clipper": {"_target_": "clipbench.clipping.ValueClip", "threshold": 1.0}}
     plain: Any = SimpleNamespace(bases={"sgd": {"method": {}}, "value_clip": {"method": node}})
-    found = settled({"sgd": choice("sgd", 3, 0.0, 0.1), "value_clip": choice("value_clip", 5, share, 0.2)}, plain)
+    found = with_baseline_settings(
+        {"sgd": choice("sgd", 3, 0.0, 0.1), "value_clip": choice("value_clip", 5, share, 0.2)}, plain
+    )
     assert found["value_clip"].method == ("value_clip" if share else "sgd")
 
 
@@ -248,7 +250,7 @@ def test_a_rule_that_always_acts_is_never_taken_for_its_baseline(method: str, ac
     assert made.baseline_trials(method) == (0 if acts else 2)
     values = made.settings(method, {found.path: 0.1 for found in made.spaces[method].ranges})
     choice = Choice(5, 1.0, values, {"ok": 8}, "2026-01-01", method, 0.0)
-    assert settled({method: choice}, made)[method].method == (method if acts else "sgd")
+    assert with_baseline_settings({method: choice}, made)[method].method == (method if acts else "sgd")
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_twenty_kills_change_nothing(workers: int, undisturbed: Path, tmp_path: 
     assert settings(folder) == settings(undisturbed)
     begun = Counter(states(folder / "results" / "tune" / "studies.db"))
     assert len(begun) == SLOTS
-    assert set(begun.values()) == {1}, "every slot has one trial"
+    assert set(begun.values()) == {1}, "every index has one trial"
     assert all(state == "COMPLETE" for _, _, state in begun)
     # A run is begun once, and once more for each kill that hit it: never again after it was finished.
     assert RUNS <= len(executions) <= RUNS + kills

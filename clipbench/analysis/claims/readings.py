@@ -129,7 +129,7 @@ def _dead(run: pd.Series) -> bool:
     return bool(known) and math.isfinite(constant) and known[0] >= DEAD * constant
 
 
-def share_clipped(experiment: Experiment, runs: pd.DataFrame) -> Interval:
+def mean_share_clipped(experiment: Experiment, runs: pd.DataFrame) -> Interval:
     """Mean over the runs that ended ok of the share that was clipped, with its interval."""
     shares = clipped_shares(experiment, runs[runs["status"] == "ok"])
     return metric_interval(list(shares.values()), "clipped_fraction")

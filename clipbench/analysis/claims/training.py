@@ -18,7 +18,7 @@ from clipbench.analysis.claims.readings import (
     chosen_runs,
     final_value,
     is_idle,
-    share_clipped,
+    mean_share_clipped,
     trivial,
     value_at,
 )
@@ -106,7 +106,7 @@ def _read(experiment: Experiment, arm: Arm, metric: str) -> Reading:
 
 def _idle(experiment: Experiment, arm: Arm) -> bool:
     """Whether the arm's runs clip so little that they are their baseline's, or tuning found that they should."""
-    idle = is_idle(share_clipped(experiment, _runs(experiment, arm)))
+    idle = is_idle(mean_share_clipped(experiment, _runs(experiment, arm)))
     return arm.method in experiment.baselines or (arm.method != BASELINE and idle)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipbench.analysis.claims import Outcome, verdicts
+from clipbench.analysis.claims import JudgedClaim, verdicts
 from clipbench.analysis.document import provenance, write_text
 from clipbench.analysis.groups import Panel, panels
 from clipbench.analysis.leaderboard_page import section
@@ -29,13 +29,13 @@ def write_report(results: Path) -> list[Path]:
     from clipbench.analysis import plots  # Matplotlib takes a second to import
     from clipbench.analysis.claim_plots import claim_figure
 
-    outcomes = verdicts(results)
-    for outcome in outcomes:
-        figure = claim_figure(outcome)
+    judged_claims = verdicts(results)
+    for judged in judged_claims:
+        figure = claim_figure(judged)
         if figure is not None:
-            plots.save(figure, results, claim_slug(outcome))
+            plots.save(figure, results, claim_slug(judged))
     shown = [panel for name in experiments(results) for panel in panels(load(results, name))]
-    table = verdict_table(outcomes)
+    table = verdict_table(judged_claims)
     written = write_leaderboard(results)
     written += [write_text(results / "tables" / "verdicts.md", table.markdown())]
     written += [write_text(results / "tables" / "rules.md", rules_table(results).markdown())]
@@ -43,16 +43,16 @@ def write_report(results: Path) -> list[Path]:
     written += [write_text(results / "tables" / "effort.md", effort.markdown())]
     for name in experiments(results):
         written.append(write_text(results / "tables" / f"{stem(name)}__runs.md", runs_table(results, name).markdown()))
-    parts = [*_front(table, outcomes, shown, results), *_experiments(results, effort), *_benchmarks(results)]
+    parts = [*_front(table, judged_claims, shown, results), *_experiments(results, effort), *_benchmarks(results)]
     text = "\n".join(parts).rstrip() + "\n"
     written.append(write_text(results / "REPORT.md", text))
     written.append(write_text(results / "report.html", page(text, results)))
     return written
 
 
-def _front(table: Table, outcomes: Sequence[Outcome], shown: Sequence[Panel], results: Path) -> list[str]:
+def _front(table: Table, judged_claims: Sequence[JudgedClaim], shown: Sequence[Panel], results: Path) -> list[str]:
     found = [finding for panel in shown for finding in findings(panel, results)]
-    claims = [_claim(outcome, results) for outcome in outcomes]
+    claims = [_claim(judged, results) for judged in judged_claims]
     return [
         "# Results",
         "",
@@ -73,20 +73,20 @@ def _front(table: Table, outcomes: Sequence[Outcome], shown: Sequence[Panel], re
     ]
 
 
-def _claim(outcome: Outcome, results: Path) -> str:
+def _claim(judged: JudgedClaim, results: Path) -> str:
     """A claim's section, with its figure where there is one and the way to the runs behind it."""
-    text = claim_section(outcome)
-    figure = f"{claim_slug(outcome)}.png"
+    text = claim_section(judged)
+    figure = f"{claim_slug(judged)}.png"
     if (results / "figures" / figure).exists():
-        text += f"\n![Effects behind {outcome.claim.name}](figures/{figure})\n"
-    names = sorted(_named(outcome.claim.options))
+        text += f"\n![Effects behind {judged.claim.name}](figures/{figure})\n"
+    names = sorted(_named(judged.claim.options))
     links = [f"[{n}](tables/{stem(n)}__runs.md)" for n in names if (results / "data" / f"{stem(n)}.parquet").exists()]
     return text + (f"\nEvery run behind it: {', '.join(links)}.\n" if links else "")
 
 
-def claim_slug(outcome: Outcome) -> str:
+def claim_slug(judged: JudgedClaim) -> str:
     """The name of a claim's figure."""
-    return f"claim_{outcome.claim.name.replace('.', '_')}"
+    return f"claim_{judged.claim.name.replace('.', '_')}"
 
 
 def _named(options: object) -> set[str]:

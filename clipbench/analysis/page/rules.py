@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from clipbench.analysis.claims.outcomes import claims_file
+from clipbench.analysis.claims.judged import claims_file
 from clipbench.analysis.leaderboard import finals, listed
 from clipbench.analysis.load import experiments, load, load_calibration
 from clipbench.analysis.tables import NONE, Table

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from clipbench.analysis.claims import Outcome, Statement
+from clipbench.analysis.claims import JudgedClaim, Statement
 from clipbench.analysis.tables import NONE, Table, estimate, number
 
 STATES = {"shown": "shown", "refuted": "refuted", "open": "open"}
 
 
-def verdict_table(outcomes: Sequence[Outcome]) -> Table:
+def verdict_table(judged_claims: Sequence[JudgedClaim]) -> Table:
     """Claim, verdict, the effect that is nearest to deciding otherwise, and the scale that it holds for."""
     rows = []
-    for claim, decision in outcomes:
+    for claim, decision in judged_claims:
         required = [s for s in decision.statements if s.required]
         counts = [f"{sum(s.state == state for s in required)} {word}" for state, word in STATES.items()]
         stated = ", ".join(count for count in counts if not count.startswith("0 ")) or NONE
@@ -46,9 +46,9 @@ def effect_text(statement: Statement) -> str:
     return f"{texts[0]}{unit}{bounds}" + (f" (n = {effect.n})" if effect.n else "")
 
 
-def claim_section(outcome: Outcome, budget: str = "") -> str:
+def claim_section(judged: JudgedClaim, budget: str = "") -> str:
     """A claim's sentence, rule, verdict with its reason, and every statement with effect, interval and n."""
-    claim, decision = outcome
+    claim, decision = judged
     lines = [
         f"### {claim.name}: {decision.verdict}",
         "",

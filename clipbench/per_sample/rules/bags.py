@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.care import fast, wide
+from clipbench.per_sample.care import fast, promoted
 from clipbench.per_sample.factors import row_norms
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use
@@ -32,7 +32,7 @@ class BagUse(Use):
 
     def looked_up(self) -> Tensor:
         """The gradient of every looked-up row, (indices, width)."""
-        delta = wide(self.delta)
+        delta = promoted(self.delta)
         scale = self.kept.to(delta.dtype)
         if self.mean:
             sizes = torch.zeros_like(delta[:, 0]).index_add_(0, self.bag, scale)

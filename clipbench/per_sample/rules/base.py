@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from clipbench.per_sample.care import wide
+from clipbench.per_sample.care import promoted
 from clipbench.per_sample.factors import across, row_norms
 from clipbench.per_sample.layout import Layout, RowLayout, SampleWeights
 from clipbench.per_sample.slots import Node, Slot
@@ -92,7 +92,7 @@ class Use(ABC):
         if delta is None:
             return torch.zeros(self.rows, 0, device="cpu")
         delta = torch.view_as_real(delta.resolve_conj()) if delta.is_complex() else delta
-        return wide(self.flat(delta)).reshape(self.rows, -1)
+        return promoted(self.flat(delta)).reshape(self.rows, -1)
 
     def owners_of_rows(self, owners: Tensor) -> Tensor:
         """From the owners of the rows of `marks` to those of the rows that `split` takes."""
@@ -183,5 +183,5 @@ class SmallUse(Use):
 
 def weighted_rows(gamma: Tensor, rows: Tensor) -> Tensor:
     """Σ_k γ_k rows_k; rows (n, *shape), γ (n,)."""
-    flat = wide(rows).reshape(rows.shape[0], -1)
+    flat = promoted(rows).reshape(rows.shape[0], -1)
     return (gamma.to(flat.dtype) @ flat).reshape(rows.shape[1:])

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.care import deep, grams_apart, wide
+from clipbench.per_sample.care import deep, grams_apart, promoted
 from clipbench.per_sample.cost import chunk_size
 from clipbench.per_sample.factors import gram_sum, outer_norms, row_norms
 from clipbench.per_sample.layout import SampleWeights
@@ -36,7 +36,7 @@ class BilinearUse(Use):
         return torch.cat([row_norms(part) for part in parts])
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
-        delta, x, y = (wide(self.split(side)[first:last]) for side in (self.delta, self.x, self.y))
+        delta, x, y = (promoted(self.split(side)[first:last]) for side in (self.delta, self.x, self.y))
         grads = torch.bmm(_outer(delta, x).transpose(1, 2), y)
         return grads.view(last - first, *self.slots[role].part_shape)
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.care import deep, grams_apart, wide
+from clipbench.per_sample.care import deep, grams_apart, promoted
 from clipbench.per_sample.cost import (
     chunk_size,
     gram_cost,
@@ -73,7 +73,7 @@ class ConvolutionUse(Use):
             self._formed = self.split(self.products().reshape(self.rows, *self.weight.shape)).sum(1)
         elif self._formed is None:
             assert self.x is not None
-            x, delta, weight = (wide(tensor) for tensor in (self.x, self.delta, self.weight))
+            x, delta, weight = (promoted(tensor) for tensor in (self.x, self.delta, self.weight))
             folded = self.backward_of_weight(
                 delta.reshape(1, -1, *delta.shape[2:]),
                 x.reshape(1, -1, *x.shape[2:]),
@@ -93,7 +93,7 @@ class ConvolutionUse(Use):
 
         The library's kernel takes the groups of such a convolution one by one.
         """
-        image, out = (wide(side) for side in self.sides())
+        image, out = (promoted(side) for side in self.sides())
         cuts = [slice(0, (size - 1) * step + 1, step) for size, step in zip(out.shape[2:], self.stride, strict=True)]
         u = image[(slice(None), slice(None), *cuts)].reshape(self.rows * self.groups, -1, math.prod(out.shape[2:]))
         delta = out.reshape(self.rows * self.groups, -1, u.shape[2])
@@ -140,7 +140,7 @@ class ConvolutionUse(Use):
 
     def unfolded(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """(b, groups, positions, channels out per group) and (b, groups, positions, taps · channels in per group)."""
-        image, out = (wide(self.split(side)[first:last]) for side in self.sides())
+        image, out = (promoted(self.split(side)[first:last]) for side in self.sides())
         b, frames, space = out.shape[0], out.shape[1], out.shape[3:]
         right = unfold(image.flatten(0, 1), self.geometry, space, self.groups)
         left = out.reshape(b, frames, self.groups, -1, math.prod(space)).permute(0, 2, 1, 4, 3)
@@ -149,7 +149,7 @@ class ConvolutionUse(Use):
 
     def bias_instances(self) -> Tensor:
         """Per-sample gradients of the bias, (n, channels out)."""
-        return self.split(wide(self.delta).flatten(2).sum(2)).sum(1)
+        return self.split(promoted(self.delta).flatten(2).sum(2)).sum(1)
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
         if role == "bias":

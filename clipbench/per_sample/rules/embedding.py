@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.care import deep, grams_apart, wide
+from clipbench.per_sample.care import deep, grams_apart, promoted
 from clipbench.per_sample.cost import CHUNK_BYTES, gram_cost, traffic_cost
 from clipbench.per_sample.factors import gram_sum, row_norms
 from clipbench.per_sample.layout import SampleWeights
@@ -42,7 +42,7 @@ class EmbeddingUse(Use):
         return lookup_norms(self.split(self.indices), self.split(self.kept(self.delta)))
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
-        delta = wide(self.split(self.kept(self.delta))[first:last])
+        delta = promoted(self.split(self.kept(self.delta))[first:last])
         indices = self.split(self.indices)[first:last].unsqueeze(-1).expand_as(delta)
         shape = self.slots[role].part_shape
         table = delta.new_zeros(last - first, shape[0], delta.shape[2])
@@ -66,7 +66,7 @@ def lookup_norms(indices: Tensor, rows: Tensor) -> Tensor:
     if cheaper and grams_apart(rows):
         rows = deep(rows)
         return gram_sum(torch.bmm(rows, rows.mH), same)
-    rows = wide(rows)
+    rows = promoted(rows)
     first = same.to(torch.uint8).argmax(2)  # where each index was looked up first
     sums = torch.zeros_like(rows, memory_format=torch.contiguous_format)
     return row_norms(sums.scatter_add_(1, first.unsqueeze(-1).expand_as(rows), rows))

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.care import wide
+from clipbench.per_sample.care import promoted
 from clipbench.per_sample.factors import factor_norms, outer_norms, row_norms
 from clipbench.per_sample.layout import SampleWeights, Segments, take
 from clipbench.per_sample.rules.base import Use
@@ -31,7 +31,7 @@ class LinearUse(Use):
     def norms(self, roles: Collection[str]) -> Tensor:
         bias = "bias" in roles
         if "weight" not in roles or self.a is None:
-            return row_norms(wide(self.split(self.delta)).sum(1))
+            return row_norms(promoted(self.split(self.delta)).sum(1))
         if self.one_each:
             return outer_norms(self.delta, self.a, bias)
         if isinstance(self.layout, Segments) and self.layout.lopsided:
@@ -40,7 +40,7 @@ class LinearUse(Use):
 
     def group_norms(self, layout: Segments, a: Tensor, bias: bool) -> Tensor:
         """The same where some samples have many more rows than others, by groups of similar size."""
-        norms = wide(self.delta.real).new_zeros(self.n)
+        norms = promoted(self.delta.real).new_zeros(self.n)
         for samples, places, missing in layout.groups(self.delta.device):
             left, right = take(self.delta, places, missing), take(a, places, missing)
             norms[samples] = factor_norms(left, right, bias)
@@ -49,16 +49,16 @@ class LinearUse(Use):
     def instances(self, role: str, first: int, last: int) -> Tensor:
         factors = self.factors(role)
         if factors is None:
-            return wide(self.split(self.delta)[first:last]).sum(1)
+            return promoted(self.split(self.delta)[first:last]).sum(1)
         left, right = factors
-        return torch.bmm(wide(left[first:last]).transpose(1, 2), wide(right[first:last]))
+        return torch.bmm(promoted(left[first:last]).transpose(1, 2), promoted(right[first:last]))
 
     def weighted(self, gamma: SampleWeights) -> dict[str, Tensor]:
         delta, a = self.delta, self.a
         column = gamma.column(self.layout, self.rows, delta.dtype)
         sums: dict[str, Tensor] = {}
         if "bias" in self.slots:
-            sums["bias"] = (delta.t() @ column)[:, 0] if wide(delta) is delta else (wide(delta) * column).sum(0)
+            sums["bias"] = (delta.t() @ column)[:, 0] if promoted(delta) is delta else (promoted(delta) * column).sum(0)
         if "weight" in self.slots and a is not None:
             if (
                 delta.shape[1] <= a.shape[1] or self.doubted

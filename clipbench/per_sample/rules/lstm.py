@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from clipbench.per_sample.care import wide
+from clipbench.per_sample.care import promoted
 from clipbench.per_sample.factors import across, factor_norms, row_norms
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import Use
@@ -48,7 +48,7 @@ class LSTMUse(Use):
     def marks(self, deltas: Sequence[Tensor | None]) -> Tensor:
         """A row for each member of the batch: all of its steps and last states."""
         batch = self.lead[1]
-        parts = [wide(d).movedim(-2, 0).reshape(batch, -1) for d in deltas if d is not None]
+        parts = [promoted(d).movedim(-2, 0).reshape(batch, -1) for d in deltas if d is not None]
         return torch.cat(parts, 1) if parts else torch.zeros(batch, 0, device="cpu")
 
     def owners_of_rows(self, owners: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class LSTMUse(Use):
         for role in roles:
             factors = self.factors(role)
             if factors is None:
-                parts.append(row_norms(wide(self.split(self.gate_gradients())).sum(1)))
+                parts.append(row_norms(promoted(self.split(self.gate_gradients())).sum(1)))
             else:
                 parts.append(factor_norms(*factors))
         return across(parts)

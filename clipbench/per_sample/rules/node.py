@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from clipbench.per_sample.care import wide
+from clipbench.per_sample.care import promoted
 from clipbench.per_sample.cost import SUBGRAPH_BYTES
 from clipbench.per_sample.factors import across, row_norms
 from clipbench.per_sample.layout import SampleWeights
@@ -40,7 +40,7 @@ class NodeUse(Use):
         deltas = torch.where(chosen, self.delta, 0.0)
         found = batched(partial(self.products, roles), [deltas, chosen], type(self.node).__name__)
         return [
-            self.delta.new_zeros(last - first, *self.slots[role].part_shape) if rows is None else wide(rows)
+            self.delta.new_zeros(last - first, *self.slots[role].part_shape) if rows is None else promoted(rows)
             for role, rows in zip(roles, found, strict=True)
         ]
 

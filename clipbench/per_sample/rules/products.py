@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from clipbench.per_sample.care import deep, wide
+from clipbench.per_sample.care import deep, promoted
 from clipbench.per_sample.factors import factor_norms, row_norms
 from clipbench.per_sample.layout import SampleWeights
 from clipbench.per_sample.rules.base import SmallUse, Use
@@ -46,7 +46,7 @@ class BatchedProductUse(Use):
         return row_norms(factor_norms(left, right).view(self.n, -1))
 
     def instances(self, role: str, first: int, last: int) -> Tensor:
-        left, right = (wide(side[first:last]).transpose(1, 2) for side in self.sides())
+        left, right = (promoted(side[first:last]).transpose(1, 2) for side in self.sides())
         grads = torch.matmul(left.transpose(-1, -2), right)
         return grads.reshape(last - first, *self.slots[role].part_shape)
 

@@ -132,7 +132,7 @@ class Layers:
         matrices = [member.reshape(member.shape[0], -1) for stacked in formed for member in stacked.unbind()]
         report = self.kernel(matrices, tau.mT.reshape(-1), length.mT.reshape(-1), measure)
         members = len(tau)
-        for layer, stacked, own in zip(layers, formed, _parts(matrices, members), strict=True):
+        for layer, stacked, own in zip(layers, formed, _chunks(matrices, members), strict=True):
             layer.replace(torch.stack(own).view(stacked.shape))
         return report.sigma_max.view(len(layers), members).mT
 
@@ -204,5 +204,5 @@ class SoftSpectral(Layers):
         return soft_matrices_(matrices, tau, self.backend, measure)
 
 
-def _parts(matrices: list[Tensor], size: int) -> list[list[Tensor]]:
+def _chunks(matrices: list[Tensor], size: int) -> list[list[Tensor]]:
     return [matrices[start : start + size] for start in range(0, len(matrices), size)]

@@ -71,8 +71,8 @@ class MemberNoise:
             return
         for place, layer in enumerate(gradients.values()):
             pairs = {key: factors[place] for key, factors in drawn.items()}
-            left = _spread([pairs[key][0] if key in pairs else None for key in self._keys], self.members.dtype)
-            right = _spread([pairs[key][1] if key in pairs else None for key in self._keys], self.members.dtype)
+            left = _stacked([pairs[key][0] if key in pairs else None for key in self._keys], self.members.dtype)
+            right = _stacked([pairs[key][1] if key in pairs else None for key in self._keys], self.members.dtype)
             if layer.rows is not None and not layer.is_formed:
                 inputs, delta = layer.rows
                 layer.replace_rows((torch.cat([inputs, right[:, None]], 1), torch.cat([delta, left[:, None]], 1)))
@@ -81,7 +81,7 @@ class MemberNoise:
                 layer.replace(layer.formed + outer.view(layer.formed.shape))
 
 
-def _spread(vectors: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor:
+def _stacked(vectors: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor:
     """The members' vectors (R, size), zeros for those that have none."""
     some = next(vector for vector in vectors if vector is not None)
     if all(vector is some for vector in vectors):

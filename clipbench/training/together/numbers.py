@@ -10,7 +10,7 @@ from torch import Tensor
 Number = float | Tensor
 
 
-def spread(values: Sequence[float], like: Tensor) -> Number:
+def per_member(values: Sequence[float], like: Tensor) -> Number:
     """One number a member, to be multiplied with tensors of like's kind (R, …): a plain one where all are equal."""
     if all(value == values[0] for value in values):
         return float(values[0])

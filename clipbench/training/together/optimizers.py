@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clipbench.training.optimizers import MatrixOptimizer
 from clipbench.training.together.gradients import Gradients
 from clipbench.training.together.members import Members
-from clipbench.training.together.numbers import Number, spread
+from clipbench.training.together.numbers import Number, per_member
 
 Groups = Sequence[dict[str, Any]]  # of each member, the one param_group that an optimizer has
 
@@ -45,7 +45,7 @@ class _Stacked:
         """The members' numbers of that name."""
         kept = key, like.dim()
         if kept not in self._numbers:
-            self._numbers[kept] = spread([group[key] for group in self._groups], like)
+            self._numbers[kept] = per_member([group[key] for group in self._groups], like)
         return self._numbers[kept]
 
     def rate(self, like: Tensor, rates: Sequence[float]) -> Number:
@@ -54,7 +54,7 @@ class _Stacked:
             self._factors, self._rates = tuple(rates), {}
         if like.dim() not in self._rates:
             values = [group["lr"] * rate for group, rate in zip(self._groups, rates, strict=True)]
-            self._rates[like.dim()] = spread(values, like)
+            self._rates[like.dim()] = per_member(values, like)
         return self._rates[like.dim()]
 
     def buffer(self, kind: str, name: str) -> Tensor:
@@ -121,7 +121,7 @@ def _decayed(gradient: Tensor, weight: Tensor, decay: Number) -> Tensor:
     return gradient + decay * weight
 
 
-class Sizes(NamedTuple):
+class AdamNumbers(NamedTuple):
     """Adam's numbers at one step, for tensors of one number of axes."""
 
     first: Number  # 1 − β₁
@@ -141,7 +141,7 @@ class Adam(_Stacked):
     def step(self, gradients: Gradients, rates: Sequence[float]) -> None:
         self.count += 1
         decoupled = self._groups[0].get("decoupled_weight_decay", False)
-        sizes: dict[int, Sizes] = {}
+        numbers: dict[int, AdamNumbers] = {}
         for name, weight in self.weights.items():
             if name not in gradients:
                 continue
@@ -150,37 +150,37 @@ class Adam(_Stacked):
                 gradient = _decayed(gradient, weight, decay)
             elif isinstance(decay, Tensor) or decay:
                 weight.mul_(1 - self.rate(weight, rates) * decay)
-            if weight.dim() not in sizes:
-                sizes[weight.dim()] = self._sizes(weight, rates)
-            self._update(name, weight, gradient, sizes[weight.dim()])
+            if weight.dim() not in numbers:
+                numbers[weight.dim()] = self._adam_numbers(weight, rates)
+            self._update(name, weight, gradient, numbers[weight.dim()])
 
-    def _sizes(self, like: Tensor, rates: Sequence[float]) -> Sizes:
+    def _adam_numbers(self, like: Tensor, rates: Sequence[float]) -> AdamNumbers:
         pairs = [group["betas"] for group in self._groups]
         size = [
             -group["lr"] * rate / (1 - group["betas"][0] ** self.count)
             for group, rate in zip(self._groups, rates, strict=True)
         ]
-        return Sizes(
-            spread([1 - first for first, _ in pairs], like),
-            spread([second for _, second in pairs], like),
-            spread([1 - second for _, second in pairs], like),
-            spread([math.sqrt(1 - second**self.count) for _, second in pairs], like),
-            spread(size, like),
+        return AdamNumbers(
+            per_member([1 - first for first, _ in pairs], like),
+            per_member([second for _, second in pairs], like),
+            per_member([1 - second for _, second in pairs], like),
+            per_member([math.sqrt(1 - second**self.count) for _, second in pairs], like),
+            per_member(size, like),
         )
 
-    def _update(self, name: str, weight: Tensor, gradient: Tensor, sizes: Sizes) -> None:
+    def _update(self, name: str, weight: Tensor, gradient: Tensor, numbers: AdamNumbers) -> None:
         mean, square = self.buffer("mean", name), self.buffer("square", name)
-        mean.lerp_(gradient, sizes.first)
-        square.mul_(sizes.second)
-        if isinstance(sizes.rest, Tensor):
-            square.addcmul_(gradient * sizes.rest, gradient)
+        mean.lerp_(gradient, numbers.first)
+        square.mul_(numbers.second)
+        if isinstance(numbers.rest, Tensor):
+            square.addcmul_(gradient * numbers.rest, gradient)
         else:
-            square.addcmul_(gradient, gradient, value=sizes.rest)
-        length = square.sqrt().div_(sizes.root).add_(self.number("eps", weight))
-        if isinstance(sizes.size, Tensor):
-            weight.addcmul_(torch.div(mean, length, out=length), sizes.size)
+            square.addcmul_(gradient, gradient, value=numbers.rest)
+        length = square.sqrt().div_(numbers.root).add_(self.number("eps", weight))
+        if isinstance(numbers.size, Tensor):
+            weight.addcmul_(torch.div(mean, length, out=length), numbers.size)
         else:
-            weight.addcdiv_(mean, length, value=sizes.size)
+            weight.addcdiv_(mean, length, value=numbers.size)
 
     def state_dict(self) -> dict[str, Any]:
         return {**self.state, "count": self.count}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipbench.analysis.claims import claims
-from clipbench.analysis.claims.outcomes import statements_of
+from clipbench.analysis.claims.judged import statements_of
 from clipbench.analysis.claims.source import Missing, Source
 
 RESULTS = Path(__file__).parents[3] / "results"

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from clipbench.analysis.claims import decide, training
-from clipbench.analysis.claims.readings import by_seed, chosen_runs, final_value, is_idle, share_clipped
+from clipbench.analysis.claims.readings import by_seed, chosen_runs, final_value, is_idle, mean_share_clipped
 from clipbench.analysis.claims.source import Missing, Source
 from clipbench.analysis.collect import collect
 from tests.analysis.synthetic import write_run
@@ -106,8 +106,8 @@ def test_a_method_that_clips_nothing_is_its_baseline(tmp_path: Path) -> None:
     decision = judge(tmp_path)
     assert decision.verdict == "not reproduced"
     runs = source(tmp_path).experiment("toy/cpu")
-    assert is_idle(share_clipped(runs, chosen_runs(runs, "ps_clip")))
-    assert not is_idle(share_clipped(runs, chosen_runs(runs, "sgd")))
+    assert is_idle(mean_share_clipped(runs, chosen_runs(runs, "ps_clip")))
+    assert not is_idle(mean_share_clipped(runs, chosen_runs(runs, "sgd")))
 
 
 def test_diverged_and_dead_runs_count_as_the_trivial_predictor(tmp_path: Path) -> None:

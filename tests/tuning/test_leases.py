@@ -1,4 +1,4 @@
-"""Slots: one worker each, taken up again where it died, with and without a shared folder."""
+"""Leases: one worker each, taken up again where it died, with and without a shared folder."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from optuna.storages._rdb.models import TrialModel
 from optuna.trial import TrialState
 
+from clipbench.tuning import leases as module
 from clipbench.tuning import pulse
-from clipbench.tuning import slots as module
-from clipbench.tuning.slots import Slots
+from clipbench.tuning.leases import Leases
 from clipbench.tuning.storage import open_storage
 from clipbench.tuning.study import open_study
 
@@ -24,18 +24,18 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CONTEST_SECONDS", 0.05)
 
 
-def slots(tmp_path: Path, place: str = "here", count: int = 3) -> Slots:
+def leases(tmp_path: Path, place: str = "here", count: int = 3) -> Leases:
     """A worker's view of the study, in a folder of its own for each `place`; as from another process."""
     storage = open_storage(f"sqlite:///{tmp_path}/studies.db", tmp_path, print)
-    return Slots(open_study(storage, "study", minimise=True), storage, tmp_path / place, count)
+    return Leases(open_study(storage, "study", minimise=True), storage, tmp_path / place, count)
 
 
-def tell(view: Slots, identity: int, value: float) -> None:
+def tell(view: Leases, identity: int, value: float) -> None:
     view.study.tell(optuna.Trial(view.study, identity), value)
 
 
-def test_a_slot_is_one_worker_s_at_a_time(tmp_path: Path) -> None:
-    first, second, elsewhere = slots(tmp_path), slots(tmp_path), slots(tmp_path, "elsewhere")
+def test_a_trial_is_one_worker_s_at_a_time(tmp_path: Path) -> None:
+    first, second, elsewhere = leases(tmp_path), leases(tmp_path), leases(tmp_path, "elsewhere")
     first.prepare(retry=True)
     with first.claim(0) as mine:
         assert mine is not None
@@ -55,7 +55,7 @@ def test_two_workers_that_look_at_the_same_moment_do_not_both_win(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between Optuna's look at a waiting trial and its write there is time for a second look."""
-    views = [slots(tmp_path, place) for place in ("here", "elsewhere")]
+    views = [leases(tmp_path, place) for place in ("here", "elsewhere")]
     views[0].prepare(retry=True)
     look = TrialModel.find_or_raise_by_id.__func__
 
@@ -67,7 +67,7 @@ def test_two_workers_that_look_at_the_same_moment_do_not_both_win(
     monkeypatch.setattr(TrialModel, "find_or_raise_by_id", classmethod(slowly))
     start, won = threading.Barrier(2), []
 
-    def work(view: Slots) -> None:
+    def work(view: Leases) -> None:
         start.wait()
         with view.claim(0) as mine:
             won.append(mine)
@@ -84,7 +84,7 @@ def test_two_workers_that_look_at_the_same_moment_do_not_both_win(
 @pytest.mark.parametrize("url", ["sqlite:///{}/a.db", "sqlite:///{}/a.db?timeout=5", "sqlite:///file:{}/a.db?uri=true"])
 def test_every_sqlite_file_has_its_lock_beside_it(url: str, tmp_path: Path) -> None:
     storage = open_storage(url.format(tmp_path), tmp_path, print)
-    view = Slots(open_study(storage, "study", minimise=True), storage, tmp_path / "here", 1)
+    view = Leases(open_study(storage, "study", minimise=True), storage, tmp_path / "here", 1)
     view.prepare(retry=True)
     with view.claim(0) as mine:
         assert mine is not None
@@ -96,14 +96,14 @@ def test_a_database_in_memory_needs_no_lock(tmp_path: Path) -> None:
     assert open_study(storage, "study", minimise=True).trials == []
 
 
-def test_a_dead_worker_s_slot_is_taken_up_at_once_in_the_same_folder(tmp_path: Path) -> None:
-    slots(tmp_path).prepare(retry=True)
+def test_a_dead_worker_s_trial_is_taken_up_at_once_in_the_same_folder(tmp_path: Path) -> None:
+    leases(tmp_path).prepare(retry=True)
     child = os.fork()
     if child == 0:
-        with slots(tmp_path).claim(0):
+        with leases(tmp_path).claim(0):
             os._exit(9)
     os.waitpid(child, 0)
-    view = slots(tmp_path)
+    view = leases(tmp_path)
     assert view.trials()[0].state is TrialState.RUNNING
     with view.claim(0) as mine:
         assert mine is not None
@@ -112,12 +112,12 @@ def test_a_dead_worker_s_slot_is_taken_up_at_once_in_the_same_folder(tmp_path: P
 
 
 def test_elsewhere_a_dead_worker_is_known_by_its_silence(tmp_path: Path) -> None:
-    dead, view = slots(tmp_path), slots(tmp_path, "elsewhere")
+    dead, view = leases(tmp_path), leases(tmp_path, "elsewhere")
     dead.prepare(retry=True)
     with dead.claim(0):
         pass  # ends without a result, as after a kill; its folder cannot be seen from elsewhere
     clock = [0.0]
-    view.observer = pulse.Observer(lambda: clock[0])
+    view.monitor = pulse.Monitor(lambda: clock[0])
     for seconds in (0.0, 60.0, 119.0):
         clock[0] = seconds
         with view.claim(0) as mine:
@@ -127,11 +127,11 @@ def test_elsewhere_a_dead_worker_is_known_by_its_silence(tmp_path: Path) -> None
         assert mine is not None
 
 
-def test_a_living_worker_elsewhere_keeps_its_slot(tmp_path: Path) -> None:
-    alive, view = slots(tmp_path), slots(tmp_path, "elsewhere")
+def test_a_living_worker_elsewhere_keeps_its_trial(tmp_path: Path) -> None:
+    alive, view = leases(tmp_path), leases(tmp_path, "elsewhere")
     alive.prepare(retry=True)
     clock = [0.0]
-    view.observer = pulse.Observer(lambda: clock[0])
+    view.monitor = pulse.Monitor(lambda: clock[0])
     with alive.claim(0) as theirs:
         assert theirs is not None
         for beat in range(5):
@@ -142,7 +142,7 @@ def test_a_living_worker_elsewhere_keeps_its_slot(tmp_path: Path) -> None:
 
 
 def test_of_two_heirs_the_later_signature_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dead, view, rival = slots(tmp_path), slots(tmp_path, "elsewhere"), slots(tmp_path, "third")
+    dead, view, rival = leases(tmp_path), leases(tmp_path, "elsewhere"), leases(tmp_path, "third")
     dead.prepare(retry=True)
     with dead.claim(0) as identity:
         assert identity is not None
@@ -160,7 +160,7 @@ def test_of_two_heirs_the_later_signature_has_it(tmp_path: Path, monkeypatch: py
 
 
 def test_the_beat_reaches_the_storage(tmp_path: Path) -> None:
-    view = slots(tmp_path)
+    view = leases(tmp_path)
     view.prepare(retry=True)
     view.beat = 0.01
     with view.claim(0) as identity:
@@ -169,20 +169,20 @@ def test_the_beat_reaches_the_storage(tmp_path: Path) -> None:
             pass
 
 
-def test_preparing_again_adds_nothing_and_more_slots_can_be_added(tmp_path: Path) -> None:
-    view = slots(tmp_path)
+def test_preparing_again_adds_nothing_and_more_trials_can_be_added(tmp_path: Path) -> None:
+    view = leases(tmp_path)
     view.prepare(retry=True)
-    slots(tmp_path, "elsewhere").prepare(retry=True)
+    leases(tmp_path, "elsewhere").prepare(retry=True)
     assert len(view.study.get_trials()) == 3
-    more = slots(tmp_path, count=5)
+    more = leases(tmp_path, count=5)
     more.prepare(retry=True)
     assert sorted(more.trials()) == [0, 1, 2, 3, 4]
     assert len(more.study.get_trials()) == 5
 
 
 @pytest.mark.parametrize(("retry", "expected"), [(True, [0, 1, 2]), (False, [1, 2])])
-def test_a_failed_slot_gets_another_trial_when_asked(retry: bool, expected: list[int], tmp_path: Path) -> None:
-    view = slots(tmp_path)
+def test_a_failed_trial_gets_another_when_asked(retry: bool, expected: list[int], tmp_path: Path) -> None:
+    view = leases(tmp_path)
     view.prepare(retry=True)
     with view.claim(0) as identity:
         assert identity is not None
@@ -192,8 +192,8 @@ def test_a_failed_slot_gets_another_trial_when_asked(retry: bool, expected: list
     assert view.open() == expected
 
 
-def test_trials_that_two_workers_gave_the_same_slot_are_one_attempt(tmp_path: Path) -> None:
-    first, second = slots(tmp_path), slots(tmp_path, "elsewhere")
+def test_trials_that_two_workers_gave_the_same_index_are_one_attempt(tmp_path: Path) -> None:
+    first, second = leases(tmp_path), leases(tmp_path, "elsewhere")
     nothing_yet = second.trials()
     first.prepare(retry=True)
     second.trials = lambda: nothing_yet  # type: ignore[method-assign]
@@ -210,12 +210,12 @@ def test_trials_that_two_workers_gave_the_same_slot_are_one_attempt(tmp_path: Pa
 
 def test_an_observer_judges_by_change_and_not_by_any_clock() -> None:
     clock = [50.0]
-    observer = pulse.Observer(lambda: clock[0])
-    assert not observer.silent(1, "a", 10)
+    monitor = pulse.Monitor(lambda: clock[0])
+    assert not monitor.silent(1, "a", 10)
     clock[0] = 59.0
-    assert not observer.silent(1, "a", 10)
-    assert not observer.silent(1, "b", 10)
+    assert not monitor.silent(1, "a", 10)
+    assert not monitor.silent(1, "b", 10)
     clock[0] = 20.0  # set back
-    assert not observer.silent(1, "b", 10)
+    assert not monitor.silent(1, "b", 10)
     clock[0] = 70.0
-    assert observer.silent(1, "b", 10)
+    assert monitor.silent(1, "b", 10)

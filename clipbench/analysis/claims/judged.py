@@ -32,7 +32,7 @@ class Claim(NamedTuple):
     options: dict[str, Any]
 
 
-class Outcome(NamedTuple):
+class JudgedClaim(NamedTuple):
     """A claim and its verdict."""
 
     claim: Claim
@@ -61,10 +61,10 @@ def claims_file() -> Path:
     return beside if beside.exists() else package / "conf" / "claims.yaml"
 
 
-def verdicts(results: Path, path: Path | None = None) -> list[Outcome]:
+def verdicts(results: Path, path: Path | None = None) -> list[JudgedClaim]:
     """Every claim's verdict; "not decided" with the reason where its data are not there."""
     source = Source(results)
-    return [Outcome(claim, _decide(claim, source)) for claim in claims(path)]
+    return [JudgedClaim(claim, _decide(claim, source)) for claim in claims(path)]
 
 
 def _decide(claim: Claim, source: Source) -> Decision:

@@ -27,7 +27,7 @@ class Sorted(NamedTuple):
     unknown: Tensor
 
 
-class Members:
+class ProductBatch:
     """pair: the products; tau (B,): scaled as they are; tolerance: error wanted relative to ‖C‖_F, for factors that are
     rounded to eps. sigma: σ_max of each, scaled; NaN where it is not known.
     """

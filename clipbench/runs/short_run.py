@@ -20,18 +20,18 @@ BATCHED = "together=2"
 SHORT = [f"steps={STEPS}", "epochs=null", "eval_every=3", "checkpoint_every=2", "log_every=1", "seed=0", "tuned=none"]
 
 
-def probe(cases: Sequence[Sequence[str]]) -> list[Any]:
+def short_runs(cases: Sequence[Sequence[str]]) -> list[Any]:
     """For each list of overrides [fingerprint, status, rows, digest], or why that run cannot be made."""
     found: list[Any] = []
     for words in cases:
         try:
-            found.append((batched if BATCHED in words else short)([*words, *SHORT]))
+            found.append((batched if BATCHED in words else lone)([*words, *SHORT]))
         except Exception as error:  # the old code may not know the method: that is an answer
             found.append(f"{type(error).__name__}: {error}".splitlines()[0])
     return found
 
 
-def short(words: Sequence[str]) -> list[Any]:
+def lone(words: Sequence[str]) -> list[Any]:
     """Run undisturbed and, beside it, interrupted and resumed. RuntimeError where these two differ."""
     from clipbench.errors import Stopped
     from clipbench.runs.execute import execute
@@ -102,4 +102,4 @@ def digest(rows: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(probe(json.load(sys.stdin))))
+    print(json.dumps(short_runs(json.load(sys.stdin))))

@@ -13,7 +13,7 @@ from clipbench.per_sample.slots import Derived, Node, Root, Slot
 from clipbench.per_sample.traces import Recipe, Trace
 
 
-class Part(NamedTuple):
+class PortableSlot(NamedTuple):
     """A slot of a derived tensor, by the number of its node in the graph and its output."""
 
     node: int
@@ -26,12 +26,12 @@ class Step(NamedTuple):
 
     node: int
     reader: Reader
-    slots: dict[int, Slot | Part]
+    slots: dict[int, Slot | PortableSlot]
     kind: type[Use]
     roles: list[str]
 
 
-class Plan:
+class Replay:
     """Holds parameters, but nothing of the graph it was made from.
 
     shared: groups of readings of the same parameters, by number of use and role, where no parameter is read through
@@ -55,13 +55,13 @@ class Plan:
             use = recipe.use
             self.steps.append(Step(number[use.node], recipe.reader, slots, type(use), list(use.slots)))
 
-    def _portable(self, slot: Slot, number: Mapping[Node, int], found: Trace) -> Slot | Part:
+    def _portable(self, slot: Slot, number: Mapping[Node, int], found: Trace) -> Slot | PortableSlot:
         root = slot.param
         if not isinstance(root, Derived):
             return slot
         place = number[root.node], root.output
         self.below[place] = found.leaves[id(root)]
-        return Part(*place, (slot.start, slot.stop, slot.transposed, slot.new_shape))
+        return PortableSlot(*place, (slot.start, slot.stop, slot.transposed, slot.new_shape))
 
     def read(self, order: Sequence[tuple[Node, Edges]], params: Mapping[int, object], n: int) -> Trace | None:
         """The uses of a graph; None where it is not read in the same way after all (a factor is another now)."""
@@ -74,8 +74,8 @@ class Plan:
             found.leaves[id(root)] = leaves
         for step in self.steps:
             slots = {
-                index: Slot(roots[part.node, part.output], *part.slot) if isinstance(part, Part) else part
-                for index, part in step.slots.items()
+                index: Slot(roots[slot.node, slot.output], *slot.slot) if isinstance(slot, PortableSlot) else slot
+                for index, slot in step.slots.items()
             }
             use = step.reader(order[step.node][0], slots, n)
             if type(use) is not step.kind or list(use.slots) != step.roles:
