@@ -46,6 +46,7 @@ SHARED: dict[str, tuple[Callable[[], Net], Callable[[Net, int], Tensor]]] = {
     ),
     "a table": (_network, lambda net, n: squares(net(CONSTANTS)[torch.randint(POINTS, (n, 6))])),
     "centres": (_network, lambda net, n: squares(torch.cdist(_data(n, 2), net(CONSTANTS)))),
+    "two numbers": (_network, lambda net, n: squares(_data(n, 2) * net(CONSTANTS).mean(0))),
     "weights of another network": (
         lambda: nn.Linear(WIDTH, 12),
         lambda net, n: squares(torch.einsum("ni,ijk->njk", _data(n, POINTS), net(CONSTANTS).view(POINTS, 3, 4))),

@@ -103,6 +103,7 @@ DECIDES: dict[str, Callable[[Tensor], Tensor]] = {
     "the largest row": lambda g: g * F.one_hot(g.sum(1).argmax(), len(g))[:, None],
     "NumPy": lambda g: g * float((g.detach().numpy() != 0).sum()),
     "a constant added": lambda g: g + 0.1,
+    "one added": lambda g: g + 1.0,
     "a constant put in": lambda g: g.masked_fill(torch.arange(WIDTH) > 1, 0.3),
     "one of two": lambda g: torch.where(torch.arange(WIDTH) > 1, g, torch.tensor(0.3, dtype=g.dtype)),
     "beside ones": lambda g: torch.cat([g[:, :2], torch.ones(len(g), 2, dtype=g.dtype)], 1),
@@ -135,15 +136,22 @@ def test_what_is_decided_by_all_gradients_together(name: str, place: str) -> Non
         assert error(clipper, model, squares(model[1](hidden))) < BOUND
 
 
-@pytest.mark.parametrize("name", ["the mask of a straight-through estimator", "a softmax", "a limit", "a schedule"])
+PLAIN: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "the mask of a straight-through estimator": lambda ctx, g: g * (ctx.saved_tensors[0].abs() <= 1).to(g.dtype),
+    "a softmax": lambda ctx, g: torch._softmax_backward_data(g, ctx.saved_tensors[0], 1, g.dtype),
+    "a limit": lambda ctx, g: g.clamp(-0.1, 0.1),
+    "a schedule": lambda ctx, g: -g * SHIFT,
+    "zeros put in": lambda ctx, g: g.masked_fill(ctx.saved_tensors[0] > 1, 0.0),
+    "nothing added": lambda ctx, g: g + 0,
+    "a product": lambda ctx, g: g.mm(torch.ones(WIDTH, WIDTH, dtype=g.dtype)),
+    "a smoothing": lambda ctx, g: F.conv1d(g[:, None], torch.ones(1, 1, 3, dtype=g.dtype), padding=1)[:, 0],
+    "a triangle": lambda ctx, g: g.tril(),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_plain_functions_are_proven(name: str) -> None:
     """With all rows apart; only what is above a function of doubtful kind is, too, where there is one."""
-    backward: dict[str, Callable[[Any, Tensor], Tensor]] = {
-        "the mask of a straight-through estimator": lambda ctx, g: g * (ctx.saved_tensors[0].abs() <= 1).to(g.dtype),
-        "a softmax": lambda ctx, g: torch._softmax_backward_data(g, ctx.saved_tensors[0], 1, g.dtype),
-        "a limit": lambda ctx, g: g.clamp(-0.1, 0.1),
-        "a schedule": lambda ctx, g: -g * SHIFT,
-    }
 
     class Plain(torch.autograd.Function):
         @staticmethod
@@ -155,7 +163,7 @@ def test_plain_functions_are_proven(name: str) -> None:
         def backward(ctx: Any, grad: Tensor) -> Tensor:
             return _plain(ctx, grad)
 
-    _plain = backward[name]
+    _plain = PLAIN[name]
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)).double()
     losses = squares(model[1](Plain.apply(model[0](torch.randn(5, WIDTH).double()))))  # type: ignore[no-untyped-call]
     verdicts = placement.prove(losses, uses_of(losses, model))
@@ -187,6 +195,28 @@ def test_layers_above_a_doubtful_function_are_proven() -> None:
     with pytest.warns(UserWarning, match=r"used: 0\.weight \([^)]*\), 0\.bias \([^)]*\); their gradients"):
         assert off(4) < BOUND
     assert max(off(4), off(3)) < BOUND
+
+
+@pytest.mark.filterwarnings("error:no per-sample rule")
+def test_nothing_comes_back_for_an_input_at_ever_new_lengths() -> None:
+    """More graphs than are proven; a layer that gets no gradient makes no function a doubtful one."""
+
+    class First(_Own):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+            return x + y
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+            return 2 * grad, None
+
+    torch.manual_seed(0)
+    model = nn.ModuleList([nn.Linear(WIDTH, 3), nn.Linear(WIDTH, 3)]).double()
+    clipper = PerSampleClipper(model, 1.0)
+    for steps in range(1, 9):
+        x = torch.randn(3, steps, WIDTH).double()
+        out = First.apply(model[0](x), model[1](x))  # type: ignore[no-untyped-call]
+        assert error(clipper, model, squares(out)) < BOUND
 
 
 @pytest.mark.filterwarnings("ignore:no per-sample rule")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clipbench.per_sample import PerSampleClipper
 from clipbench.per_sample.rules import linear
 from clipbench.per_sample.rules.linear import LinearUse
-from clipbench.per_sample.verify import coarsest
+from clipbench.per_sample.verify import _agree, coarsest
 from tests.per_sample.common import flat_gradient, square_loss
 from tests.per_sample.zoo import Rotated
 
@@ -63,6 +63,18 @@ def test_wrong_norms_are_named(model: nn.Module, x: Tensor, monkeypatch: pytest.
     with pytest.raises(RuntimeError, match=r"2.weight differ by 3e-06.* over all parameters is [\d.]+, got [\d.]+"):
         PerSampleClipper(model, 0.5, verify=True).backward(square_loss(model, x))
     PerSampleClipper(model.float(), 0.5, verify=True).backward(square_loss(model, x.float()))  # within float32's bound
+
+
+def test_norms_are_compared_sample_by_sample_but_for_tiny_ones() -> None:
+    """One of a tenth of the largest by itself; below a hundredth of it rounding is as large as there."""
+    truth, use = torch.tensor([1.0, 0.1, 1e-4]).double(), torch.tensor([True, True, True])
+    for place, off, agrees in ((1, 0.9e-4, True), (1, 1.1e-4, False), (2, 0.9e-5, True), (2, 1.1e-5, False)):
+        norms = truth.clone()
+        norms[place] += off
+        assert _agree(norms, truth, use, 1e-3) is agrees
+        use[place] = False
+        assert _agree(norms, truth, use, 1e-3)
+        use[place] = True
 
 
 @pytest.mark.parametrize("before", [None, 3.0])
