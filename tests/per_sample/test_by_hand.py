@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from clipbench.per_sample import cost, heap, opaque, rules, slots, surrogates
+from clipbench.per_sample import PerSampleClipper, cost, derived, heap, opaque, rules, slots, surrogates
 from clipbench.per_sample.aside import Aside
 from clipbench.per_sample.care import least
+from clipbench.per_sample.engine import PerSampleGradients
 from clipbench.per_sample.hooks import Watch
+from tests.per_sample.ragged import error, sample_gradients, squares
 
 
 def test_costs_by_hand() -> None:
@@ -91,6 +95,28 @@ def test_gradients_aside_are_restored() -> None:
     assert params[0].grad is old
     assert old.tolist() == [1.0, 2.0]
     assert params[1].grad is None
+
+
+@pytest.mark.parametrize(("room", "batches"), [(3840, 1), (3839, 2), (1, 2)])
+def test_groups_of_parameters_go_through_the_graph_in_batches(
+    room: int, batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two weights that are products of two parameters each: 8 · 48 bytes for each of five samples."""
+    monkeypatch.setattr(derived, "SUBGRAPH_BYTES", room)
+    torch.manual_seed(0)
+    net = nn.ParameterList([nn.Parameter(torch.randn(4, 4).double()) for _ in range(4)])
+    losses = squares(F.linear(F.linear(torch.randn(5, 4).double(), net[0] * net[1]), net[2] * net[3]))
+    gradients = PerSampleGradients(net).collect(losses, retain_graph=True)
+    assert len(gradients.entangled) == batches
+    torch.testing.assert_close(gradients.norms(), sample_gradients(losses, net).norm(dim=1))
+
+
+def test_a_layer_that_is_called_on_no_rows_as_well() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(4, 3).double(), torch.randn(5, 4).double()
+    clipper = PerSampleClipper(layer, 1.0)
+    for _ in range(2):
+        assert error(clipper, layer, squares(layer(x)) + layer(x[:0]).sum()) < 1e-12
 
 
 def test_hooks_are_asked_for_once() -> None:

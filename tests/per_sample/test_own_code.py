@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clipbench.per_sample import PerSampleClipper, placement
 from clipbench.per_sample.measure import rows_by_operations
+from clipbench.per_sample.surroundings import HiddenError, surroundings
 from tests.per_sample.common import flat_gradient
 from tests.per_sample.ragged import error, squares, uses_of
 
@@ -84,6 +85,24 @@ def test_what_a_backward_can_see_belongs_to_a_proof(name: str, monkeypatch: pyte
         _set(shift, monkeypatch)
         out = Rolled.apply(model(torch.randn(5, WIDTH).double()), shift)  # type: ignore[no-untyped-call]
         assert error(clipper, model, squares(out * torch.randn(5, 3).double())) < BOUND
+
+
+DTYPE = torch.float64
+
+
+def test_a_dtype_and_a_device_hide_nothing() -> None:
+    """They do not change: a proof need not be made anew at every step for them."""
+
+    class Cast(torch.autograd.Function):
+        device = torch.device("cpu")
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad.to(Cast.device, DTYPE)
+
+    surroundings(Cast)
+    with pytest.raises(HiddenError):
+        surroundings(type("Object", (Cast,), {"backward": staticmethod(lambda ctx, grad: SETTINGS.shift * grad)}))
 
 
 class _Own(torch.autograd.Function):

@@ -184,6 +184,20 @@ def test_a_row_that_unequal_samples_share_is_nobodys() -> None:
                 assert max(off(model, losses, each)) < 2e-5, (ratio, k)
 
 
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+@pytest.mark.parametrize("ratio", [1e8, 1e12])
+def test_a_row_that_unequal_samples_share_where_nothing_is_proven(ratio: float) -> None:
+    """The first sample reads the last one's row by an index: only samples brought level show that."""
+    torch.manual_seed(0)
+    model, index = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)]), torch.tensor([3, 1, 2, 3])
+    for big in (ratio, 1 / ratio):
+        hidden = model[0](torch.randn(4, 4))
+        hidden = hidden + torch.tensor([1.0, 0.0, 0.0, 0.0])[:, None] * hidden[index]
+        out = hidden + model[1](torch.randn(4, 4))[torch.randperm(4)]
+        losses = 0.5 * out.square().sum(1) + out.sum(1)
+        assert max(off(model, losses, torch.tensor([1.0, 1.0, 1.0, big]))) < 2e-5
+
+
 def test_zero_gradients_cost_no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sample whose loss is masked has the norm zero, exactly, and nothing is computed again for it."""
     torch.manual_seed(0)

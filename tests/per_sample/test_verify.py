@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -94,6 +95,25 @@ def test_a_wrong_sum_is_named_and_nothing_is_added(
         PerSampleClipper(model, 0.5, verify=True).backward(square_loss(model, x))
     for p in model.parameters():
         assert p.grad is None if before is None else bool((p.grad == before).all())
+
+
+@pytest.mark.parametrize("size", [1e-7, 1.0, 1e7])
+@pytest.mark.parametrize("off", [0.0, 1e-6])
+def test_sums_are_compared_beside_what_they_are_made_of(
+    model: nn.Module, x: Tensor, size: float, off: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by their own size, for samples may cancel, nor by anything that gradients of another size would change."""
+    right = LinearUse.weighted
+
+    def wrong(self: Any, gamma: Any) -> dict[str, Tensor]:
+        return {role: gradient * (1 + off) for role, gradient in right(self, gamma).items()}
+
+    monkeypatch.setattr(LinearUse, "weighted", wrong)
+    refused = pytest.raises(RuntimeError, match=r"the weighted sum of 0\.weight") if off else contextlib.nullcontext()
+    with refused:
+        PerSampleClipper(model, math.inf, lambda norms, tau: torch.ones_like(norms), verify=True).backward(
+            square_loss(model, x) * size
+        )
 
 
 def test_many_wrong_parameters_are_counted(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
