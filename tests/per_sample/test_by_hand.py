@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from clipbench.per_sample import PerSampleClipper, cost, derived, heap, opaque, rules, slots, surrogates
+from clipbench.per_sample import PerSampleClipper, cost, derived, fallback, heap, opaque, rules, slots, surrogates
 from clipbench.per_sample.aside import Aside
 from clipbench.per_sample.care import least
+from clipbench.per_sample.distributed import BUCKET, _buckets, _refuse_options
 from clipbench.per_sample.engine import PerSampleGradients
 from clipbench.per_sample.hooks import Watch
-from tests.per_sample.ragged import error, sample_gradients, squares
+from tests.per_sample.ragged import error, sample_gradients, squares, uses_of
+from tests.per_sample.zoo import Rotated
 
 
 def test_costs_by_hand() -> None:
@@ -111,12 +118,148 @@ def test_groups_of_parameters_go_through_the_graph_in_batches(
     torch.testing.assert_close(gradients.norms(), sample_gradients(losses, net).norm(dim=1))
 
 
+def test_gradients_that_were_written_to_before_a_first_step() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3).double()
+    losses = squares(layer(torch.randn(5, 4).double()))
+    wanted = sample_gradients(losses, layer).mean(0)
+    for param in layer.parameters():
+        param.grad = torch.zeros_like(param).add_(1.0)
+    PerSampleClipper(layer, float("inf")).backward(losses)
+    found = torch.cat([param.grad.flatten() for param in layer.parameters() if param.grad is not None])
+    torch.testing.assert_close(found, wanted + 1.0)
+
+
+def test_layers_of_two_precisions() -> None:
+    torch.manual_seed(0)
+    net = nn.ModuleList([nn.Linear(4, 5).double(), nn.Linear(5, 3)])
+    clipper = PerSampleClipper(net, 1.0)
+    for shape in ((5, 4), (5, 6, 4)):
+        losses = squares(net[1](net[0](torch.randn(shape).double()).float()))
+        assert error(clipper, net, losses.double()) < 1e-5
+
+
+class Dots(nn.Module):
+    """A vector that meets every sample in a node of its own, none of which has an axis of samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([row @ self.vector for row in x])[:, None]
+
+
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+@pytest.mark.parametrize("room", [0, 1 << 26])
+@pytest.mark.parametrize("build", [Rotated, Dots])
+def test_the_slow_path_whether_gradients_are_kept_or_not(
+    build: Callable[[], nn.Module], room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fallback, "SUBGRAPH_BYTES", room)
+    torch.manual_seed(0)
+    model = build().double()
+    clipper = PerSampleClipper(model, 1.0)
+    assert error(clipper, model, squares(model(torch.randn(5, 6).double()))) < 1e-12
+    model.zero_grad()
+    clipper.backward(squares(model(torch.randn(5, 6).double())) * torch.tensor([1.0, torch.nan, 1.0, 1.0, 1.0]))
+    assert all(param.grad is not None and param.grad.isfinite().all() for param in model.parameters())
+
+
+READ: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "LinearUse": lambda x, p: x @ p,
+    "BatchedProductUse": lambda x, p: (p @ x.t()).t(),
+    "VectorProductUse": lambda x, p: (x @ p[0])[:, None],
+    "BilinearUse": lambda x, p: F.bilinear(x, x, p.view(1, 4, 4)),
+    "ConvolutionUse": lambda x, p: F.conv1d(x[:, None], p[:, None]),
+    "EmbeddingUse": lambda x, p: p[torch.arange(5) % 4],
+    "EmbeddingUse, by number": lambda x, p: F.embedding(torch.arange(5) % 4, p),
+    "EmbeddingUse, selected": lambda x, p: p.index_select(0, torch.arange(5) % 4),
+    "BagUse": lambda x, p: F.embedding_bag(torch.arange(10) % 4, p, torch.arange(0, 10, 2)),
+    "LayerNormUse": lambda x, p: F.layer_norm(x, (4,), p[0]),
+    "GroupNormUse": lambda x, p: F.group_norm(x[:, :, None], 2, p[0]),
+    "FixedNormUse": lambda x, p: F.batch_norm(x, torch.zeros(4).double(), torch.ones(4).double(), p[0]),
+    "PReLUUse": lambda x, p: F.prelu(x, p[0]),
+    "BroadcastUse": lambda x, p: x + p[0],
+    "BroadcastUse, minus": lambda x, p: p[0] - x,
+    "BroadcastUse, times": lambda x, p: x * p[0],
+    "BroadcastUse, over": lambda x, p: x / p[0],
+    "BroadcastUse, both": lambda x, p: torch.addcmul(x, x, p[0]),
+    "BroadcastUse, either": lambda x, p: torch.where(x > 0, x, p[0]),
+    "BroadcastUse, expanded": lambda x, p: p[0].expand(5, 4),
+    "RepeatUse": lambda x, p: p[0].repeat(5, 1) * x,
+    "NodeUse": lambda x, p: torch.hypot(x, p[0]),
+}
+
+
+@pytest.mark.filterwarnings("error:no per-sample rule")
+@pytest.mark.parametrize("name", READ)
+def test_every_kind_of_node_is_read_by_its_rule(name: str) -> None:
+    """Others would give the same numbers, and take longer."""
+    torch.manual_seed(0)
+    model = nn.ParameterList([nn.Parameter(torch.randn(4, 4).double())])
+    losses = squares(READ[name](torch.randn(5, 4).double(), model[0]))
+    (use,) = uses_of(losses, model)
+    assert type(use).__name__ == name.split(",")[0]
+    assert error(PerSampleClipper(model, 1.0), model, losses) < 1e-12
+
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "itself": lambda p: p,
+    "a copy": lambda p: p.clone(),
+    "the transpose": lambda p: p.t(),
+    "the transpose, in three ways": lambda p: p.transpose(-1, 0).permute(-1, 0).mT,
+    "rows": lambda p: p[1:3],
+    "all rows": lambda p: p[0:4, 0:4],
+    "a part": lambda p: p.split(2)[1],
+    "a part of two sizes": lambda p: p.split([1, 3])[1],
+    "an axis more": lambda p: p[:, None].squeeze(1),
+    "an axis more, unnamed": lambda p: p[None].squeeze(),
+    "an axis more, two named": lambda p: p[None, :, None].squeeze((0, 2)),
+    "another shape": lambda p: p.view(2, 2, 4).reshape(4, 4),
+    "rounded to another type": lambda p: p.float().double(),
+}
+
+
+@pytest.mark.filterwarnings("error:no per-sample rule")
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_of_a_parameter_is_read_as_the_parameter(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.ParameterList([nn.Parameter(torch.randn(4, 4).double())])
+    part = VIEWS[name](model[0])
+    by_entry = name.startswith("an")
+    losses = squares(torch.randn(5, *part.shape).double() * part if by_entry else torch.randn(5, 4).double() @ part.t())
+    (use,) = uses_of(losses, model)
+    assert [slot.param is model[0] for slot in use.slots.values()] == [True]
+    assert error(PerSampleClipper(model, 1.0), model, losses) < (1e-6 if "type" in name else 1e-12)
+
+
 def test_a_layer_that_is_called_on_no_rows_as_well() -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(4, 3).double(), torch.randn(5, 4).double()
     clipper = PerSampleClipper(layer, 1.0)
     for _ in range(2):
         assert error(clipper, layer, squares(layer(x)) + layer(x[:0]).sum()) < 1e-12
+
+
+def test_gradients_fill_every_message_to_the_last_byte() -> None:
+    whole, half, byte = (torch.empty(size, dtype=torch.uint8, device="meta") for size in (BUCKET, BUCKET // 2, 1))
+    assert [len(bucket) for bucket in _buckets([whole, half, half, byte])] == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"static_graph": True}, r"DistributedDataParallel\(static_graph=True\)"),
+        ({"mixed_precision": object()}, r"DistributedDataParallel\(mixed_precision=…\), which computes with copies"),
+        ({"_join_config": SimpleNamespace(enable=True)}, r"DistributedDataParallel inside join\(\) \(call backward on"),
+    ],
+)
+def test_options_that_reduce_by_themselves_are_refused(options: dict[str, Any], found: str) -> None:
+    plain = {"static_graph": False, "mixed_precision": None, "_join_config": SimpleNamespace(enable=False)}
+    _refuse_options(cast(DistributedDataParallel, SimpleNamespace(**plain)))
+    with pytest.raises(ValueError, match=f"^model must reduce nothing by itself in a backward pass, got {found}"):
+        _refuse_options(cast(DistributedDataParallel, SimpleNamespace(**(plain | options))))
 
 
 def test_hooks_are_asked_for_once() -> None:

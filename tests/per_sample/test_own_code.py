@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from clipbench.per_sample import PerSampleClipper, placement
 from clipbench.per_sample.measure import rows_by_operations
-from clipbench.per_sample.surroundings import HiddenError, surroundings
+from clipbench.per_sample.surroundings import HiddenError, plain, surroundings
 from tests.per_sample.common import flat_gradient
 from tests.per_sample.ragged import error, squares, uses_of
 
@@ -98,9 +98,10 @@ def test_a_dtype_and_a_device_hide_nothing() -> None:
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Tensor:
-            return grad.to(Cast.device, DTYPE)
+            return torch.clone(grad).to(Cast.device, DTYPE)
 
     surroundings(Cast)
+    assert plain((torch.float64, torch.device("cpu"))) == ("torch.float64", "cpu")
     with pytest.raises(HiddenError):
         surroundings(type("Object", (Cast,), {"backward": staticmethod(lambda ctx, grad: SETTINGS.shift * grad)}))
 
@@ -165,6 +166,7 @@ PLAIN: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "a product": lambda ctx, g: g.mm(torch.ones(WIDTH, WIDTH, dtype=g.dtype)),
     "a smoothing": lambda ctx, g: F.conv1d(g[:, None], torch.ones(1, 1, 3, dtype=g.dtype), padding=1)[:, 0],
     "a triangle": lambda ctx, g: g.tril(),
+    "zeros written over": lambda ctx, g: torch.zeros_like(g).clone().copy_(g),
 }
 
 
