@@ -139,26 +139,12 @@ def test_layers_of_two_precisions() -> None:
         assert error(clipper, net, losses.double()) < 1e-5
 
 
-class Dots(nn.Module):
-    """A vector that meets every sample in a node of its own, none of which has an axis of samples."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.vector = nn.Parameter(torch.randn(6))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([row @ self.vector for row in x])[:, None]
-
-
 @pytest.mark.filterwarnings("ignore:no per-sample rule")
 @pytest.mark.parametrize("room", [0, 1 << 26])
-@pytest.mark.parametrize("build", [Rotated, Dots])
-def test_the_slow_path_whether_gradients_are_kept_or_not(
-    build: Callable[[], nn.Module], room: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_slow_path_whether_gradients_are_kept_or_not(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fallback, "SUBGRAPH_BYTES", room)
     torch.manual_seed(0)
-    model = build().double()
+    model = Rotated().double()
     clipper = PerSampleClipper(model, 1.0)
     assert error(clipper, model, squares(model(torch.randn(5, 6).double()))) < 1e-12
     model.zero_grad()
@@ -216,6 +202,7 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "an axis more": lambda p: p[:, None].squeeze(1),
     "an axis more, unnamed": lambda p: p[None].squeeze(),
     "an axis more, two named": lambda p: p[None, :, None].squeeze((0, 2)),
+    "an axis of one, moved": lambda p: p[None].permute(1, 0, 2),
     "another shape": lambda p: p.view(2, 2, 4).reshape(4, 4),
     "rounded to another type": lambda p: p.float().double(),
 }
@@ -240,6 +227,32 @@ def test_a_layer_that_is_called_on_no_rows_as_well() -> None:
     clipper = PerSampleClipper(layer, 1.0)
     for _ in range(2):
         assert error(clipper, layer, squares(layer(x)) + layer(x[:0]).sum()) < 1e-12
+    vector = nn.ParameterList([nn.Parameter(torch.randn(4).double())])
+    norms = PerSampleClipper(vector, 1.0).norms(x.sum(1) + (x[:0] * vector[0]).sum())
+    assert norms.dtype is torch.float64
+    assert norms.tolist() == [0.0] * 5
+
+
+def test_a_batch_without_samples() -> None:
+    """It adds nothing, and says so in the same types."""
+    layer = nn.Linear(4, 3).double()
+    clipper = PerSampleClipper(layer, 1.0)
+    stats = clipper.backward(squares(layer(torch.zeros(0, 4).double())))
+    assert [tuple(value.shape) for value in stats] == [(0,), (0,), (), ()]
+    assert [value.dtype for value in stats] == [torch.float64] * 3 + [torch.int64]
+    assert (stats.clipped_fraction, stats.dropped) == (0.0, 0)
+    assert [param.grad for param in layer.parameters()] == [None, None]
+    assert clipper.norms(squares(layer(torch.zeros(0, 4).double()))).shape == (0,)
+
+
+@pytest.mark.parametrize("options", [{"mode": "sum"}, {"mode": "mean"}, {"mode": "sum", "padding_idx": 1}])
+def test_a_table_of_bags_that_is_a_matrix_as_well(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    table = nn.EmbeddingBag(6, 4, **options).double()
+    clipper = PerSampleClipper(table, 1.0)
+    for n in (3, 3, 5):
+        bags = table(torch.randint(6, (4 * n,)), torch.arange(n) * 4)
+        assert error(clipper, table, squares(bags) + squares(torch.randn(n, 4).double() @ table.weight.t())) < 1e-12
 
 
 def test_gradients_fill_every_message_to_the_last_byte() -> None:

@@ -218,9 +218,60 @@ def test_layers_above_a_doubtful_function_are_proven() -> None:
     assert max(off(4), off(3)) < BOUND
 
 
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("function", ["a count", "a sum of truth values", "a rank", "an if"])
+def test_a_look_at_what_is_above_says_nothing_of_a_function(function: str, frozen: bool) -> None:
+    """Nor does one at layers above it while those below were frozen; more graphs than are proven."""
+
+    class Decided(_Own):
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return _decided(grad)
+
+    _decided = DECIDES[function]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)).double()
+    clipper = PerSampleClipper(model, 1.0)
+    for n in (4, 4, 3, 5, 6, 7, 8, 9, 10, 4):
+        model[0].requires_grad_(not frozen or n > 5)
+        hidden = Decided.apply(model[0](torch.randn(n, WIDTH).double().requires_grad_()))  # type: ignore[no-untyped-call]
+        losses = squares(model[2](model[1](hidden).tanh()))
+        if model[0].weight.requires_grad:
+            assert error(clipper, model, losses) < BOUND
+        else:
+            clipper.norms(losses)
+
+
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+def test_layers_above_a_doubtful_function_are_measured_where_nothing_is_proven() -> None:
+    class Limited(_Own):
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad / grad.norm()
+
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, by: Tensor) -> Tensor:
+            ctx.save_for_backward(by)
+            return x * by
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+            return grad * ctx.saved_tensors[0].item(), None
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)).double()
+    clipper = PerSampleClipper(model, 1.0)
+    for n in (4, 4, 3, 5):
+        hidden = Limited.apply(model[0](torch.randn(n, WIDTH).double()))  # type: ignore[no-untyped-call]
+        hidden = Scaled.apply(model[1](hidden), torch.tensor(2.0).double())  # type: ignore[no-untyped-call]
+        assert error(clipper, model, squares(model[2](hidden))) < BOUND
+
+
 @pytest.mark.filterwarnings("error:no per-sample rule")
 def test_nothing_comes_back_for_an_input_at_ever_new_lengths() -> None:
-    """More graphs than are proven; a layer that gets no gradient makes no function a doubtful one."""
+    """More graphs than are proven; that makes no function a doubtful one."""
 
     class First(_Own):
         @staticmethod
