@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from clipbench.analysis.curves import Broken, Curve, Floats, broken_curves, mean_curve
@@ -36,6 +36,7 @@ CROSS: dict[str, Any] = {
     "markeredgecolor": "white",
     "markeredgewidth": 0.6,
 }
+BEYOND: dict[str, Any] = {**CROSS, "marker": "^"}
 
 
 def save(figure: Figure, results: Path, slug: str) -> list[Path]:
@@ -191,7 +192,11 @@ def _handle(style: Look, label: str) -> Line2D:
 
 def sensitivity(data: Sensitivity) -> Figure:
     """Final validation loss of every tuning trial against its learning rate (points), with the best of
-    neighbouring trials (lines); diverged trials are crosses above the axis, one line of them per method."""
+    neighbouring trials (lines).
+
+    Trials far above all others are small triangles at the upper edge, so that a few of them do not press the rest into
+    a line; diverged trials are crosses above the axis, one line of them per method.
+    """
     styles = looks([s.method for s in data.methods])
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(5.2, 3.7), layout="constrained")
@@ -200,10 +205,11 @@ def sensitivity(data: Sensitivity) -> Figure:
         rates = np.concatenate([s.lr for s in data.methods])
         axis.set_xlim(rates.min() / 1.25, rates.max() * 1.25)
         axis.set_xscale("log")
-        _sensitivity_limits(axis, np.concatenate([s.loss[np.isfinite(s.loss)] for s in data.methods]))
+        top = _sensitivity_limits(axis, data)
         above = axis.get_xaxis_transform()
         for i, (trials, style) in enumerate(zip(data.methods, styles, strict=True)):
-            good = np.isfinite(trials.loss)
+            good, beyond = trials.loss <= top, np.isfinite(trials.loss) & (trials.loss > top)
+            lost = ~good & ~beyond
             dots: dict[str, Any] = {
                 "color": style.colour,
                 "marker": style.marker,
@@ -211,9 +217,11 @@ def sensitivity(data: Sensitivity) -> Figure:
                 "alpha": 0.4,
             }
             axis.plot(trials.lr[good], trials.loss[good], markersize=3.5, markeredgewidth=0, **dots)
-            height = np.full((~good).sum(), 1.03 + 0.05 * (len(data.methods) - 1 - i))
+            edge = np.full(beyond.sum(), 0.985)
+            axis.plot(trials.lr[beyond], edge, color=style.colour, transform=above, markersize=5, **BEYOND)
+            height = np.full(lost.sum(), 1.03 + 0.05 * (len(data.methods) - 1 - i))
             axis.plot(
-                trials.lr[~good],
+                trials.lr[lost],
                 height,
                 color=style.colour,
                 transform=above,
@@ -225,26 +233,36 @@ def sensitivity(data: Sensitivity) -> Figure:
             axis.plot(lr, best, color=style.colour, linestyle=style.dash, marker=style.marker)
         axis.set_xlabel("learning rate")
         axis.set_ylabel("final validation loss")
-        _sensitivity_legend(figure, data, styles)
+        _sensitivity_legend(figure, data, styles, top)
     return figure
 
 
-def _sensitivity_limits(axis: Axes, values: Floats) -> None:
-    """All finite trials are shown; logarithmic where they span more than a factor of 5."""
+def _sensitivity_limits(axis: Axes, data: Sensitivity) -> float:
+    """Logarithmic where the trials span more than a factor of 5. Returns the loss from which on a trial has left the
+    axis: far above the best of all neighbours and above all but a few of the trials, else infinity."""
+    values = np.concatenate([s.loss[np.isfinite(s.loss)] for s in data.methods])
     if not len(values):
-        return
+        return math.inf
     low, high = float(values.min()), float(values.max())
+    top = 3 * max(float(np.quantile(values, 0.95)), *(float(s.envelope()[1].max(initial=low)) for s in data.methods))
+    top = top if low > 0 and high > top else math.inf
+    high = min(high, top)
     if low > 0 and high > 5 * low:
         axis.set_yscale("log")
-        axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.7)))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_ylim(low / 1.15, high * 1.15)
     elif high > low:
         axis.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+    return top
 
 
-def _sensitivity_legend(figure: Figure, data: Sensitivity, styles: list[Look]) -> None:
+def _sensitivity_legend(figure: Figure, data: Sensitivity, styles: list[Look], top: float) -> None:
     pairs = zip(data.methods, styles, strict=True)
     handles = [_handle(s, f"{t.method} ({amount(len(t.lr), 'trial')}, {t.diverged} diverged)") for t, s in pairs]
     if any(t.diverged for t in data.methods):
         handles.append(Line2D([], [], color="#777777", markersize=6, label="diverged trial", **CROSS))
+    if math.isfinite(top):
+        handles.append(Line2D([], [], color="#777777", markersize=5, label="loss above the axis", **BEYOND))
     figure.legend(handles=handles, loc="outside upper center", ncols=2, handlelength=3.2)

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from clipbench.analysis import collect, load, mean_interval, panels, plots
 from clipbench.analysis.bounded import metric_interval
 from clipbench.analysis.curves import broken_curves, mean_curve
-from clipbench.analysis.sensitivity import sensitivity, sensitivity_table
+from clipbench.analysis.sensitivity import Sensitivity, Trials, sensitivity, sensitivity_table
 from clipbench.analysis.style import COLOURS, KNOWN, look, looks
 from tests.analysis.synthetic import write_run
 
@@ -175,6 +175,19 @@ def test_sensitivity_uses_tuning_runs_only(results):
     assert data.methods[0].diverged == (own["status"] == "diverged").sum() > 0
     figure = plots.sensitivity(data)
     assert figure.axes[0].get_xscale() == "log"
+
+
+def test_a_few_trials_far_above_all_others_do_not_press_the_rest_into_a_line():
+    rates, losses = np.geomspace(1e-3, 1, 40), np.full(40, 1.0)
+    losses[20:22] = [0.1, 3e4]
+    losses[-1] = np.inf
+    trials = Trials("sgd", rates, losses, diverged=1, failed=0)
+    axis = plots.sensitivity(Sensitivity("toy/cpu", [trials])).axes[0]
+    assert 1.0 < axis.get_ylim()[1] < 10, "the axis ends above what all but one of the trials reach"
+    triangles = [line for line in axis.lines if line.get_marker() == "^"]
+    assert [list(line.get_xdata()) for line in triangles] == [[rates[21]]], "that one stands at the upper edge"
+    crosses = [line for line in axis.lines if line.get_marker() == "X"]
+    assert [list(line.get_xdata()) for line in crosses] == [[rates[-1]]]
 
 
 def test_sensitivity_envelope_is_the_best_of_neighbours(results):

@@ -185,7 +185,8 @@ def family_against(
         for rival in map(Arm.of, against):
             there = source.experiment(rival.experiment) if rival.experiment else runs
             effect = paired_effect(values, _read(there, rival, name).values, scale)
-            text = f"{_words(name)} ({scale}), {arm.label} − {rival.label} < 0"
+            other = f"({rival.label})" if "+" in rival.label else rival.label
+            text = f"{_words(name)} ({scale}), {arm.label} − {other} < 0"
             required = (arm, name) == (chosen, metric)
             statements.append(Statement(text, effect, "below", required=required, unit=scale, identical=idle))
     return statements

@@ -14,6 +14,7 @@ from clipbench.analysis.load import experiments, load
 from clipbench.analysis.page.advice import advice, findings
 from clipbench.analysis.page.effort import effort_table
 from clipbench.analysis.page.html import page
+from clipbench.analysis.page.pairs import duel_section, duels
 from clipbench.analysis.page.rules import rules_table
 from clipbench.analysis.page.verdicts import claim_section, verdict_table
 from clipbench.analysis.sensitivity import sensitivity
@@ -64,6 +65,7 @@ def _front(table: Table, outcomes: Sequence[Outcome], shown: Sequence[Panel], re
         "## What should I use?",
         "",
         advice(found),
+        duel_section([duel for panel in shown for duel in duels(panel, results)]),
         *section(results),
         "## The claims, one by one",
         "",
