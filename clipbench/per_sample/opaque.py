@@ -13,8 +13,8 @@ move may not change from step to step.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from torch.utils._pytree import tree_flatten
 from clipbench.per_sample.pullback import nodes_below
 from clipbench.per_sample.spelling import Unprovable
 from clipbench.per_sample.surrogates import BY_INDEX, CLAMPS, FACTORIES, READS_VALUES, SHAPE_ONLY
+
+if TYPE_CHECKING:
+    from clipbench.per_sample.rules import Use
 
 LEAKS = frozenset({"tolist", "numpy", "data_ptr", "untyped_storage", "__array__", "__dlpack__", "__reduce_ex__"})
 """Ways from a tensor's values to Python that no tensor operation shows."""
@@ -112,6 +115,23 @@ class OnlyLinear(TorchDispatchMode):
 def functions_in(losses: Tensor) -> list[Any]:
     """The nodes of functions of the user's own below losses."""
     return [node for node in nodes_below([losses.grad_fn]) if isinstance(node, FunctionCtx)]
+
+
+def functions_above(losses: Tensor, uses: Iterable[Use]) -> list[Any]:
+    """Those of them that run in a backward pass to some uses: of others such a pass tells nothing."""
+    if not functions_in(losses):
+        return []
+    parents: dict[Any, list[Any]] = {}
+    for node in nodes_below([losses.grad_fn]):
+        for child, _ in node.next_functions:
+            parents.setdefault(child, []).append(node)
+    stack: list[Any] = [use.node for use in uses]
+    above: set[Any] = set()
+    while stack:
+        new = [parent for parent in parents.get(stack.pop(), ()) if parent not in above]
+        above.update(new)
+        stack += new
+    return [node for node in above if isinstance(node, FunctionCtx)]
 
 
 def of_gradients(leaf: Any) -> bool:

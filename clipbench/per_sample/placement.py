@@ -32,7 +32,7 @@ from clipbench.per_sample.dependence import check_linear
 from clipbench.per_sample.hooks import Watch, bypassed
 from clipbench.per_sample.layout import Layout, Layouts, RowLayout
 from clipbench.per_sample.measure import Measurement, rows_by_operations
-from clipbench.per_sample.opaque import Nonlinear, functions_in
+from clipbench.per_sample.opaque import Nonlinear, functions_above, functions_in
 from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to
 from clipbench.per_sample.pullback import nodes_below
 from clipbench.per_sample.rules import Use
@@ -206,7 +206,7 @@ class Functions:
     def judge(self, losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
         """Verdicts where some are not linear; empty where all are. What hides what it sees is looked at every time."""
         try:
-            seen: set[Hashable] = {(type(node), seen_by(node)) for node in functions_in(losses)}
+            seen: set[Hashable] = {(type(node), seen_by(node)) for node in functions_above(losses, uses)}
         except HiddenError:
             seen = {None}
         if seen <= self._linear:

@@ -128,11 +128,11 @@ def training(rank: int) -> dict[str, Any]:
     return {"weights": torch.cat([p.detach().abs().flatten() for p in model.parameters()])}
 
 
-def over_a_group(choice: str) -> Callable[[int], dict[str, Any]]:
-    """A model that is not wrapped."""
+def over_a_group(choice: str, build: Callable[[], nn.Module] = Net) -> Callable[[int], dict[str, Any]]:
+    """A model that is not wrapped, or one whose wrapper is not asked."""
 
     def scenario(rank: int) -> dict[str, Any]:
-        model = Net()
+        model = build()
         group = dist.group.WORLD if choice == "world" else None
         PerSampleClipper(model, POWER, process_group=group).backward(square_loss(model, part(EVEN, rank)))
         return state(model)
@@ -201,6 +201,7 @@ SCENARIOS: dict[str, Callable[[int], dict[str, Any]]] = {
     "training": training,
     "group": over_a_group("world"),
     "alone": over_a_group("none"),
+    "alone, though wrapped": over_a_group("none", wrapped),
     "lost": lost_on_one("drop", 1.0),
     "lost, scaled": lost_on_one("drop", 64.0),
     "lost, raised": lost_on_one("raise", 1.0),

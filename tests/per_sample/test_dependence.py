@@ -115,6 +115,7 @@ MIXED: dict[str, Path] = {
     "maximum over the batch": lambda h: h - h.amax(0),
     "attention over the batch": lambda h: F.scaled_dot_product_attention(*[h.transpose(0, 1)] * 3).transpose(0, 1),
     "index put": lambda h: torch.zeros(N, T, 3).index_put((INDEX,), h),
+    "taken": lambda h: h.take(torch.arange(N * T * 3)).view(N, T, 3),
     "scattered": lambda h: torch.zeros(N, T, 3).scatter(0, INDEX[:, None, None].expand(N, T, 3), h),
     "masked": lambda h: h[torch.ones(N, T, dtype=torch.bool)].view(N, T, 3),
     "convolution over the batch": lambda h: F.conv1d(h.permute(1, 2, 0), torch.ones(3, 3, 3), padding=1).permute(
@@ -152,7 +153,7 @@ def test_a_view_that_deals_out_other_rows() -> None:
     assert (whole(own.reshape(N * T, -1)) == torch.arange(N * T) % N + 1).all()
 
 
-STILL = ("picked by data", "index put", "scattered", "masked")
+STILL = ("picked by data", "index put", "scattered", "masked", "taken")
 
 
 @pytest.mark.parametrize("name", [*KEPT_APART, *MIXED])
@@ -187,6 +188,17 @@ def test_what_a_program_reads_from_a_gradient_is_not_proven() -> None:
     with pytest.raises(Unprovable):
         track_owners(losses, use.edges)
     assert prove(losses, [use]) == ["own"]
+
+
+@pytest.mark.parametrize("name", ["RNN, time first, last", "sorted"])
+def test_a_wrong_proof_is_contradicted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By this step's gradients: what it says goes for nothing then, and the rows are measured."""
+    monkeypatch.setattr(placement, "prove", lambda losses, uses: [placement.Layout.MAJOR] * len(uses))
+    torch.manual_seed(1)
+    model = MODELS[name]().double()
+    clipper = PerSampleClipper(model, 1.0)
+    for _ in range(2):
+        assert error(clipper, model, model(model.batch(4))) < 1e-11
 
 
 def test_the_comparison_fails_without_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:

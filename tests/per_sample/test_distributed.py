@@ -128,9 +128,10 @@ def test_a_parameter_that_no_rank_uses_has_no_gradient(results: Results) -> None
         assert results[rank]["uneven"]["missing"] == ["never.weight", "never.bias"]
 
 
-def test_a_process_that_trains_alone_reduces_nothing(results: Results) -> None:
+@pytest.mark.parametrize("name", ["alone", "alone, though wrapped"])
+def test_a_process_that_trains_alone_reduces_nothing(results: Results, name: str) -> None:
     for rank, x in enumerate(inputs().split(list(EVEN))):
-        close(results[rank]["alone"]["gradient"], alone(POWER, [x])[0])
+        close(results[rank][name]["gradient"], alone(POWER, [x])[0])
 
 
 def test_a_lost_sample_is_lost_on_all_ranks(results: Results) -> None:

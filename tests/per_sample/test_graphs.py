@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clipbench.data.base import Spec
 from clipbench.models import AlexNet
-from clipbench.per_sample import PerSampleClipper
+from clipbench.per_sample import PerSampleClipper, graph
 from tests.per_sample.common import flat_gradient, square_loss
 from tests.reference.per_sample import clipped_mean, sample_gradients
 
@@ -214,6 +214,17 @@ def test_autocast_in_bfloat16(build: Callable[[], nn.Module], side: int, device:
     assert ours <= 2 * plain
     assert ours <= 5e-2 * rows.mean(0).norm()
     assert all(p.grad is not None and p.grad.dtype is torch.float32 for p in net.parameters())
+
+
+def test_a_graph_like_an_earlier_one_is_not_walked_again(
+    model: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A walk asks at every node, which costs more than a small model's step."""
+    clipper = PerSampleClipper(model, 0.5)
+    clipper.norms(square_loss(model, x))
+    monkeypatch.setattr(graph, "_Walk", None)
+    clipper.backward(square_loss(model, 2 * x))
+    torch.testing.assert_close(flat_gradient(model), clipped(model, 2 * x))
 
 
 @pytest.mark.filterwarnings("error:no per-sample rule")

@@ -62,6 +62,19 @@ def test_hooks_where_the_gradient_goes_on(name: str, place: Callable[..., Tensor
             assert error(clipper, net, squares(out * 1.5)) < BOUND
 
 
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+@pytest.mark.parametrize("name", HOOKS)
+def test_hooks_beside_rows_that_mix(name: str) -> None:
+    """A weight that is made of others, with a hook, above a layer whose rows are no samples'."""
+    torch.manual_seed(0)
+    net = nn.ParameterList([nn.Parameter(torch.randn(WIDTH, WIDTH).double()) for _ in range(3)])
+    clipper = PerSampleClipper(net, 1.0)
+    for n in (4, 4, 3):
+        hidden = torch.randn(n, WIDTH).double() @ net[2]
+        out = F.linear(hidden + 0.5 * hidden.flip(0), _hooked(net[0] * net[1], HOOKS[name]))
+        assert error(clipper, net, squares(out)) < BOUND
+
+
 @pytest.mark.filterwarnings("error:no per-sample rule")
 @pytest.mark.parametrize("first", [0, 1])
 def test_hooks_that_come_later_and_go(first: int) -> None:

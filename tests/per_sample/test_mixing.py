@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipbench.per_sample import PerSampleClipper
+from clipbench.per_sample import PerSampleClipper, fallback
 from tests.per_sample.ragged import error, squares
 
 BOUND = 1e-11
@@ -46,6 +46,7 @@ SHARED: dict[str, tuple[Callable[[], Net], Callable[[Net, int], Tensor]]] = {
     ),
     "a table": (_network, lambda net, n: squares(net(CONSTANTS)[torch.randint(POINTS, (n, 6))])),
     "centres": (_network, lambda net, n: squares(torch.cdist(_data(n, 2), net(CONSTANTS)))),
+    "two numbers": (_network, lambda net, n: squares(_data(n, 2) * net(CONSTANTS).mean(0))),
     "weights of another network": (
         lambda: nn.Linear(WIDTH, 12),
         lambda net, n: squares(torch.einsum("ni,ijk->njk", _data(n, POINTS), net(CONSTANTS).view(POINTS, 3, 4))),
@@ -183,7 +184,11 @@ def test_experts_side_by_side(experts: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:no per-sample rule", "ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
-def test_nested_tensors(layout: torch.layout) -> None:
+@pytest.mark.parametrize("kept", [True, False])
+def test_nested_tensors(layout: torch.layout, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the slow path, whether there is room for the samples' gradients or not."""
+    if not kept:
+        monkeypatch.setattr(fallback, "SUBGRAPH_BYTES", 0)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(WIDTH, 5), nn.LayerNorm(5)).double()
     clipper = PerSampleClipper(model, 1.0)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clipbench.per_sample import PerSampleClipper, placement
 from clipbench.per_sample.measure import rows_by_operations
+from clipbench.per_sample.surroundings import HiddenError, plain, surroundings
 from tests.per_sample.common import flat_gradient
 from tests.per_sample.ragged import error, squares, uses_of
 
@@ -86,6 +87,25 @@ def test_what_a_backward_can_see_belongs_to_a_proof(name: str, monkeypatch: pyte
         assert error(clipper, model, squares(out * torch.randn(5, 3).double())) < BOUND
 
 
+DTYPE = torch.float64
+
+
+def test_a_dtype_and_a_device_hide_nothing() -> None:
+    """They do not change: a proof need not be made anew at every step for them."""
+
+    class Cast(torch.autograd.Function):
+        device = torch.device("cpu")
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return torch.clone(grad).to(Cast.device, DTYPE)
+
+    surroundings(Cast)
+    assert plain((torch.float64, torch.device("cpu"))) == ("torch.float64", "cpu")
+    with pytest.raises(HiddenError):
+        surroundings(type("Object", (Cast,), {"backward": staticmethod(lambda ctx, grad: SETTINGS.shift * grad)}))
+
+
 class _Own(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -103,6 +123,7 @@ DECIDES: dict[str, Callable[[Tensor], Tensor]] = {
     "the largest row": lambda g: g * F.one_hot(g.sum(1).argmax(), len(g))[:, None],
     "NumPy": lambda g: g * float((g.detach().numpy() != 0).sum()),
     "a constant added": lambda g: g + 0.1,
+    "one added": lambda g: g + 1.0,
     "a constant put in": lambda g: g.masked_fill(torch.arange(WIDTH) > 1, 0.3),
     "one of two": lambda g: torch.where(torch.arange(WIDTH) > 1, g, torch.tensor(0.3, dtype=g.dtype)),
     "beside ones": lambda g: torch.cat([g[:, :2], torch.ones(len(g), 2, dtype=g.dtype)], 1),
@@ -135,15 +156,23 @@ def test_what_is_decided_by_all_gradients_together(name: str, place: str) -> Non
         assert error(clipper, model, squares(model[1](hidden))) < BOUND
 
 
-@pytest.mark.parametrize("name", ["the mask of a straight-through estimator", "a softmax", "a limit", "a schedule"])
+PLAIN: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "the mask of a straight-through estimator": lambda ctx, g: g * (ctx.saved_tensors[0].abs() <= 1).to(g.dtype),
+    "a softmax": lambda ctx, g: torch._softmax_backward_data(g, ctx.saved_tensors[0], 1, g.dtype),
+    "a limit": lambda ctx, g: g.clamp(-0.1, 0.1),
+    "a schedule": lambda ctx, g: -g * SHIFT,
+    "zeros put in": lambda ctx, g: g.masked_fill(ctx.saved_tensors[0] > 1, 0.0),
+    "nothing added": lambda ctx, g: g + 0,
+    "a product": lambda ctx, g: g.mm(torch.ones(WIDTH, WIDTH, dtype=g.dtype)),
+    "a smoothing": lambda ctx, g: F.conv1d(g[:, None], torch.ones(1, 1, 3, dtype=g.dtype), padding=1)[:, 0],
+    "a triangle": lambda ctx, g: g.tril(),
+    "zeros written over": lambda ctx, g: torch.zeros_like(g).clone().copy_(g),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_plain_functions_are_proven(name: str) -> None:
     """With all rows apart; only what is above a function of doubtful kind is, too, where there is one."""
-    backward: dict[str, Callable[[Any, Tensor], Tensor]] = {
-        "the mask of a straight-through estimator": lambda ctx, g: g * (ctx.saved_tensors[0].abs() <= 1).to(g.dtype),
-        "a softmax": lambda ctx, g: torch._softmax_backward_data(g, ctx.saved_tensors[0], 1, g.dtype),
-        "a limit": lambda ctx, g: g.clamp(-0.1, 0.1),
-        "a schedule": lambda ctx, g: -g * SHIFT,
-    }
 
     class Plain(torch.autograd.Function):
         @staticmethod
@@ -155,7 +184,7 @@ def test_plain_functions_are_proven(name: str) -> None:
         def backward(ctx: Any, grad: Tensor) -> Tensor:
             return _plain(ctx, grad)
 
-    _plain = backward[name]
+    _plain = PLAIN[name]
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)).double()
     losses = squares(model[1](Plain.apply(model[0](torch.randn(5, WIDTH).double()))))  # type: ignore[no-untyped-call]
     verdicts = placement.prove(losses, uses_of(losses, model))
@@ -187,6 +216,79 @@ def test_layers_above_a_doubtful_function_are_proven() -> None:
     with pytest.warns(UserWarning, match=r"used: 0\.weight \([^)]*\), 0\.bias \([^)]*\); their gradients"):
         assert off(4) < BOUND
     assert max(off(4), off(3)) < BOUND
+
+
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("function", ["a count", "a sum of truth values", "a rank", "an if"])
+def test_a_look_at_what_is_above_says_nothing_of_a_function(function: str, frozen: bool) -> None:
+    """Nor does one at layers above it while those below were frozen; more graphs than are proven."""
+
+    class Decided(_Own):
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return _decided(grad)
+
+    _decided = DECIDES[function]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)).double()
+    clipper = PerSampleClipper(model, 1.0)
+    for n in (4, 4, 3, 5, 6, 7, 8, 9, 10, 4):
+        model[0].requires_grad_(not frozen or n > 5)
+        hidden = Decided.apply(model[0](torch.randn(n, WIDTH).double().requires_grad_()))  # type: ignore[no-untyped-call]
+        losses = squares(model[2](model[1](hidden).tanh()))
+        if model[0].weight.requires_grad:
+            assert error(clipper, model, losses) < BOUND
+        else:
+            clipper.norms(losses)
+
+
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+def test_layers_above_a_doubtful_function_are_measured_where_nothing_is_proven() -> None:
+    class Limited(_Own):
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad / grad.norm()
+
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, by: Tensor) -> Tensor:
+            ctx.save_for_backward(by)
+            return x * by
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+            return grad * ctx.saved_tensors[0].item(), None
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)).double()
+    clipper = PerSampleClipper(model, 1.0)
+    for n in (4, 4, 3, 5):
+        hidden = Limited.apply(model[0](torch.randn(n, WIDTH).double()))  # type: ignore[no-untyped-call]
+        hidden = Scaled.apply(model[1](hidden), torch.tensor(2.0).double())  # type: ignore[no-untyped-call]
+        assert error(clipper, model, squares(model[2](hidden))) < BOUND
+
+
+@pytest.mark.filterwarnings("error:no per-sample rule")
+def test_nothing_comes_back_for_an_input_at_ever_new_lengths() -> None:
+    """More graphs than are proven; that makes no function a doubtful one."""
+
+    class First(_Own):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+            return x + y
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+            return 2 * grad, None
+
+    torch.manual_seed(0)
+    model = nn.ModuleList([nn.Linear(WIDTH, 3), nn.Linear(WIDTH, 3)]).double()
+    clipper = PerSampleClipper(model, 1.0)
+    for steps in range(1, 9):
+        x = torch.randn(3, steps, WIDTH).double()
+        out = First.apply(model[0](x), model[1](x))  # type: ignore[no-untyped-call]
+        assert error(clipper, model, squares(out)) < BOUND
 
 
 @pytest.mark.filterwarnings("ignore:no per-sample rule")

@@ -112,8 +112,10 @@ def test_noise_that_cancels_within_a_sample_is_told_from_mixing() -> None:
     uses = uses_of(losses, layer)
     deltas = backward_to(uses, losses, torch.ones(3), True)
     assert 0.0 < torch.as_tensor(deltas[0][0]).abs().max() < 1e-6
+    state = torch.get_rng_state()
     for owner, wanted in zip(Probe().owners(losses, uses, deltas)[0], (1, 1, 1, 2, 2, 3), strict=True):
         assert owner in (wanted, NOBODY)
+    assert torch.equal(torch.get_rng_state(), state), "no other random stream moves, nor where rows are in doubt"
 
 
 def test_no_other_random_stream_moves() -> None:

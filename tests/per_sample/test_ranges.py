@@ -168,6 +168,31 @@ def test_a_huge_factor_beside_a_tiny_one() -> None:
         torch.testing.assert_close(norms.double(), rows.norm(dim=1), rtol=1e-5, atol=0.0)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("widths", [(12, 12), (12, 20)])
+def test_factors_that_only_their_product_brings_back(widths: tuple[int, int], bias: bool) -> None:
+    """The same in sums of gradients of one small length: a weight on the smaller side would make zero of it."""
+    for positions in (1, 2, 40):
+        torch.manual_seed(0)
+        layer = nn.Linear(*widths, bias=bias)
+        x, d = torch.randn(3, positions, widths[0]), torch.randn(3, positions, widths[1])
+        for down, up in ((1e-22, 1e18), (1e-22, 1e22), (1e-22, 1e37), (1e18, 1e-18)):
+            if up > 1e30 and (bias or positions > 2):
+                continue  # all is the bias's; or no norm is in doubt, so that inputs get the weights
+            small = torch.tensor([1.0, down, 1.0])[:, None, None]
+            large = torch.tensor([1.0, up, 1.0])[:, None, None]
+            losses = (layer(x * small) * (d * large)).sum((1, 2))
+            wanted = torch.bmm((d * large).double().transpose(1, 2), (x * small).double())
+            sums = (d * large).double().sum(1) if bias else torch.zeros(3, 1).double()
+            norms = torch.hypot(wanted.flatten(1).norm(dim=1), sums.norm(dim=1))
+            layer.zero_grad()
+            stats = PerSampleClipper(layer, 1e-5).backward(losses)
+            torch.testing.assert_close(stats.norms.double(), norms, rtol=1e-5, atol=0.0)
+            mean = (wanted / norms[:, None, None]).mean(0)
+            assert layer.weight.grad is not None
+            assert (layer.weight.grad.double() / 1e-5 - mean).norm() < 2e-5
+
+
 @pytest.mark.filterwarnings("error:no per-sample rule")
 def test_a_row_that_unequal_samples_share_is_nobodys() -> None:
     """A table read by position, the same for all: the largest sample does not own it, however small the others."""
@@ -182,6 +207,33 @@ def test_a_row_that_unequal_samples_share_is_nobodys() -> None:
             for each in (factors, 1 / factors):
                 losses = square_loss(model[1], x + table(torch.arange(6)))
                 assert max(off(model, losses, each)) < 2e-5, (ratio, k)
+
+
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+@pytest.mark.parametrize("ratio", [1e8, 1e12])
+def test_a_row_that_unequal_samples_share_where_nothing_is_proven(ratio: float) -> None:
+    """The first sample reads the last one's row by an index: only samples brought level show that."""
+    torch.manual_seed(0)
+    model, index = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)]), torch.tensor([3, 1, 2, 3])
+    for big in (ratio, 1 / ratio):
+        hidden = model[0](torch.randn(4, 4))
+        hidden = hidden + torch.tensor([1.0, 0.0, 0.0, 0.0])[:, None] * hidden[index]
+        out = hidden + model[1](torch.randn(4, 4))[torch.randperm(4)]
+        losses = 0.5 * out.square().sum(1) + out.sum(1)
+        assert max(off(model, losses, torch.tensor([1.0, 1.0, 1.0, big]))) < 2e-5
+
+
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+def test_a_small_sample_all_of_whose_rows_are_anothers() -> None:
+    """Its size shows at no row that is known to be its own, but beside nobody else."""
+    torch.manual_seed(0)
+    model, index = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)]), torch.tensor([3, 1, 2, 3])
+    for small in (1e-8, 1e-12):
+        hidden = model[0](torch.randn(4, 4))[index]
+        mask = torch.tensor([0.0, 1.0, 1.0, 1.0])[:, None]
+        out = hidden + mask * model[1](torch.randn(4, 4))[torch.tensor([0, 3, 2, 1])]
+        losses = 0.5 * out.square().sum(1) + out.sum(1)
+        assert max(off(model, losses, torch.tensor([small, 1.0, 1.0, 1.0]))) < 2e-5
 
 
 def test_zero_gradients_cost_no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:

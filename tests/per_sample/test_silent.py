@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipbench.per_sample import PerSampleClipper, fallback
+from clipbench.per_sample import PerSampleClipper, fallback, pullback
 from tests.per_sample.common import flat_gradient
 from tests.per_sample.ragged import error, squares
 
@@ -61,6 +61,14 @@ class ByClass(_Rolled):
         return grad.roll(-ByClass.shift, 0), None
 
 
+class ByItsOwnClass(_Rolled):
+    shift = 0
+
+    @classmethod
+    def backward(cls, ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad.roll(-cls.shift, 0), None
+
+
 class ByIndex(_Rolled):
     """The index counts up where nothing is rolled."""
 
@@ -79,7 +87,7 @@ class ByWriting(_Rolled):
         return result, None
 
 
-@pytest.mark.parametrize("function", [ByItem, ByList, ByNumpy, ByGlobal, ByClass, ByIndex, ByWriting])
+@pytest.mark.parametrize("function", [ByItem, ByList, ByNumpy, ByGlobal, ByClass, ByItsOwnClass, ByIndex, ByWriting])
 def test_functions_whose_code_finds_other_rows_at_another_step(
     function: type[_Rolled], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +97,7 @@ def test_functions_whose_code_finds_other_rows_at_another_step(
     for by in (0, 0, 1, 2, 0):
         monkeypatch.setitem(globals(), "GLOBAL_SHIFT", by)
         monkeypatch.setattr(ByClass, "shift", by)
+        monkeypatch.setattr(ByItsOwnClass, "shift", by)
         out = function.apply(model(torch.randn(5, WIDTH).double()), torch.tensor(by))  # type: ignore[no-untyped-call]
         assert error(clipper, model, squares(out * torch.randn(5, 3).double())) < BOUND
 
@@ -292,6 +301,18 @@ def test_batches_that_torch_sends_wrongly_through_a_node() -> None:
     for n in (4, 4, 3):
         out = torch.cdist(torch.randn(n, 3, WIDTH).double(), model[0]).square()
         assert error(clipper, model, squares(out.flatten(1))) < BOUND
+
+
+def test_zeros_do_not_show_that_a_batch_goes_through_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where a first step's losses are masked: a batch of zeros comes out right in any way."""
+    for name in ("_TRUSTED", "_LOOPED"):
+        monkeypatch.setattr(pullback, name, set())
+    torch.manual_seed(0)
+    model = nn.ParameterList([nn.Parameter(torch.randn(5, WIDTH).double())])
+    clipper = PerSampleClipper(model, 1.0)
+    for scale in (0.0, 1.0, 1.0):
+        out = torch.cdist(torch.randn(4, 3, WIDTH).double(), model[0]).square()
+        assert error(clipper, model, squares(out.flatten(1)) * scale) < BOUND
 
 
 class _Limited(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from clipbench.per_sample import PerSampleClipper
 from clipbench.per_sample.rules import linear
 from clipbench.per_sample.rules.linear import LinearUse
-from clipbench.per_sample.verify import coarsest
+from clipbench.per_sample.verify import _agree, coarsest
 from tests.per_sample.common import flat_gradient, square_loss
 from tests.per_sample.zoo import Rotated
 
@@ -65,6 +66,18 @@ def test_wrong_norms_are_named(model: nn.Module, x: Tensor, monkeypatch: pytest.
     PerSampleClipper(model.float(), 0.5, verify=True).backward(square_loss(model, x.float()))  # within float32's bound
 
 
+def test_norms_are_compared_sample_by_sample_but_for_tiny_ones() -> None:
+    """One of a tenth of the largest by itself; below a hundredth of it rounding is as large as there."""
+    truth, use = torch.tensor([1.0, 0.1, 1e-4]).double(), torch.tensor([True, True, True])
+    for place, off, agrees in ((1, 0.9e-4, True), (1, 1.1e-4, False), (2, 0.9e-5, True), (2, 1.1e-5, False)):
+        norms = truth.clone()
+        norms[place] += off
+        assert _agree(norms, truth, use, 1e-3) is agrees
+        use[place] = False
+        assert _agree(norms, truth, use, 1e-3)
+        use[place] = True
+
+
 @pytest.mark.parametrize("before", [None, 3.0])
 def test_a_wrong_sum_is_named_and_nothing_is_added(
     model: nn.Module, x: Tensor, before: float | None, monkeypatch: pytest.MonkeyPatch
@@ -82,6 +95,25 @@ def test_a_wrong_sum_is_named_and_nothing_is_added(
         PerSampleClipper(model, 0.5, verify=True).backward(square_loss(model, x))
     for p in model.parameters():
         assert p.grad is None if before is None else bool((p.grad == before).all())
+
+
+@pytest.mark.parametrize("size", [1e-7, 1.0, 1e7])
+@pytest.mark.parametrize("off", [0.0, 1e-6])
+def test_sums_are_compared_beside_what_they_are_made_of(
+    model: nn.Module, x: Tensor, size: float, off: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by their own size, for samples may cancel, nor by anything that gradients of another size would change."""
+    right = LinearUse.weighted
+
+    def wrong(self: Any, gamma: Any) -> dict[str, Tensor]:
+        return {role: gradient * (1 + off) for role, gradient in right(self, gamma).items()}
+
+    monkeypatch.setattr(LinearUse, "weighted", wrong)
+    refused = pytest.raises(RuntimeError, match=r"the weighted sum of 0\.weight") if off else contextlib.nullcontext()
+    with refused:
+        PerSampleClipper(model, math.inf, lambda norms, tau: torch.ones_like(norms), verify=True).backward(
+            square_loss(model, x) * size
+        )
 
 
 def test_many_wrong_parameters_are_counted(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
