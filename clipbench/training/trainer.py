@@ -14,12 +14,12 @@ from torch import Tensor
 
 from clipbench.data.sums import data_sum
 from clipbench.runs import memory
-from clipbench.runs.finals import best_metrics, final_metrics
 from clipbench.runs.job import Row
 from clipbench.training.batches import Batches
 from clipbench.training.clock import Clock
 from clipbench.training.evaluation import Abandoned, at_least_single, evaluate
 from clipbench.training.figures import Figures
+from clipbench.training.finals import finals
 from clipbench.training.seeding import derive, generator
 from clipbench.training.setup import Setup
 from clipbench.training.update import Update
@@ -219,10 +219,7 @@ class Trainer:
 
     def finals(self) -> dict[str, dict[str, float]]:
         """Last and best metrics; the train loss is the mean of the last 25 steps, whatever was logged."""
-        final = final_metrics(self.rows)
-        if self.done:
-            final["train_loss"] = self.figures.last_loss()
-        return {"final": final, "best": best_metrics(self.rows)}
+        return finals(self.rows, self.figures.last_loss(), self.status)
 
     def costs(self) -> dict[str, Any]:
         """Seconds by what they were spent on, the median step's, and the most memory in use in this process."""

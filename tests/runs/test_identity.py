@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -149,11 +150,18 @@ def test_final_metrics_do_not_depend_on_how_often_is_logged_or_evaluated(tmp_pat
         info(run(tmp_path / str(number), *words))["final"]
         for number, words in enumerate((["log_every=5"], ["log_every=30"], ["eval_every=15"], ["log_every=7"]))
     ]
-    for final in finals:
-        final.pop("train_steps_per_second")
-        for name in ("train_clipped_fraction",):  # a mean over the logging interval, as it is called
-            final.pop(name)
     assert finals[0] == finals[1] == finals[2] == finals[3]
+    assert set(finals[0]) == {"validation_loss", "test_loss", "train_loss", "train_share_clipped"}
+
+
+def test_nothing_is_final_of_a_run_that_diverged_whenever_that_was_seen(tmp_path: Path) -> None:
+    words = ("optimizer.lr=1e3", "method=sgd", "eval_every=10")
+    folders = [run(tmp_path / str(every), *words, f"log_every={every}") for every in (1, 7, 30)]
+    records = [info(folder) for folder in folders]
+    assert {record["status"] for record in records} == {"diverged"}
+    assert len({record["steps_done"] for record in records}) > 1, "seen at other steps"
+    assert all(math.isnan(record["final"][name]) for record in records for name in ("train_loss", "validation_loss"))
+    assert [record["best"] for record in records] == [records[0]["best"]] * 3
 
 
 def test_the_final_train_loss_is_the_mean_of_the_last_25_steps(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from clipbench.runs import memory
-from clipbench.runs.finals import best_metrics, final_metrics
 from clipbench.runs.job import Row
 from clipbench.training.clock import Clock
+from clipbench.training.finals import finals
 from clipbench.training.setup import Setup
 
 
@@ -52,10 +52,7 @@ class Member:
 
     def finals(self) -> dict[str, dict[str, float]]:
         """Last and best metrics, as a lone run's."""
-        final = final_metrics(self.rows)
-        if self.done:
-            final["train_loss"] = self.last_loss
-        return {"final": final, "best": best_metrics(self.rows)}
+        return finals(self.rows, self.last_loss, self.status)
 
     def costs(self) -> dict[str, Any]:
         """The program's seconds divided by its members; its memory as a whole."""
