@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clipbench.clipping.base import Clipper, ClipStats, NamedParameters, check_positive, gradients, norms, scale_, total
+from clipbench.clipping.base import (
+    Clipper,
+    ClipStats,
+    NamedParameters,
+    check_positive,
+    gradients,
+    norms,
+    pairs,
+    scale_,
+    total,
+)
 from clipbench.config.checks import fraction, require
 
 
@@ -46,9 +55,9 @@ class MixClip(Clipper):
         self.mix, self.scale = float(mix), check_positive("scale", scale)
         self._seen: dict[str, Tensor] = {}
 
-    def observe(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> None:
+    def observe(self, named_parameters: NamedParameters) -> None:
         """Keep the gradient that the optimizer is about to use."""
-        self._seen = {name: p.grad.detach().clone() for name, p in named_parameters if p.grad is not None}
+        self._seen = {name: p.grad.detach().clone() for name, p in pairs(named_parameters) if p.grad is not None}
 
     def __call__(self, named_parameters: NamedParameters) -> ClipStats:
         names, updates = gradients(named_parameters)
@@ -82,9 +91,9 @@ class RmsClip(Clipper):
         self._steps: dict[str, int] = {}
         self._ratios: dict[str, Tensor] = {}
 
-    def observe(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> None:
+    def observe(self, named_parameters: NamedParameters) -> None:
         """Take in the gradient that the optimizer is about to use."""
-        for name, parameter in named_parameters:
+        for name, parameter in pairs(named_parameters):
             if parameter.grad is None:
                 continue
             grad = parameter.grad.detach()

@@ -19,9 +19,11 @@ from clipbench.clipping import (
     Clipper,
     ConstantThreshold,
     EmaThreshold,
+    MixClip,
     NoClip,
     NormClip,
     PerTensorNorm,
+    RmsClip,
     SoftSpectralClip,
     SpectralClip,
     ValueClip,
@@ -121,6 +123,22 @@ def test_rules_that_skip_nothing_need_no_names(rows: int) -> None:
             assert float(clip(given).clipped_fraction) > 0
             assert not torch.equal(module.weight.grad, before)  # type: ignore[arg-type]
         assert torch.equal(plain.weight.grad, named.weight.grad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+@pytest.mark.parametrize("rule", [MixClip, RmsClip])
+def test_rules_that_watch_the_gradient_need_no_names(rule: Any, rows: int) -> None:
+    """Two rows: a parameter of two entries can be taken apart as if it were a name and a parameter."""
+    found = []
+    for ways in (nn.Module.parameters, nn.Module.named_parameters):
+        module, clip = nn.Linear(3, rows), rule(0.5)
+        for step in range(2):
+            fill(module, step)
+            clip.observe(ways(module))
+            fill(module, step + 2)
+            clip(ways(module))
+        found.append([parameter.grad for parameter in module.parameters()])
+    assert all(torch.equal(plain, named) for plain, named in zip(*found, strict=True))
 
 
 def clippers() -> dict[str, Clipper]:
