@@ -121,8 +121,9 @@ class Repeated(NamedTuple):
         """Every final metric that is no time, published and own, and whether they are equal."""
         found = []
         for name, value in self.published["final"].items():
-            if name.endswith(("_seconds", "_per_second")):
-                continue
+            interval = name.startswith("train_") and name not in ("train_loss", "train_share_clipped")
+            if interval or name.endswith(("_seconds", "_per_second")):
+                continue  # a time, or what older records hold of the last interval of logging alone
             label = name.replace("_", " ")
             if name not in self.own["final"]:
                 found.append(f"  {label}: published {value:.6g}, here there is none")
