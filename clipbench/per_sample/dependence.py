@@ -25,7 +25,15 @@ from torch.utils._python_dispatch import (
 )
 from torch.utils._pytree import tree_flatten
 
-from clipbench.per_sample.opaque import NoLeaks, Nonlinear, OnlyLinear, in_a_row, in_own_code, note_constants
+from clipbench.per_sample.opaque import (
+    NoLeaks,
+    Nonlinear,
+    OnlyLinear,
+    in_a_row,
+    in_own_code,
+    note_constants,
+    shows_values,
+)
 from clipbench.per_sample.owners import Held, Memory, held_by, hold, owners_of, same_memory, whole, with_owners
 from clipbench.per_sample.pullback import nodes_below
 from clipbench.per_sample.signature import packs_indices
@@ -69,6 +77,8 @@ class OwnerTracking(TorchDispatchMode):
         own = in_own_code() if tracked or decides else False
         if name in READS_VALUES and (tracked or decides or (self.moving and not torch.is_grad_enabled())):
             raise (Nonlinear if own else Unprovable)(f"{name} in a backward pass")
+        if self.moving and shows_values(func, leaves):
+            raise Unprovable(f"{name} in a function of the user's own")
         out = func(*args, **kwargs)
         note_constants(name, leaves, out)
         straight = not own or in_a_row(func, args, kwargs, out)
@@ -257,13 +267,17 @@ def track_owners(losses: Tensor, edges: Sequence[Any], moving: bool = True) -> l
     return [owners_of(delta) for delta in deltas]
 
 
-def check_linear(losses: Tensor, edges: Sequence[Any]) -> None:
-    """Raise Nonlinear unless all code of the user's own between losses (n,) and `edges` is sure to be linear."""
+def check_linear(losses: Tensor, edges: Sequence[Any]) -> bool:
+    """Raise Nonlinear unless all code of the user's own between losses (n,) and `edges` is sure to be linear.
+
+    Returns whether it is so for any values: it has looked at none.
+    """
     with OnlyFakeModes():
         ones = torch.ones_like(losses)
         ones._of_gradients = True  # type: ignore[attr-defined]
-        with OnlyLinear(), NoLeaks(moving=False):
+        with OnlyLinear() as looking, NoLeaks(moving=False) as leaks:
             torch.autograd.grad(get_gradient_edge(losses), list(edges), ones, retain_graph=True, allow_unused=True)
+    return not (looking.read or leaks.read)
 
 
 def linear_below(outputs: Sequence[GradientEdge], params: Sequence[Tensor]) -> bool:

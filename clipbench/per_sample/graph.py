@@ -16,7 +16,7 @@ What a walk made of a graph is kept too, for graphs like it (see `replay`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ def trace(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace:
 
 def _look(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace | None:
     """One look at the graph; None where that told how to look again, which is noted in `known`."""
-    order, signature = outline(losses.grad_fn)
+    order, signature = outline(losses.grad_fn, output=losses.output_nr)
     if signature is None and any(meta.is_nested_tensor for node, _ in order for meta in _outputs(node)):
         return _all_slow(order, params)
     key = known.number(signature)
@@ -52,13 +52,15 @@ def _look(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace |
         if found is None:
             known.drop(key, len(losses))
         else:
-            found.signature, found.version, found.replay = key, known.version, replay
+            found.signature, found.version, found.replay = replay.signature, known.version, replay
         return found
     walk = _Walk(losses.shape[0], params, known)
     for node, edges in order:
         walk.visit(node, edges)
     found = walk.finish(losses.grad_fn)
-    found.signature = key if key is not None else known.number(outline(losses.grad_fn, walk.made)[1])
+    found.made = [node for node, _ in order if node in walk.made and type(node).__name__ != "AccumulateGrad"]
+    whole = key if key is not None else known.number(outline(losses.grad_fn, walk.made, losses.output_nr)[1])
+    found.signature = None if whole is None else known.number((whole, *_places(order, found.uses)))
     news = [end for end in found.dead_ends if end not in known.single and end not in known.passed]
     if news:
         known.single.add(news[0])
@@ -66,6 +68,12 @@ def _look(losses: Tensor, params: Mapping[int, object], known: Known) -> Trace |
     if not found.slow:
         known.keep(key, len(losses), Replay(order, params, walk.recipes, found))
     return found
+
+
+def _places(order: Sequence[tuple[Node, Edges]], uses: Sequence[Use]) -> list[Hashable]:
+    """Which nodes of the graph are read, and how: that may differ for the same graph, with the parameters in it."""
+    number = {node: index for index, (node, _) in enumerate(order)}
+    return [(number[use.node], type(use)) for use in uses]
 
 
 def _outputs(node: Node) -> Any:

@@ -10,6 +10,7 @@ Where a hook is found there, autograd has to run it (see `bypassed`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -30,15 +31,17 @@ class Watch:
         self._hooks = -1
         self._nodes = 0
 
-    def due(self, uses: Iterable[Use]) -> bool:
-        """Whether hooks may stand at these uses: some are newer than the last look, or a node may be older than it.
+    def due(self, uses: Iterable[Use], made: Iterable[Node] = ()) -> bool:
+        """Whether hooks may stand at these uses, or at what is `made` of parameters alone, which users may keep.
 
+        So it is where some hooks are newer than the last look, or a node may be older than it.
         Every thread counts its own nodes. One of another thread shows, as a rule, by a number that is not due here.
         """
         if self._hooks != RemovableHandle.next_id:
             return True
         now = next_number()
-        return not all(self._nodes <= use.node._sequence_nr() < now for use in uses)
+        nodes = itertools.chain((use.node for use in uses), made)
+        return not all(self._nodes <= node._sequence_nr() < now for node in nodes)
 
     def looked(self) -> None:
         """The graph at hand has been asked."""

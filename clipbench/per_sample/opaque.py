@@ -71,6 +71,7 @@ class NoLeaks(TorchFunctionMode):
         super().__init__()
         self.moving = moving
         self.depth = 0
+        self.read = False  # whether values that are no gradients were
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -81,6 +82,7 @@ class NoLeaks(TorchFunctionMode):
                 raise Nonlinear(f"{name} of a gradient in a function of the user's own")
             if self.moving:
                 raise Unprovable(f"{name} in a function of the user's own")
+            self.read = self.read or name not in HANDED_ON
         self.depth += 1
         try:
             return func(*args, **(kwargs or {}))
@@ -89,7 +91,14 @@ class NoLeaks(TorchFunctionMode):
 
 
 class OnlyLinear(TorchDispatchMode):
-    """Lets a backward pass run as it is, and raises Nonlinear where code of the user's own need not be linear."""
+    """Lets a backward pass run as it is, and raises Nonlinear where code of the user's own need not be linear.
+
+    `read` says whether that code has looked at values that are no gradients: with others it may do another thing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -100,6 +109,7 @@ class OnlyLinear(TorchDispatchMode):
         name = func._overloadpacket.__name__
         if gradients and name in READS_VALUES and in_own_code():
             raise Nonlinear(f"{name} of a gradient in a function of the user's own")
+        self.read = self.read or shows_values(func, leaves)
         out = func(*args, **kwargs)
         note_constants(name, leaves, out)
         made = name in FACTORIES and not torch.is_grad_enabled()
@@ -151,6 +161,17 @@ def in_own_code() -> bool:
     while frame is not None and frame.f_code.co_filename.endswith(BETWEEN):
         frame = frame.f_back  # type: ignore[assignment]
     return frame is not None and frame.f_code.co_name != "_engine_run_backward"
+
+
+def shows_values(func: Any, leaves: Sequence[Any]) -> bool:
+    """Whether an operation in code of the user's own lets Python see values: by a number, or by how many there are."""
+    tags = func.tags
+    if torch.Tag.data_dependent_output not in tags and torch.Tag.dynamic_output_shape not in tags:
+        shown = func._overloadpacket.__name__ in READS_VALUES
+    else:
+        masks = any(isinstance(leaf, Tensor) and leaf.dtype in (torch.bool, torch.uint8) for leaf in leaves)
+        shown = masks or func._overloadpacket.__name__ not in ("index", "_unsafe_index")
+    return shown and not torch.is_grad_enabled() and in_own_code()
 
 
 def in_a_row(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, keeping: bool = False) -> bool:

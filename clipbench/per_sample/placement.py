@@ -75,7 +75,7 @@ class Placement:
         """
         self._steps += 1
         n = losses.shape[0]
-        self.hooks = self._watch.due(found.uses)
+        self.hooks = self._watch.due(found.uses, found.made)
         key = self._key(found, n)
         if self.hooks:
             key = self._without_bypassed(found, key)
@@ -133,8 +133,9 @@ class Placement:
         if readable(losses) and (key is None or self._proofs >= due):
             return self._functions.judge(losses, uses) or ["measure"] * len(uses)
         self._proofs += 1
+        self._functions.fickle = False
         verdicts = prove(losses, uses) or self._functions.judge(losses, uses) or ["measure"] * len(uses)
-        if key is not None:
+        if key is not None and not self._functions.fickle:
             if len(self._verdicts) >= KEPT:
                 del self._verdicts[next(iter(self._verdicts))]
             self._verdicts[key] = verdicts
@@ -198,10 +199,14 @@ def apart(losses: Tensor, uses: Sequence[Use], judge: Judge) -> list[Verdict]:
 
 
 class Functions:
-    """Functions of the user's own, of which it is known that they are linear in their gradients."""
+    """Functions of the user's own, of which it is known that they are linear in their gradients.
+
+    fickle: whether some were found to be so for this step's values alone, at which they looked.
+    """
 
     def __init__(self) -> None:
         self._linear: set[Hashable] = set()
+        self.fickle = False
 
     def judge(self, losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
         """Verdicts where some are not linear; empty where all are. What hides what it sees is looked at every time."""
@@ -212,9 +217,12 @@ class Functions:
         if seen <= self._linear:
             return []
         try:
-            check_linear(losses, [edge for use in uses for edge in use.edges])
+            for_good = check_linear(losses, [edge for use in uses for edge in use.edges])
         except (Nonlinear, RuntimeError, TypeError, ValueError, AttributeError):  # or cannot be looked at
             return apart(losses, uses, self.judge)
+        if not for_good:
+            self.fickle = True
+            return []
         if len(self._linear) >= KEPT:
             self._linear.clear()
         self._linear |= seen - {None}

@@ -34,6 +34,7 @@ class Step(NamedTuple):
 class Replay:
     """Holds parameters, but nothing of the graph it was made from.
 
+    signature, made: those of the trace.
     shared: groups of readings of the same parameters, by number of use and role, where no parameter is read through
     others nor in parts that overlap (None: not known, or there is such a one).
     """
@@ -48,6 +49,8 @@ class Replay:
         number = {node: index for index, (node, _) in enumerate(order)}
         self.shared: list[list[tuple[int, str]]] | None = None
         self.leaves = [(index, _parameter(node, params)) for index, (node, _) in enumerate(order) if _is_leaf(node)]
+        self.signature = found.signature
+        self.made = [number[node] for node in found.made]
         self.below: dict[tuple[int, int], dict[int, Tensor]] = {}
         self.steps = []
         for recipe in recipes:
@@ -67,7 +70,7 @@ class Replay:
         """The uses of a graph; None where it is not read in the same way after all (a factor is another now)."""
         if any(_parameter(order[index][0], params) != known for index, known in self.leaves):
             return None
-        found = Trace()
+        found = Trace(made=[order[index][0] for index in self.made])
         roots: dict[tuple[int, int], Root] = {}
         for place, leaves in self.below.items():
             root = roots[place] = Derived(order[place[0]][0], place[1])

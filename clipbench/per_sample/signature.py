@@ -26,12 +26,13 @@ Kind = tuple[tuple[str, ...] | None, Callable[[Node], Hashable] | None]
 _KINDS: dict[type, Kind] = {}
 
 
-def outline(root: Node, made: Container[Node] = ()) -> tuple[list[tuple[Node, Edges]], Hashable]:
+def outline(root: Node, made: Container[Node] = (), output: int = 0) -> tuple[list[tuple[Node, Edges]], Hashable]:
     """Every node below `root` with its edges, after all that are below it; and a signature of all of them.
 
-    Signatures are equal only if the same operations run backwards on the same shapes. Constants are compared by value
-    (an axis, an index, a step, a padding); of a factor only matters whether it is zero, as a schedule may change it at
-    every step and it moves nothing. None where a node hides its constants, those in `made` left out.
+    Signatures are equal only if the same operations run backwards on the same shapes, from the same output of `root`.
+    Constants are compared by value (an axis, an index, a step, a padding); of a factor only matters whether it is
+    zero, as a schedule may change it at every step and it moves nothing. None where a node hides its constants, those
+    in `made` left out.
     """
     order: list[tuple[Node, Edges]] = []
     number: dict[Node | None, int] = {None: -1, root: -1}
@@ -52,14 +53,14 @@ def outline(root: Node, made: Container[Node] = ()) -> tuple[list[tuple[Node, Ed
             stack.pop()
             number[node] = len(order)
             order.append((node, edges))
-    return order, _signature(order, number, made)
+    return order, _signature(order, number, made, output)
 
 
 def _signature(
-    order: Sequence[tuple[Node, Edges]], number: Mapping[Node | None, int], made: Container[Node]
+    order: Sequence[tuple[Node, Edges]], number: Mapping[Node | None, int], made: Container[Node], output: int
 ) -> Hashable:
     """What nodes are, which of them they lead to, the shapes of their gradients, and their constants."""
-    parts: list[Any] = []
+    parts: list[Any] = [output]
     add = parts.append
     try:
         for node, edges in order:
@@ -113,6 +114,8 @@ def _learn(kind: type) -> Kind:
             special = _several_constants
         elif kind.__name__ == "ConvolutionBackward0":
             special = _frozen_kernel
+        elif kind.__name__ == "ToCopyBackward0":
+            special = _complex
     return _KINDS.setdefault(kind, (names, special))
 
 
@@ -123,10 +126,23 @@ def _several_constants(node: Node) -> None:
 
 
 def _frozen_kernel(node: Node) -> Hashable:
-    """The shape of a kernel without a gradient, which no node shows; nor does the result, where a stride skips."""
-    if node.next_functions[1][0] is not None or getattr(node._raw_saved_weight, "unpack_hook", None) is not None:
+    """The shape of a kernel without a gradient, which no node shows; nor does the result, where a stride skips.
+
+    Raises HiddenError for one that passes through hooks there.
+    """
+    if node.next_functions[1][0] is not None:
         return None
-    return tuple(node._saved_weight.shape)
+    if getattr(node._raw_saved_weight, "unpack_hook", None) is None:
+        return tuple(node._saved_weight.shape)
+    if not node._saved_transposed and max(node._saved_stride, default=1) > 1:
+        raise HiddenError
+    return None
+
+
+def _complex(node: Node) -> Hashable:
+    """Whether a cast makes complex numbers, or real ones of them: then it is no copy (see `slots`)."""
+    below, output = node.next_functions[0]
+    return node._input_metadata[0].dtype.is_complex, below._input_metadata[output].dtype.is_complex
 
 
 def _counting(node: Node) -> Hashable:

@@ -7,8 +7,10 @@ the proof hold for one step only.
 
 from __future__ import annotations
 
+import dis
+import functools
 from collections.abc import Iterable
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -28,7 +30,14 @@ class HiddenError(Exception):
 def seen_by(node: Any) -> Any:
     """What a function's backward may depend on besides its gradients and the values of tensors. Raises HiddenError."""
     kept = [plain(item) for item in sorted(vars(node).items())]
-    return (*kept, *_saved(node), *surroundings(type(node)))
+    return (*_asked_for(node), *kept, *_saved(node), *surroundings(type(node)))
+
+
+def _asked_for(node: Any) -> list[Any]:
+    """Which gradients are wanted, and what those are like that come in."""
+    if any(meta.is_nested_tensor for meta in node._input_metadata):
+        raise HiddenError
+    return [tuple(node.needs_input_grad), *[(tuple(meta.shape), meta.dtype) for meta in node._input_metadata]]
 
 
 def _saved(node: Any) -> list[Any]:
@@ -100,6 +109,8 @@ def _look_into(function: Any, found: list[Any], seen: set[int]) -> None:
     scope = function.__globals__
     if str(scope.get("__name__", "")).split(".")[0] in TRUSTED:
         return
+    if _imports(function.__code__):
+        raise HiddenError
     for name in _names(function.__code__):
         if name in scope:
             _see(scope[name], found, seen)
@@ -113,6 +124,15 @@ def _names(code: Any) -> Iterable[str]:
     for constant in code.co_consts:
         if hasattr(constant, "co_names"):
             yield from _names(constant)
+
+
+@functools.lru_cache(maxsize=1024)
+def _imports(code: CodeType) -> bool:
+    """Whether code imports what may change, where it runs."""
+    if any(isinstance(constant, CodeType) and _imports(constant) for constant in code.co_consts):
+        return True
+    imported = [step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME"]
+    return any(name.split(".")[0] not in TRUSTED for name in imported)
 
 
 def _of_trusted(value: Any) -> bool:
@@ -141,7 +161,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple([plain(item) for item in value.items()])
     if isinstance(value, Tensor):  # like saved tensors, covered by the proof whatever it holds
-        return tuple(value.shape), value.dtype, value.stride() if value.layout is torch.strided else None
+        strides = value.stride() if value.layout is torch.strided else None
+        return tuple(value.shape), value.dtype, value.device, value.requires_grad, strides
     if type(value).__module__ == "torch":  # a device, a dtype
         return str(value)
     raise HiddenError

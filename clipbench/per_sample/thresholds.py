@@ -12,19 +12,6 @@ ThresholdRule = Callable[[Tensor, Tensor], Tensor]
 """A callable (k, norms) -> thresholds: positions k = 1, 2, … and gradient norms, both (n,), to thresholds (n,)."""
 
 
-class Kept:
-    """A tensor that is handed out again, unless somebody has written into it."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-        self._version = tensor._version
-
-    @property
-    def untouched(self) -> bool:
-        """Whether it is still as it was made."""
-        return self.tensor._version == self._version
-
-
 class PowerThreshold:
     """PS-Clip-SGD's threshold (Nobile & Grohs, arXiv 2605.02701): τ_k = α k^{1/β}.
 
@@ -40,14 +27,10 @@ class PowerThreshold:
             raise ValueError(f"beta must be > 0, got {beta}")
         self.alpha = alpha
         self.beta = beta
-        self._last: tuple[Tensor, tuple[float, float, int], Kept] | None = None
 
     def __call__(self, k: Tensor, norms: Tensor) -> Tensor:
-        """Thresholds (n,) for positions `k` (n,); the norms (n,) play no part. Kept for as long as `k` is the same."""
-        last, made_of = self._last, (self.alpha, self.beta, k._version)
-        if last is None or last[0] is not k or last[1] != made_of or not last[2].untouched:
-            last = self._last = (k, made_of, Kept(self.alpha * k ** (1.0 / self.beta)))
-        return last[2].tensor
+        """Thresholds (n,) for positions `k` (n,); the norms (n,) play no part."""
+        return self.alpha * k ** (1.0 / self.beta)
 
     def __repr__(self) -> str:
         return f"PowerThreshold(alpha={self.alpha}, beta={self.beta})"
@@ -66,30 +49,36 @@ def check_threshold(threshold: float | Tensor | ThresholdRule) -> None:
 
 
 class Remembered:
-    """Tensors that are the same at every step: the last of each kind, given again as long as nothing changes."""
+    """Tensors that are the same at every step: the last of each kind, of which copies are given.
+
+    Rules and users may write into what they are given, and not all writes can be told afterwards (NumPy's).
+    """
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[tuple[object, ...], Kept]] = {}
+        self._last: dict[str, tuple[tuple[object, ...], Tensor]] = {}
 
     def positions(self, offset: int, norms: Tensor) -> Tensor:
         """k = offset + 1 … offset + n, (n,), for `norms` (n,), of its type and on its device."""
-        end = offset + norms.shape[0] + 1
-        make = partial(torch.arange, offset + 1, end, device=norms.device, dtype=norms.dtype)
-        return self._get("k", offset, norms, make)
+        return self._get("k", (offset,), norms, partial(_positions, offset, norms))
 
-    def constant(self, value: float, norms: Tensor) -> Tensor:
-        """`value`, (n,), for `norms` (n,), of its type and on its device."""
-        return self._get("constant", value, norms, partial(torch.full_like, norms, value))
+    def powers(self, rule: PowerThreshold, offset: int, norms: Tensor) -> Tensor:
+        """The thresholds of a `rule` for these positions, (n,)."""
+        key = (rule.alpha, rule.beta, offset)
+        return self._get("powers", key, norms, lambda: rule(_positions(offset, norms), norms))
 
-    def _get(self, kind: str, value: float, norms: Tensor, make: Callable[[], Tensor]) -> Tensor:
+    def _get(self, kind: str, value: tuple[float, ...], norms: Tensor, make: Callable[[], Tensor]) -> Tensor:
         key = (value, norms.shape[0], norms.dtype, norms.device, type(norms))
         last = self._last.get(kind)
-        if last is not None and last[0] == key and last[1].untouched:
-            return last[1].tensor
+        if last is not None and last[0] == key:
+            return last[1].clone()
         made = make()
         if type(made) is Tensor:  # a fake one belongs to its mode
-            self._last[kind] = (key, Kept(made))
+            self._last[kind] = (key, made.clone())
         return made
+
+
+def _positions(offset: int, norms: Tensor) -> Tensor:
+    return torch.arange(offset + 1, offset + norms.shape[0] + 1, device=norms.device, dtype=norms.dtype)
 
 
 def evaluate_threshold(
@@ -110,9 +99,11 @@ def evaluate_threshold(
             raise ValueError(f"threshold must hold one value per sample ({total}), got {threshold.shape[0]}")
         return threshold.detach()[offset : offset + n].to(norms, copy=True)
     if not callable(threshold):
-        return remembered.constant(float(threshold), norms)
+        return torch.full_like(norms, float(threshold))
     if n == 0:
         return norms
+    if before is None and type(threshold) is PowerThreshold:
+        return remembered.powers(threshold, offset, norms)
     k = remembered.positions(offset, norms) if before is None else remembered.positions(0, norms) + before
     tau = threshold(k, norms)
     if not isinstance(tau, Tensor) or tau.shape != norms.shape:

@@ -80,8 +80,9 @@ class Trace:
     """What one graph holds: `uses` by rule, and `slow`, the parameters (by id) that no rule covers, each with `why`.
 
     `leaves` are the parameters below each derived tensor (by its id); `dead_ends` nodes from which no way led to
-    samples, in the order of the walk; `signature` tells the graph from others (None: it cannot), `version` the walk
-    from others over the same graph; `replay` is what it was read by, if it was.
+    samples, in the order of the walk; `signature` tells the graph and its uses from others (None: it cannot), `version`
+    the walk from others over the same graph; `replay` is what it was read by, if it was; `made` are the nodes that
+    compute something from parameters alone.
     """
 
     uses: list[Use] = field(default_factory=list)
@@ -92,6 +93,7 @@ class Trace:
     version: int = 0
     signature: Hashable = None
     replay: Replay | None = None
+    made: list[Node] = field(default_factory=list)
 
     def below(self, root: Root) -> dict[int, Tensor]:
         """The parameters (by id) that a root is, or is made of."""

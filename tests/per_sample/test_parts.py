@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from clipbench.per_sample.opaque import NoLeaks
 from clipbench.per_sample.pullback import _agree
 from clipbench.per_sample.replay import Replay
-from clipbench.per_sample.thresholds import Remembered, evaluate_threshold
+from clipbench.per_sample.thresholds import PowerThreshold, Remembered, evaluate_threshold
 from clipbench.per_sample.traces import Known
 from clipbench.per_sample.weights import AdaptiveWeight, AutomaticWeight, NormalizedWeight, SmoothWeight
 
@@ -30,20 +30,22 @@ def test_positions_go_on_behind_other_ranks_samples() -> None:
 
 
 def test_what_is_remembered_is_of_one_kind_and_never_of_another_mode() -> None:
-    remembered, norms = Remembered(), torch.ones(3)
-    first = remembered.constant(0.5, norms)
-    assert remembered.constant(0.5, torch.zeros(3)) is first
-    assert remembered.positions(0, norms) is remembered.positions(0, norms)
+    remembered, norms, rule = Remembered(), torch.ones(3), PowerThreshold(0.5, 1.0)
+    for _ in range(2):
+        assert remembered.powers(rule, 0, norms).mul_(3).tolist() == [1.5, 3.0, 4.5], "what is given is a copy"
+        assert remembered.positions(0, norms).mul_(3).tolist() == [3.0, 6.0, 9.0]
     for other in (torch.ones(4), torch.ones(3, dtype=torch.float64), torch.ones(3, device="meta")):
-        made = remembered.constant(0.5, other)
+        made = remembered.powers(rule, 0, other)
         assert (made.shape, made.dtype, made.device) == (other.shape, other.dtype, other.device)
-    assert remembered.constant(0.25, norms).tolist() == [0.25] * 3
+    rule.alpha = 0.25
+    assert remembered.powers(rule, 0, norms).tolist() == [0.25, 0.5, 0.75]
+    assert remembered.powers(rule, 2, norms).tolist() == [0.75, 1.0, 1.25]
     assert remembered.positions(2, norms).tolist() == [3.0, 4.0, 5.0]
     with FakeTensorMode():
         fake = torch.ones(3)
-        assert isinstance(remembered.constant(0.25, fake), FakeTensor)
+        assert isinstance(remembered.powers(rule, 0, fake), FakeTensor)
         assert isinstance(remembered.positions(2, fake), FakeTensor)
-    assert not isinstance(remembered.constant(0.25, norms), FakeTensor)
+    assert not isinstance(remembered.powers(rule, 0, norms), FakeTensor)
 
 
 def test_a_plan_is_kept_until_something_else_is_found() -> None:

@@ -1,0 +1,241 @@
+"""What can change while a graph looks the same: the output it starts from, who plays which part, casts, kept tensors;
+and functions of the user's own that look at more than their tensors' shapes."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from clipbench.per_sample import PerSampleClipper, PowerThreshold
+from tests.per_sample.ragged import error, squares
+
+BOUND = 1e-11
+WIDTH = 4
+N = 5
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def parameters(*shapes: tuple[int, ...]) -> nn.ParameterList:
+    torch.manual_seed(0)
+    return nn.ParameterList([nn.Parameter(randn(*shape)) for shape in shapes])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_losses_that_are_another_part_of_the_same_tensor(axis: int) -> None:
+    """One node has several outputs."""
+    net = parameters((WIDTH, 3))
+    clipper = PerSampleClipper(net, 1.0)
+    for part in (0, 0, 2, 2, 0):
+        sizes = (N, 2 * N + 1) if axis else (2 * N + 1, N)
+        rows = (randn(*sizes, WIDTH) @ net[0]).square().sum(2).sum(1 - axis)
+        assert error(clipper, net, rows.split([N, 1, N])[part]) < BOUND
+
+
+def test_a_parameter_in_another_tensors_place() -> None:
+    """As where two networks are trained together, and each is the first at times: its rows are laid out otherwise."""
+    net, other = parameters((WIDTH, 3)), randn(WIDTH, 3).requires_grad_()
+    clipper = PerSampleClipper(net, 1.0)
+    for step in range(6):
+        first, second = (net[0], other) if step % 4 < 2 else (other, net[0])
+        out = (randn(N * N, WIDTH) @ first).view(N, N, 3).sum(1) + (randn(N * N, WIDTH) @ second).view(N, N, 3).sum(0)
+        assert error(clipper, net, squares(out)) < BOUND
+
+
+def test_a_cast_to_complex_numbers_in_place_of_a_copy() -> None:
+    net = parameters((WIDTH, 3))
+    clipper = PerSampleClipper(net, 1.0)
+    for step in range(6):
+        kind = torch.float64 if step % 4 < 2 else torch.complex128
+        out = torch.randn(N, 3, WIDTH, dtype=kind) @ net[0].to(kind, copy=True)
+        assert error(clipper, net, squares(out.abs())) < BOUND
+
+
+def test_a_frozen_kernel_that_is_packed() -> None:
+    """Samples side by side in space; the stride hides from the result how far the kernel reaches."""
+    net = parameters((WIDTH, 3))
+    clipper = PerSampleClipper(net, 1.0)
+    for size in (1, 1, 2, 2, 1):
+        kernel = randn(3, 1, size)
+
+        def forward(x: Tensor, kernel: Tensor = kernel) -> Tensor:
+            rows = (x @ net[0]).t()[None]
+            return F.conv1d(rows, kernel, stride=2, padding=1, groups=3)[0].t()
+
+        assert error(clipper, net, squares(checkpoint(forward, randn(4, WIDTH), use_reentrant=False))) < BOUND
+
+
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+@pytest.mark.parametrize("kept", ["a view", "a sum"])
+@pytest.mark.parametrize("first", [0, 3])
+def test_hooks_on_what_is_kept_of_parameters(kept: str, first: int) -> None:
+    """Made once, with its hook, before the clipper looks; read at every step, or from a later one on."""
+    net = parameters((WIDTH, WIDTH), (WIDTH, WIDTH))
+
+    def made() -> Tensor:
+        return net[0].t() if kept == "a view" else net[0] + net[1]
+
+    held = made()
+    held.register_hook(lambda grad: grad.clamp(-0.3, 0.3))
+    clipper = PerSampleClipper(net, 1.0)
+    for step in range(6):
+        weight = held if step >= first else made()
+        assert error(clipper, net, squares((randn(N, WIDTH) @ weight).tanh() @ net[1])) < BOUND
+
+
+STATE = ModuleType("clipbench_test_state")
+STATE.shift = 0  # type: ignore[attr-defined]
+
+
+class _Imports(torch.autograd.Function):
+    """Rolls by a number that it imports where it runs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.roll(STATE.shift, 0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        import clipbench_test_state  # type: ignore[import-not-found]
+
+        return grad.roll(-clipbench_test_state.shift, 0)
+
+
+def test_what_a_function_imports_in_its_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, STATE.__name__, STATE)
+    net = parameters((WIDTH, 3))
+    clipper = PerSampleClipper(net, 1.0)
+    for step in range(5):
+        monkeypatch.setattr(STATE, "shift", step // 3)
+        assert error(clipper, net, squares(_Imports.apply(randn(N, WIDTH) @ net[0]))) < BOUND  # type: ignore[no-untyped-call]
+
+
+def by_count(grad: Tensor) -> Tensor:
+    """The gradient times the number of samples that have one."""
+    return grad * (grad.abs().flatten(1).sum(1) > 0).sum()
+
+
+class _ByNumber(torch.autograd.Function):
+    """Counts samples where a saved tensor is large."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: Tensor) -> Tensor:
+        ctx.save_for_backward(size)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return (by_count(grad) if ctx.saved_tensors[0].max() > 3 else grad * 1.0), None
+
+
+class _ByList(_ByNumber):
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return (by_count(grad) if ctx.saved_tensors[0].tolist()[0] > 3 else grad * 1.0), None
+
+
+class _ByLength(_ByNumber):
+    """The number of entries shows what they are."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (size,) = ctx.saved_tensors
+        return (by_count(grad) if len(size[size > 3]) else grad * 1.0), None
+
+
+class _RollsByLength(_ByNumber):
+    """Its forward does too, so that samples change places by what is saved."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: Tensor) -> Tensor:
+        ctx.save_for_backward(size)
+        return x.roll(len(size[size > 3]), 0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (size,) = ctx.saved_tensors
+        return grad.roll(-len(size[size > 3]), 0), None
+
+
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+@pytest.mark.parametrize("function", [_ByNumber, _ByList, _ByLength, _RollsByLength])
+def test_functions_that_decide_by_saved_values(function: Any) -> None:
+    net = parameters((WIDTH, 3), (3, 3))
+    clipper = PerSampleClipper(net, 1.0)
+    for step in range(6):
+        size = torch.full((2,), 5.0 * (step > 2), dtype=torch.float64)
+        out = function.apply((randn(N, WIDTH) @ net[0]).tanh(), size) @ net[1]
+        assert error(clipper, net, squares(out)) < BOUND
+
+
+class _ByNeed(torch.autograd.Function):
+    """Counts samples for its second operand alone, where that is asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+        return grad, by_count(grad) if ctx.needs_input_grad[1] else None
+
+
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+def test_functions_that_decide_by_what_is_frozen() -> None:
+    net = parameters((WIDTH, 3), (WIDTH, 3))
+    clipper = PerSampleClipper(net, 1.0)
+    for step in range(9):
+        rows = min(step, 6) + 1  # new shapes, so that no more proof is due
+        second = net[1] if step > 6 else net[1].detach()
+        out = _ByNeed.apply(randn(N, rows, WIDTH) @ net[0], randn(N, rows, WIDTH) @ second)  # type: ignore[no-untyped-call]
+        assert error(clipper, net, squares(out)) < BOUND
+
+
+class _ByShape(torch.autograd.Function):
+    """Counts samples in long gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return by_count(grad) if grad.shape[1] > 6 else grad * 1.0
+
+
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+def test_functions_that_decide_by_the_shape_of_gradients() -> None:
+    net = parameters((WIDTH, 3))
+    clipper = PerSampleClipper(net, 1.0)
+    for rows in range(1, 10):
+        assert error(clipper, net, squares(_ByShape.apply(randn(N, rows, WIDTH) @ net[0]))) < BOUND  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("threshold", [1.0, PowerThreshold(1.0, 2.0)])
+@pytest.mark.parametrize("way", ["numpy", "data", "rule"])
+def test_thresholds_that_are_written_into_unseen(threshold: Any, way: str) -> None:
+    """NumPy shares a tensor's memory and tells nobody."""
+    net = parameters((WIDTH, 3))
+    wanted = [1.0] * N if threshold == 1.0 else [float(k) ** 0.5 for k in range(1, N + 1)]
+
+    def rule(k: Tensor, norms: Tensor) -> Tensor:
+        tau = torch.tensor(wanted, dtype=norms.dtype) * k / torch.arange(1, N + 1)
+        k.numpy()[:] *= 3
+        return tau
+
+    clipper = PerSampleClipper(net, rule if way == "rule" else threshold)
+    for _ in range(3):
+        thresholds = clipper.backward(squares(randn(N, WIDTH) @ net[0])).thresholds
+        torch.testing.assert_close(thresholds, torch.tensor(wanted, dtype=torch.float64))
+        (thresholds.data if way == "data" else thresholds.numpy()).__imul__(3)
