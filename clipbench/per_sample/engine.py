@@ -19,7 +19,7 @@ from clipbench.per_sample.mixing import refuse_mixed, suspicious
 from clipbench.per_sample.placement import Placement
 from clipbench.per_sample.rules import Use
 from clipbench.per_sample.total import Part, total_norms
-from clipbench.per_sample.traces import OWN, Key, Known, Reading, Trace
+from clipbench.per_sample.traces import OWN, Known, Reading, Trace
 
 
 class SampleGradients:
@@ -130,31 +130,38 @@ class PerSampleGradients:
     def _trace(self, losses: Tensor, retain_graph: bool) -> Trace:
         """All uses with layouts and δ. Nodes whose rows are no samples' are passed on, for what reads their outputs."""
         suspect: bool | None = None
-        passed = set(self._known.passed)
+        others = bool(self._known.passed or self._known.single)
         while True:
             found = (trace_packed if self._packed else trace)(losses, self._params, self._known)
             before = None if found.replay is not None else self._gradients()
-            new, mixed = self._placement.place(losses, found, retain_graph)
+            new, mixed = self._placement.place(losses, found, retain_graph or bool(suspect))
             if before is not None:
                 self._refuse_hidden(before)
             self._packed = self._packed or (new and packed(found))
             self._odd = self._odd or (self._placement.hooks and not linear_to_parameters(found))
             if not mixed:
-                if suspect:
-                    self._refuse_mixed(found, passed)
-                return found
+                if not suspect or self._may_pass(found, others):
+                    return found
+                suspect, others = None, False
+                continue
             if suspect is None:
                 suspect = suspicious(mixed, found.uses, len(losses))
             self._odd = self._odd or any(use.shows_samples and len(losses) in use.lead for use in mixed)
             self._known.passed |= {found.key(use) for use in mixed}
 
-    def _refuse_mixed(self, found: Trace, passed: set[Key]) -> None:
-        """ValueError where samples are mixed (see `mixing`); then the next step is looked at as this one was."""
+    def _may_pass(self, found: Trace, others: bool) -> bool:
+        """ValueError where samples are mixed (see `mixing`); what is known is forgotten then.
+
+        False if it may come from `others`, earlier graphs in which nodes like these played another part.
+        """
         try:
             refuse_mixed(found.uses, self._params)
         except ValueError:
-            self._known.forget(passed)
-            raise
+            self._known.forget()
+            if not others:
+                raise
+            return False
+        return True
 
     def _gradients(self) -> list[tuple[Tensor | None, int]]:
         """Every parameter's `.grad`, and how often it was written to."""

@@ -30,7 +30,8 @@ from clipbench.per_sample.surrogates import BY_INDEX, CLAMPS, FACTORIES, READS_V
 if TYPE_CHECKING:
     from clipbench.per_sample.rules import Use
 
-LEAKS = frozenset({"tolist", "numpy", "data_ptr", "untyped_storage", "__array__", "__dlpack__", "__reduce_ex__"})
+LEAKS = frozenset({"tolist", "numpy", "data_ptr", "untyped_storage", "__array__", "__dlpack__", "__reduce_ex__",
+                   "__repr__"})  # fmt: skip
 """Ways from a tensor's values to Python that no tensor operation shows."""
 HANDED_ON = frozenset({"data_ptr", "untyped_storage", "__dlpack__"})
 """Those of them that hand memory to other languages, and decide nothing in this one."""

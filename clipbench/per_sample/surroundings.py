@@ -22,6 +22,9 @@ TRUSTED = frozenset({"torch", "math", "operator", "typing", "collections", "func
 SEES_ALL = frozenset({"globals", "locals", "vars", "eval", "exec", "getattr", "__import__", "open", "input"})
 """Functions of Python's own that may look at anything."""
 
+MARKS = frozenset({"_held", "_decides", "_of_gradients", "_constant"})
+"""What looking at a backward pass leaves on tensors (see `opaque`)."""
+
 
 class HiddenError(Exception):
     """What code depends on cannot be compared."""
@@ -62,6 +65,8 @@ def surroundings(kind: type) -> list[Any]:
         for name, value in vars(parent).items():
             if name in ("backward", "vjp"):
                 _see(value, found, seen)
+                if isinstance(value, classmethod):  # it is given the class
+                    _see_class(cls, found, seen)
             elif _constant(value):
                 found.append((name, plain(value)))
     backward = getattr(cls, "backward", None)
@@ -162,7 +167,8 @@ def plain(value: Any) -> Any:
         return tuple([plain(item) for item in value.items()])
     if isinstance(value, Tensor):  # like saved tensors, covered by the proof whatever it holds
         strides = value.stride() if value.layout is torch.strided else None
-        return tuple(value.shape), value.dtype, value.device, value.requires_grad, strides
+        own = plain({name: item for name, item in vars(value).items() if name not in MARKS})
+        return tuple(value.shape), value.dtype, value.device, value.requires_grad, strides, own
     if type(value).__module__ == "torch":  # a device, a dtype
         return str(value)
     raise HiddenError

@@ -37,10 +37,10 @@ class Known:
     last: int = 0
     forgotten: int = 0
 
-    def forget(self, passed: set[Key]) -> None:
-        """Pass on but these, as before; versions that were in between do not come again."""
-        self.forgotten += 1 + len(self.passed) - len(passed)
-        self.passed = passed
+    def forget(self) -> None:
+        """As if nothing had been found; versions that were do not come again."""
+        self.forgotten += 1 + len(self.passed) + len(self.single)
+        self.passed, self.single = set(), set()
 
     def number(self, signature: Hashable) -> int | None:
         """A number for a signature, which is long; None for none."""

@@ -239,3 +239,84 @@ def test_thresholds_that_are_written_into_unseen(threshold: Any, way: str) -> No
         thresholds = clipper.backward(squares(randn(N, WIDTH) @ net[0])).thresholds
         torch.testing.assert_close(thresholds, torch.tensor(wanted, dtype=torch.float64))
         (thresholds.data if way == "data" else thresholds.numpy()).__imul__(3)
+
+
+class _Setting:
+    """An object: what it holds may change unseen."""
+
+    def __init__(self, shift: int) -> None:
+        self.shift = shift
+
+
+class _OfItsClass(torch.autograd.Function):
+    """Rolls by what its class holds."""
+
+    setting = _Setting(0)
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.roll(_OfItsClass.setting.shift, 0)
+
+    @classmethod
+    def backward(cls, ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad.roll(-cls.setting.shift, 0)
+
+
+class _OfATensor(torch.autograd.Function):
+    """Rolls by an attribute of a tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tagged: Any) -> Tensor:
+        ctx.tagged = tagged
+        return x.roll(tagged.shift, 0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad.roll(-ctx.tagged.shift, 0), None
+
+
+class _OfAText(torch.autograd.Function):
+    """Rolls by a number read from a tensor's text."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tagged: Any) -> Tensor:
+        ctx.save_for_backward(torch.tensor(tagged.shift))
+        return x.roll(tagged.shift, 0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad.roll(-int(str(ctx.saved_tensors[0]).strip("tensor()")), 0), None
+
+
+@pytest.mark.parametrize("function", [_OfItsClass, _OfATensor, _OfAText])
+def test_functions_that_look_at_objects_and_texts(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = parameters((WIDTH, 3))
+    clipper = PerSampleClipper(net, 1.0)
+    for step in range(5):
+        monkeypatch.setattr(_OfItsClass, "setting", _Setting(step // 3))
+        tagged: Any = torch.zeros(2)
+        tagged.shift = step // 3
+        given = (randn(N, WIDTH) @ net[0],) if function is _OfItsClass else (randn(N, WIDTH) @ net[0], tagged)
+        assert error(clipper, net, squares(function.apply(*given))) < BOUND
+
+
+def test_a_layer_of_constants_that_takes_data_at_times() -> None:
+    """And another one the other way round: what rows once were says nothing of these, and no loss mixes samples."""
+    net, constants = parameters((WIDTH, WIDTH), (WIDTH, WIDTH)), randn(N, WIDTH)
+    clipper = PerSampleClipper(net, 1.0)
+    for step in range(8):
+        first, second = (net[0], net[1]) if step % 4 < 2 else (net[1], net[0])
+        out = (randn(N, WIDTH) @ second).tanh() @ (constants @ first).tanh().t()
+        assert error(clipper, net, squares(out)) < BOUND
+
+
+def test_samples_that_are_mixed_are_refused_at_every_step() -> None:
+    """Whatever was known of other graphs; these are read as before then."""
+    net, constants = parameters((WIDTH, WIDTH), (WIDTH, WIDTH)), randn(N, WIDTH)
+    clipper = PerSampleClipper(net, 1.0)
+    for _ in range(3):
+        out = (randn(N, WIDTH) @ net[1]).tanh() @ (constants @ net[0]).tanh().t()
+        assert error(clipper, net, squares(out)) < BOUND
+        hidden = (randn(N, WIDTH) @ net[1]).tanh() @ net[0]
+        with pytest.raises(ValueError, match="mix samples"):
+            clipper.backward(squares((hidden - hidden.mean(0)).tanh()))
