@@ -32,6 +32,7 @@ from clipbench.per_sample.opaque import (
     in_a_row,
     in_own_code,
     note_constants,
+    recomputes,
     shows_values,
 )
 from clipbench.per_sample.owners import Held, Memory, held_by, hold, owners_of, same_memory, whole, with_owners
@@ -75,7 +76,7 @@ class OwnerTracking(TorchDispatchMode):
         tracked = [held for leaf in leaves if (held := held_by(leaf)) is not None]
         decides = any(getattr(leaf, "_decides", False) for leaf in leaves)
         own = in_own_code() if tracked or decides else False
-        if name in READS_VALUES and (tracked or decides or (self.moving and not torch.is_grad_enabled())):
+        if name in READS_VALUES and (tracked or decides or (self.moving and not recomputes())):
             raise (Nonlinear if own else Unprovable)(f"{name} in a backward pass")
         if self.moving and shows_values(func, leaves):
             raise Unprovable(f"{name} in a function of the user's own")

@@ -65,7 +65,7 @@ class Nonlinear(Unprovable):
 class NoLeaks(TorchFunctionMode):
     """Refuses such ways in a backward pass, and counts how deep in calls of torch's own functions an operation is.
 
-    Where gradients are on, a forward is recomputed: its graph is at hand. moving: also to values that are no gradients.
+    Not where a forward is recomputed: its graph is at hand. moving: also to values that are no gradients.
     """
 
     def __init__(self, moving: bool) -> None:
@@ -78,7 +78,7 @@ class NoLeaks(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = getattr(func, "__name__", "")
-        if name in LEAKS and not torch.is_grad_enabled():
+        if name in LEAKS and not recomputes():
             if name not in HANDED_ON and any(map(of_gradients, args)):
                 raise Nonlinear(f"{name} of a gradient in a function of the user's own")
             if self.moving:
@@ -128,21 +128,26 @@ def functions_in(losses: Tensor) -> list[Any]:
     return [node for node in nodes_below([losses.grad_fn]) if isinstance(node, FunctionCtx)]
 
 
-def functions_above(losses: Tensor, uses: Iterable[Use]) -> list[Any]:
-    """Those of them that run in a backward pass to some uses: of others such a pass tells nothing."""
+def functions_above(losses: Tensor, uses: Iterable[Use]) -> list[tuple[Any, frozenset[int]]]:
+    """Those of them that run in a backward pass to some uses, with the outputs from which gradients come.
+
+    Of others such a pass tells nothing.
+    """
     if not functions_in(losses):
         return []
     parents: dict[Any, list[Any]] = {}
+    read: dict[Any, set[int]] = {losses.grad_fn: {losses.output_nr}}
     for node in nodes_below([losses.grad_fn]):
-        for child, _ in node.next_functions:
+        for child, output in node.next_functions:
             parents.setdefault(child, []).append(node)
+            read.setdefault(child, set()).add(output)
     stack: list[Any] = [use.node for use in uses]
     above: set[Any] = set()
     while stack:
         new = [parent for parent in parents.get(stack.pop(), ()) if parent not in above]
         above.update(new)
         stack += new
-    return [node for node in above if isinstance(node, FunctionCtx)]
+    return [(node, frozenset(read[node])) for node in above if isinstance(node, FunctionCtx)]
 
 
 def of_gradients(leaf: Any) -> bool:
@@ -164,6 +169,18 @@ def in_own_code() -> bool:
     return frame is not None and frame.f_code.co_name != "_engine_run_backward"
 
 
+def recomputes() -> bool:
+    """Whether code runs as a forward that is recomputed, by checkpointing: not what a function does in its backward."""
+    frame = sys._getframe(1) if torch.is_grad_enabled() else None
+    while frame is not None:
+        if frame.f_code.co_filename.endswith("torch/utils/checkpoint.py"):
+            return True
+        if frame.f_code.co_filename.endswith("torch/autograd/function.py"):
+            return False
+        frame = frame.f_back  # type: ignore[assignment]
+    return torch.is_grad_enabled()
+
+
 def shows_values(func: Any, leaves: Sequence[Any]) -> bool:
     """Whether an operation in code of the user's own lets Python see values: by a number, or by how many there are."""
     tags = func.tags
@@ -172,7 +189,7 @@ def shows_values(func: Any, leaves: Sequence[Any]) -> bool:
     else:
         masks = any(isinstance(leaf, Tensor) and leaf.dtype in (torch.bool, torch.uint8) for leaf in leaves)
         shown = masks or func._overloadpacket.__name__ not in ("index", "_unsafe_index")
-    return shown and not torch.is_grad_enabled() and in_own_code()
+    return shown and in_own_code() and not recomputes()
 
 
 def in_a_row(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, keeping: bool = False) -> bool:

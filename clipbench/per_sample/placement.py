@@ -211,7 +211,7 @@ class Functions:
     def judge(self, losses: Tensor, uses: Sequence[Use]) -> list[Verdict]:
         """Verdicts where some are not linear; empty where all are. What hides what it sees is looked at every time."""
         try:
-            seen: set[Hashable] = {(type(node), seen_by(node)) for node in functions_above(losses, uses)}
+            seen: set[Hashable] = {(type(node), seen_by(node), come) for node, come in functions_above(losses, uses)}
         except HiddenError:
             seen = {None}
         if seen <= self._linear:

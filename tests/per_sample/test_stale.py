@@ -320,3 +320,70 @@ def test_samples_that_are_mixed_are_refused_at_every_step() -> None:
         hidden = (randn(N, WIDTH) @ net[1]).tanh() @ net[0]
         with pytest.raises(ValueError, match="mix samples"):
             clipper.backward(squares((hidden - hidden.mean(0)).tanh()))
+
+
+class _ByListWithGradients(_ByNumber):
+    """Turns gradients on, as one that differentiates inside does."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        with torch.enable_grad():
+            large = ctx.saved_tensors[0].tolist()[0] > 3
+        return (by_count(grad) if large else grad * 1.0), None
+
+
+class _RollsWithGradients(_RollsByLength):
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        with torch.enable_grad():
+            count = int((ctx.saved_tensors[0] > 3).sum())
+        return grad.roll(-count, 0), None
+
+
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+@pytest.mark.parametrize("function", [_ByListWithGradients, _RollsWithGradients])
+def test_functions_that_turn_gradients_on_are_no_recomputed_forward(function: Any) -> None:
+    test_functions_that_decide_by_saved_values(function)
+
+
+class _ByOutput(torch.autograd.Function):
+    """Counts samples in what comes from its second output, if anything does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        return x.clone(), 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, first: Tensor, second: Tensor | None) -> Tensor:  # type: ignore[override]
+        return first * 1.0 if second is None else first + 2 * by_count(second)
+
+
+@pytest.mark.filterwarnings("ignore:no per-sample rule")
+def test_functions_that_decide_by_the_outputs_that_are_used() -> None:
+    net = parameters((WIDTH, 3))
+    clipper = PerSampleClipper(net, 1.0)
+    for step in range(9):
+        rows = min(step, 6) + 1  # new shapes, so that no more proof is due
+        first, second = _ByOutput.apply(randn(N, rows, WIDTH) @ net[0])  # type: ignore[no-untyped-call]
+        assert error(clipper, net, squares(first + second if step > 6 else first)) < BOUND
+
+
+def test_routing_inside_checkpoints_is_read_as_a_forward() -> None:
+    """It looks at values, and its graph tells what came of it."""
+    net = nn.ModuleList([nn.Linear(WIDTH, WIDTH).double() for _ in range(3)])
+    clipper = PerSampleClipper(net, 1.0)
+
+    def forward(x: Tensor) -> Tensor:
+        out = net[2](x)
+        chosen = out[..., :2].argmax(-1)
+        for number in range(2):
+            mine = chosen == number
+            if mine.any():
+                out = out.index_put((mine,), net[number](x[mine]))
+        return out  # type: ignore[no-any-return]
+
+    for step in range(5):
+        x = randn(N, 6, WIDTH)
+        out = checkpoint(forward, x, use_reentrant=False) if step % 3 else forward(x)
+        assert error(clipper, net, squares(out)) < BOUND
