@@ -22,6 +22,11 @@ TRUSTED = frozenset({"torch", "math", "operator", "typing", "collections", "func
 SEES_ALL = frozenset({"globals", "locals", "vars", "eval", "exec", "getattr", "__import__", "open", "input"})
 """Functions of Python's own that may look at anything."""
 
+STATE = frozenset({"_version", "get_default_dtype", "get_default_device", "is_autocast_enabled", "get_num_threads",
+                   "are_deterministic_algorithms_enabled", "initial_seed", "backends"})  # fmt: skip
+"""Ways to what torch itself may be told, or has counted."""
+ANOMALY = frozenset({"traceback_", "parent_"})
+"""What torch notes of nodes while it looks for anomalies."""
 MARKS = frozenset({"_held", "_decides", "_of_gradients", "_constant"})
 """What looking at a backward pass leaves on tensors (see `opaque`)."""
 
@@ -32,7 +37,8 @@ class HiddenError(Exception):
 
 def seen_by(node: Any) -> Any:
     """What a function's backward may depend on besides its gradients and the values of tensors. Raises HiddenError."""
-    kept = [plain(item) for item in sorted(vars(node).items())]
+    noted = [(name, item) for name, item in node.metadata.items() if name not in ANOMALY]
+    kept = [plain(item) for item in [*sorted(vars(node).items()), *noted]]
     return (*_asked_for(node), *kept, *_saved(node), *surroundings(type(node)))
 
 
@@ -117,6 +123,8 @@ def _look_into(function: Any, found: list[Any], seen: set[int]) -> None:
     if _imports(function.__code__):
         raise HiddenError
     for name in _names(function.__code__):
+        if name in STATE:
+            raise HiddenError
         if name in scope:
             _see(scope[name], found, seen)
         elif name in SEES_ALL:

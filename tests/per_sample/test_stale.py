@@ -387,3 +387,40 @@ def test_routing_inside_checkpoints_is_read_as_a_forward() -> None:
         x = randn(N, 6, WIDTH)
         out = checkpoint(forward, x, use_reentrant=False) if step % 3 else forward(x)
         assert error(clipper, net, squares(out)) < BOUND
+
+
+class _OfMetadata(torch.autograd.Function):
+    """Rolls by what is noted of its node."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, counted: Tensor) -> Tensor:
+        ctx.metadata["shift"] = counted._version
+        return x.roll(counted._version, 0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad.roll(-ctx.metadata["shift"], 0), None
+
+
+class _OfAVersion(torch.autograd.Function):
+    """Rolls by how often a tensor was written into."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, counted: Tensor) -> Tensor:
+        ctx.counted = counted
+        return x.roll(counted._version, 0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad.roll(-ctx.counted._version, 0), None
+
+
+@pytest.mark.parametrize("function", [_OfMetadata, _OfAVersion])
+def test_functions_that_look_at_what_torch_keeps(function: Any) -> None:
+    net = parameters((WIDTH, 3))
+    clipper = PerSampleClipper(net, 1.0)
+    for step in range(5):
+        counted = torch.zeros(2)
+        for _ in range(step // 3):
+            counted.add_(1)
+        assert error(clipper, net, squares(function.apply(randn(N, WIDTH) @ net[0], counted))) < BOUND
