@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from clipbench.runs.files import atomic_text
+
 _BLOCK = re.compile(r"(<!-- generated: (?P<path>[^ ]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -17,7 +19,8 @@ def embed(document: Path) -> list[str]:
     """Refill every marked block of `document` from the file it names, relative to the document.
 
     Returns the names of the files that are missing; their blocks stay as they are. Headings in the files are made
-    bold lines, so that the document keeps its own outline.
+    bold lines, so that the document keeps its own outline. Raises RecordError, with the document as it was, where it
+    cannot be written.
     """
     missing: list[str] = []
 
@@ -32,5 +35,5 @@ def embed(document: Path) -> list[str]:
     before = document.read_text(encoding="utf-8")
     after = _BLOCK.sub(refill, before)
     if after != before:
-        document.write_text(after, encoding="utf-8")
+        atomic_text(document, after)
     return missing

@@ -4,9 +4,9 @@ sensitivity."""
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from clipbench.analysis.sensitivity import Sensitivity
 from clipbench.analysis.style import RC, Look, looks
 from clipbench.analysis.tables import ended
 from clipbench.analysis.timing import StepTimes, step_times
+from clipbench.runs.files import atomic_write
 from clipbench.wording import amount
 
 Row = tuple[str, str]  # split, metric
@@ -46,14 +47,17 @@ def save(figure: Figure, results: Path, slug: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-        path, aside = folder / f"{slug}.{kind}", folder / f".{slug}.{kind}.part"
-        with matplotlib.rc_context(RC):
-            figure.savefig(aside, format=kind, metadata=metadata, bbox_inches="tight")
-        if kind == "png":
-            _fewer_colours(aside)
-        os.replace(aside, path)
+        path = folder / f"{slug}.{kind}"
+        atomic_write(path, partial(_draw, figure, kind, metadata))
         written.append(path)
     return written
+
+
+def _draw(figure: Figure, kind: str, metadata: dict[str, None], path: Path) -> None:
+    with matplotlib.rc_context(RC):
+        figure.savefig(path, format=kind, metadata=metadata, bbox_inches="tight")
+    if kind == "png":
+        _fewer_colours(path)
 
 
 def _fewer_colours(path: Path) -> None:

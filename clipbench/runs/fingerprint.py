@@ -20,7 +20,7 @@ from clipbench.runs.files import atomic_text
 from clipbench.runs.reach import PACKAGE, Reach
 from clipbench.runs.source import Definition, Module, read
 
-FORMAT = 3  # of what is kept of a source file
+FORMAT = 4  # of what is kept of a source file
 SETTLED = 2.0  # seconds after which a file's time tells that it was not written again
 # Where every run begins: what forms the numbers of a record.
 COMMON = ("clipbench.runs.checkpoint", "clipbench.training.setup.set_numerics", "clipbench.config.device.pick_device")

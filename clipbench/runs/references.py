@@ -45,12 +45,28 @@ class Finder(ast.NodeVisitor):
         self._in_string = 0
 
     def visit_Import(self, node: ast.Import) -> None:
-        bind(node, self.home, self.imports, [])
-        self.dropped.append(node)
+        self._import(node)
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        bind(node, self.home, self.imports, [])
+        self._import(node)
+
+    def _import(self, node: ast.Import | ast.ImportFrom) -> None:
+        """Enter its names; of two imports of one name (`try` … `except ImportError`) either may be meant."""
+        bound: dict[str, str] = {}
+        stars: list[str] = []
+        bind(node, self.home, bound, stars)
+        for name, target in bound.items():
+            if self.imports.get(name, target) != target:
+                self.refer(self.imports[name])
+        for module in stars:
+            self.refer(module)
+        self.imports |= bound
         self.dropped.append(node)
+
+    def refer(self, target: str) -> None:
+        """Refer to what an import brings, whether its name is used or not."""
+        self.imports[f"import {target}"] = target
+        self.loose.append((f"import {target}",))
 
     def visit_Call(self, node: ast.Call) -> None:
         """`import_module("a.b")` and `__import__("a.b")` import as well; all of that module counts."""
@@ -60,8 +76,7 @@ class Finder(ast.NodeVisitor):
             name = first.value.lstrip(".")
             above = self.home.split(".")[: len(self.home.split(".")) - (len(first.value) - len(name)) + 1]
             module = ".".join([*above, name]) if first.value.startswith(".") else first.value
-            self.imports[f"import {module}"] = module
-            self.loose.append((f"import {module}",))
+            self.refer(module)
         self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> None:
@@ -124,6 +139,12 @@ class Finder(ast.NodeVisitor):
         for each in [*node.bases, *node.keywords]:
             self.visit(each)
         self._body(node.body)
+        for statement in node.body:
+            if isinstance(statement, ast.Import | ast.ImportFrom):  # its names are the class's own attributes
+                bound: dict[str, str] = {}
+                bind(statement, self.home, bound, [])
+                for target in bound.values():
+                    self.refer(target)
 
     def _decorators(self, nodes: list[ast.expr]) -> None:
         for node in nodes:

@@ -64,7 +64,10 @@ def read(text: str, name: str, package: bool) -> Module:
             finder.visit(node)
             items.append((node, finder))
             if _is_block(node):
-                imports |= finder.imports
+                bound = {name: target for name, target in finder.imports.items() if not name.startswith("import ")}
+                for target in bound.values():  # another block, or this one's other branch, may bind the same names
+                    finder.refer(target)
+                imports |= bound
     names = {n for node, _ in items for n in _defined(node)} | set(imports)
     definitions = [_definition(node, finder, names, bool(stars), source) for node, finder in items]
     used = {chain[0] for one in definitions for chain in one.references}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
+import pytest
+
 from clipbench.analysis.embed import embed
+from clipbench.errors import RecordError
 
 TEXT = """# Title
 <!-- generated: tables/a.md -->
@@ -29,3 +34,19 @@ def test_blocks_are_refilled_and_missing_files_named(tmp_path: Path) -> None:
     assert "kept" in text
     embed(document)
     assert document.read_text() == text, "a second pass changes nothing"
+
+
+def test_a_full_disk_leaves_the_document_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "a.md").write_text("| x |\n")
+    document = tmp_path / "README.md"
+    document.write_text(TEXT)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RecordError, match="no space left"):
+        embed(document)
+    assert document.read_text() == TEXT
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "tables"]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from clipbench.analysis import collect, load, mean_interval, panels, plots
 from clipbench.analysis.bounded import metric_interval
 from clipbench.analysis.curves import broken_curves, mean_curve
 from clipbench.analysis.sensitivity import Sensitivity, Trials, sensitivity, sensitivity_table
 from clipbench.analysis.style import COLOURS, KNOWN, look, looks
+from clipbench.errors import RecordError
 from tests.analysis.synthetic import write_run
 
 
@@ -219,3 +223,16 @@ def test_sensitivity_of_trials_that_all_diverged(tmp_path):
     write_run(tmp_path, experiment="untuned")
     collect(tmp_path)
     assert sensitivity(load(tmp_path, "untuned")) is None
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    figure = Figure()
+    earlier = {path: path.read_bytes() for path in plots.save(figure, tmp_path, "x")}
+    figure.text(0.5, 0.5, "another")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RecordError, match="no space left"):
+        plots.save(figure, tmp_path, "x")
+    assert {path: path.read_bytes() for path in (tmp_path / "figures").iterdir()} == earlier

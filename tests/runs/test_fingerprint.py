@@ -225,6 +225,21 @@ REACHED = [
      "theirs/part.py", "return 1", "return 2"),
     ("what __import__ brings", {"theirs/part.py": F, "theirs/rule.py":
      "class A:\n    part = __import__('theirs.part').part\n"}, "theirs/part.py", "return 1", "return 2"),
+    ("the first of two imports of one name", {"theirs/part.py": F, "theirs/slow.py": "def f(x):\n    return 3\n",
+     "theirs/rule.py": "try:\n    from theirs.part import f\nexcept ImportError:\n    from theirs.slow import f\n"
+     + CALLS}, "theirs/part.py", "return 1", "return 2"),
+    ("the first of two blocks that import one name", {"theirs/part.py": F, "theirs/slow.py": F, "theirs/rule.py":
+     "FAST = True\nif FAST:\n    from theirs.part import f\nif not FAST:\n    from theirs.slow import f\n" + CALLS},
+     "theirs/part.py", "return 1", "return 2"),
+    ("what a block imports by *", {"theirs/part.py": F, "theirs/rule.py":
+     "try:\n    from theirs.part import *\nexcept ImportError:\n    pass\n" + CALLS},
+     "theirs/part.py", "return 1", "return 2"),
+    ("one name that two methods import", {"theirs/part.py": F, "theirs/slow.py": F, "theirs/rule.py":
+     "class A:\n    def g(self):\n        from theirs.part import f\n        return f(2)\n\n"
+     "    def h(self):\n        from theirs.slow import f\n        return f(2)\n"},
+     "theirs/part.py", "return 1", "return 2"),
+    ("what a class imports as its own", {"theirs/part.py": F, "theirs/rule.py":
+     "class A:\n    from theirs.part import f\n"}, "theirs/part.py", "return 1", "return 2"),
     ("a pattern of one", {"theirs/rule.py":
      "class A:\n    def g(self, v):\n        match v:\n            case (x,):\n                return x\n"},
      "theirs/rule.py", "(x,)", "(x)"),
