@@ -28,7 +28,7 @@ class AdaptiveGradientClip(Clipper):
         >>> _ = torch.nn.init.constant_(layer.weight, 1.0)
         >>> layer(torch.tensor([[3.0, 4.0]])).sum().backward()
         >>> stats = AdaptiveGradientClip(0.5)(layer.named_parameters())
-        >>> layer.weight.grad.norm(), layer.weight.norm()
+        >>> layer.weight.grad.norm(), layer.weight.detach().norm()
         (tensor(0.7071), tensor(1.4142))
     """
 

@@ -22,7 +22,7 @@ class Chain(Clipper):
         >>> layer(torch.tensor([[3.0, 4.0]])).sum().backward()
         >>> stats = Chain([ValueClip(3.0), NormClip(1.0)])(layer.named_parameters())
         >>> layer.weight.grad, stats.clipped_fraction
-        (tensor([[0.7071, 0.7071]]), tensor(1.))
+        (tensor([[0.7071, 0.7071]]), tensor(1., dtype=torch.float64))
     """
 
     def __init__(self, clippers: Sequence[Clipper]) -> None:

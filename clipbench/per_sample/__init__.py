@@ -20,8 +20,10 @@ an operation of the user's own, or the slow path, sums over samples unseen.
 The backward of a function of the user's own may do anything in Python: move rows by what it reads, limit its gradient,
 compare it with others'. Then each sample's gradient is what that sample's loss alone would have, and their sum is taken
 over single samples; below a function that is not sure to be linear in its gradients that takes n backward passes. Code
-in other languages (C++, Triton) is taken to be linear, and measured; a function that hides layers is refused. What a
-hook does shows in no graph (see `PerSampleClipper`).
+in other languages (C++, Triton) is taken to be linear, and measured; a function that hides layers is refused. What
+Python code looks at is found by a list of ways to look (see `surroundings`), so of such functions the guarantee is as
+good as that list, where of torch's own operations it is by construction; `verify=True` tells. What a hook does shows in
+no graph (see `PerSampleClipper`).
 
 What it costs: a proof, some five to nine plain steps on small models and CPUs, once for every graph (operations,
 constants and shapes), and seconds at the first one of a process, for what torch imports; proven steps cost nothing

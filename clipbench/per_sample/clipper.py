@@ -52,6 +52,14 @@ class PerSampleClipper:
         clipper = PerSampleClipper(model, threshold)
         stats = clipper.backward(losses)      # instead of losses.mean().backward(); losses (n,)
 
+    The first of two samples has a gradient of norm 5, the second of norm 1:
+
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> losses = layer(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))[:, 0]
+        >>> stats = PerSampleClipper(layer, 1.0).backward(losses)
+        >>> stats.norms, layer.weight.grad
+        (tensor([5., 1.]), tensor([[0.3000, 0.9000]]))
+
     threshold: a positive float; a tensor with one value per sample; or a callable (k, norms) → τ such as
         `PowerThreshold`, with k = 1 … n the position in the batch.
     weight: another rule than hard clipping, (norms, thresholds) → γ, all (n,).

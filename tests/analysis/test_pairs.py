@@ -54,5 +54,5 @@ def test_the_section_counts_what_the_comparisons_say(tmp_path):
 
 def test_tuned_settings_are_told_from_given_ones(tmp_path):
     for method, shift in (("norm_clip", 0.0), ("ps_clip", -0.1)):
-        write(tmp_path, method, shift, role="final", tuned=True)
+        write(tmp_path, method, shift, role="final", tuned="trial 1 of 4")
     assert "| toy/cpu | tuned | ps_clip |" in duel_section(found(tmp_path))
