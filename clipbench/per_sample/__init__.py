@@ -41,8 +41,8 @@ parameter), `rules` (norms and weighted sums by kind of layer), `factors` and `c
 `care` and `total` (of what size numbers may be), `joint` (tied weights), `derived` and `pullback` (what is computed
 from parameters alone), `fallback` (the slow path), `frozen` (BatchNorm in training, where asked for); and for whose row
 is whose: `placement`, `layout`, `signature` (what a proof holds for; and with `replay` how a graph is read again),
-`dependence` with `owners`, `spelling`, `surrogates`, `opaque`, `surroundings` (the proof), `measure` with `probe` and
-`balance` (the measurement), `hooks` (what shows in no graph), `mixing` (what is refused).
+`dependence` with `owners`, `spelling`, `surrogates`, `opaque`, `linearity`, `surroundings`, `modes` (the proof),
+`measure` with `probe` and `balance` (the measurement), `hooks` (what shows in no graph), `mixing` (what is refused).
 """
 
 from clipbench.per_sample.clipper import ClipStats, PerSampleClipper, SampleClipStats

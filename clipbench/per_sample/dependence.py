@@ -17,18 +17,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils._python_dispatch import (
-    TorchDispatchMode,
-    _disable_current_modes,
-    _get_current_dispatch_mode_stack,
-)
+from torch.autograd.graph import get_gradient_edge
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
+from clipbench.per_sample.modes import OnlyFakeModes
 from clipbench.per_sample.opaque import (
     NoLeaks,
     Nonlinear,
-    OnlyLinear,
     in_a_row,
     in_own_code,
     note_constants,
@@ -266,49 +262,3 @@ def track_owners(losses: Tensor, edges: Sequence[Any], moving: bool = True) -> l
     if any(delta is not None and held_by(delta) is None for delta in deltas):
         raise Unprovable("a gradient that came another way")
     return [owners_of(delta) for delta in deltas]
-
-
-def check_linear(losses: Tensor, edges: Sequence[Any]) -> bool:
-    """Raise Nonlinear unless all code of the user's own between losses (n,) and `edges` is sure to be linear.
-
-    Returns whether it is so for any values: it has looked at none.
-    """
-    with OnlyFakeModes():
-        ones = torch.ones_like(losses)
-        ones._of_gradients = True  # type: ignore[attr-defined]
-        with OnlyLinear() as looking, NoLeaks(moving=False) as leaks:
-            torch.autograd.grad(get_gradient_edge(losses), list(edges), ones, retain_graph=True, allow_unused=True)
-    return not (looking.read or leaks.read)
-
-
-def linear_below(outputs: Sequence[GradientEdge], params: Sequence[Tensor]) -> bool:
-    """Whether all code of the user's own from `outputs` down to parameters is sure to be linear: hooks, that is."""
-    try:
-        with OnlyFakeModes():
-            ones = []
-            for edge in outputs:
-                meta = edge.node._input_metadata[edge.output_nr]
-                one = torch.ones(tuple(meta.shape), dtype=meta.dtype, device=meta.device)
-                one._of_gradients = True  # type: ignore[attr-defined]
-                ones.append(one)
-            with OnlyLinear(), NoLeaks(moving=False):
-                torch.autograd.grad(outputs, list(params), ones, retain_graph=True, allow_unused=True)
-    except (Nonlinear, RuntimeError, TypeError, ValueError, AttributeError):  # or cannot be looked at
-        return False
-    return True
-
-
-class OnlyFakeModes:
-    """Leaves all dispatch modes (a tracer would record the pass) except those that make tensors without values."""
-
-    def __enter__(self) -> None:
-        self.fakes = [mode for mode in _get_current_dispatch_mode_stack() if hasattr(mode, "fake_tensor_converter")]
-        self.left = _disable_current_modes()
-        self.left.__enter__()
-        for mode in self.fakes:
-            mode.__enter__()
-
-    def __exit__(self, *exc: Any) -> None:
-        for mode in reversed(self.fakes):
-            mode.__exit__(*exc)
-        self.left.__exit__(*exc)

@@ -19,8 +19,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from clipbench.per_sample.care import promoted
 from clipbench.per_sample.cost import SUBGRAPH_BYTES
-from clipbench.per_sample.dependence import linear_below
 from clipbench.per_sample.factors import across, row_norms
+from clipbench.per_sample.linearity import linear_below
 from clipbench.per_sample.pullback import apart, batched, kinds_below, nodes_below, products
 from clipbench.per_sample.rules.base import weighted_rows
 from clipbench.per_sample.slots import Derived, Root, Slot

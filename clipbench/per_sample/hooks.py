@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.utils.hooks import RemovableHandle
 
-from clipbench.per_sample.dependence import OnlyFakeModes
+from clipbench.per_sample.modes import OnlyFakeModes
 from clipbench.per_sample.rules import Use
 from clipbench.per_sample.slots import REINDEXINGS, Derived, Node
 

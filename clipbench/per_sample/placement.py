@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from clipbench.per_sample.care import readable
-from clipbench.per_sample.dependence import check_linear
 from clipbench.per_sample.hooks import Watch, bypassed
 from clipbench.per_sample.layout import Layout, Layouts, RowLayout
+from clipbench.per_sample.linearity import check_linear
 from clipbench.per_sample.measure import Measurement, rows_by_operations
 from clipbench.per_sample.opaque import Nonlinear, functions_above, functions_in
 from clipbench.per_sample.probe import LOST, Deltas, Probe, backward_to

@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import dis
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+from torch.overrides import get_testing_overrides
 
 TRUSTED = frozenset({"torch", "math", "operator", "typing", "collections", "functools", "builtins", "__future__"})
 """Modules whose functions depend on their arguments alone."""
 SEES_ALL = frozenset({"globals", "locals", "vars", "eval", "exec", "getattr", "__import__", "open", "input"})
 """Functions of Python's own that may look at anything."""
 
-STATE = frozenset({"_version", "get_default_dtype", "get_default_device", "is_autocast_enabled", "get_num_threads",
-                   "are_deterministic_algorithms_enabled", "initial_seed", "backends"})  # fmt: skip
-"""Ways to what torch itself may be told, or has counted."""
+NOTED = frozenset({"_version", "grad", "_grad", "grad_fn", "is_leaf", "_backward_hooks", "_post_accumulate_grad_hooks"})
+"""Attributes of tensors that change though values, shapes and dtypes do not."""
+PACKAGES = frozenset({"", "nn", "functional", "fft", "linalg", "special", "autograd", "ops", "types"})
+"""Modules of torch whose functions are operations; what others tell (settings, devices, random states) may change."""
+DEVICES = frozenset({"_C", "backends", "cuda", "cpu", "xpu", "mps", "mtia", "accelerator", "amp", "random"})
+"""Modules that tell of devices and settings; known by these names wherever they are taken from."""
+STEADY = frozenset({"tensor", "as_tensor", "from_numpy", "is_tensor", "can_cast", "result_type", "promote_types",
+                    "broadcast_shapes"})  # fmt: skip
+"""Functions of torch that depend on their arguments alone, though they are no operations."""
 ANOMALY = frozenset({"traceback_", "parent_"})
 """What torch notes of nodes while it looks for anomalies."""
 MARKS = frozenset({"_held", "_decides", "_of_gradients", "_constant"})
@@ -90,6 +97,8 @@ def _see(value: Any, found: list[Any], seen: set[int]) -> None:
         value = value.__func__
     if _constant(value) or isinstance(value, Tensor):
         found.append(plain(value))
+    elif _may_tell(value):
+        raise HiddenError
     elif isinstance(value, FunctionType):
         _look_into(value, found, seen)
     elif isinstance(value, type):
@@ -120,11 +129,9 @@ def _look_into(function: Any, found: list[Any], seen: set[int]) -> None:
     scope = function.__globals__
     if str(scope.get("__name__", "")).split(".")[0] in TRUSTED:
         return
-    if _imports(function.__code__):
+    if _imports(function.__code__) or any(_notes(chain, scope) for chain in _chains(function.__code__)):
         raise HiddenError
     for name in _names(function.__code__):
-        if name in STATE:
-            raise HiddenError
         if name in scope:
             _see(scope[name], found, seen)
         elif name in SEES_ALL:
@@ -146,6 +153,66 @@ def _imports(code: CodeType) -> bool:
         return True
     imported = [step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME"]
     return any(name.split(".")[0] not in TRUSTED for name in imported)
+
+
+@functools.lru_cache(maxsize=1024)
+def _chains(code: CodeType) -> list[list[str]]:
+    """Names that code takes one from another, as in torch.backends.cudnn; the first is global, or "" for all else."""
+    found: list[list[str]] = []
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found += _chains(constant)
+    following = False
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            found.append([step.argval])
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            if not following:
+                found.append([""])
+            found[-1].append(step.argval)
+        following = step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_ATTR", "LOAD_METHOD")
+    return found
+
+
+def _notes(chain: Sequence[str], scope: Mapping[str, Any]) -> bool:
+    """Whether code asks what torch is told or has counted, of torch itself or of a tensor."""
+    value = scope.get(chain[0])
+    for name in chain[1:]:
+        known = isinstance(value, ModuleType) and _of_trusted(value)
+        if not known and name in NOTED:
+            return True
+        value = getattr(value if known else torch, name, None)
+        if _may_tell(value) and (known or not isinstance(value, ModuleType) or name in DEVICES):
+            return True
+        value = value if known else None
+    return False
+
+
+def _may_tell(value: Any) -> bool:
+    """Whether something of torch's own may say another thing the next time, as no operation on tensors does."""
+    if isinstance(value, ModuleType):
+        return _package(value.__name__) not in PACKAGES
+    if not isinstance(value, (FunctionType, BuiltinFunctionType)):
+        return False
+    if _package(str(value.__module__)) in DEVICES - {"_C"}:
+        return True
+    own = getattr(torch, value.__name__, None) is value or value.__module__ == "torch._C"
+    return own and value.__name__ not in STEADY and not _on_tensors(value)
+
+
+def _package(name: str) -> str:
+    """What of torch a module belongs to; "" for torch itself and for what is not torch's."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "torch" and len(parts) > 1 else ""
+
+
+def _on_tensors(function: Any) -> bool:
+    """Whether a function is an operation: it can be overridden for tensors, or makes one."""
+    if function in get_testing_overrides():
+        return True
+    operation = getattr(torch.ops.aten, function.__name__, None)
+    overloads = [] if operation is None else [getattr(operation, name)._schema for name in operation.overloads()]
+    return any(str(made.type) in ("Tensor", "List[Tensor]") for schema in overloads for made in schema.returns)
 
 
 def _of_trusted(value: Any) -> bool:

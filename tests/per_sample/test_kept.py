@@ -17,20 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 from clipbench.per_sample import PerSampleClipper, PowerThreshold
 from tests.per_sample.common import flat_gradient
+from tests.per_sample.leaves import WIDTH, N, parameters, randn
 from tests.per_sample.ragged import error, sample_gradients, squares
 
 BOUND = 1e-11
-WIDTH = 4
-N = 5
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
-
-
-def parameters(*shapes: tuple[int, ...]) -> nn.ParameterList:
-    torch.manual_seed(0)
-    return nn.ParameterList([nn.Parameter(randn(*shape)) for shape in shapes])
 
 
 def network() -> nn.Sequential:

@@ -132,27 +132,33 @@ DECIDES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def _deciding(decided: Callable[[Tensor], Tensor]) -> type[_Own]:
+    """A function whose backward hands its gradient to `decided`."""
+
+    class Decided(_Own):
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return decided(grad)
+
+    return Decided
+
+
 @pytest.mark.filterwarnings("ignore:no per-sample rule")
 @pytest.mark.parametrize("place", ["function", "hook"])
 @pytest.mark.parametrize("name", DECIDES)
 def test_what_is_decided_by_all_gradients_together(name: str, place: str) -> None:
     """Weights on the samples do not show it: a sample alone has zeros in all other rows."""
 
-    class Decided(_Own):
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Tensor:
-            return _decided(grad)
-
-    _decided = DECIDES[name]
+    function = _deciding(DECIDES[name])
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)).double()
     clipper = PerSampleClipper(model, 1.0)
     for n in (4, 4, 2, 3):
         hidden = model[0](torch.randn(n, WIDTH).double())
         if place == "hook":
-            hidden.register_hook(_decided)
+            hidden.register_hook(DECIDES[name])
         else:
-            hidden = Decided.apply(hidden)  # type: ignore[no-untyped-call]
+            hidden = function.apply(hidden)  # type: ignore[no-untyped-call]
         assert error(clipper, model, squares(model[1](hidden))) < BOUND
 
 
@@ -224,18 +230,13 @@ def test_layers_above_a_doubtful_function_are_proven() -> None:
 def test_a_look_at_what_is_above_says_nothing_of_a_function(function: str, frozen: bool) -> None:
     """Nor does one at layers above it while those below were frozen; more graphs than are proven."""
 
-    class Decided(_Own):
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Tensor:
-            return _decided(grad)
-
-    _decided = DECIDES[function]
+    own = _deciding(DECIDES[function])
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)).double()
     clipper = PerSampleClipper(model, 1.0)
     for n in (4, 4, 3, 5, 6, 7, 8, 9, 10, 4):
         model[0].requires_grad_(not frozen or n > 5)
-        hidden = Decided.apply(model[0](torch.randn(n, WIDTH).double().requires_grad_()))  # type: ignore[no-untyped-call]
+        hidden = own.apply(model[0](torch.randn(n, WIDTH).double().requires_grad_()))  # type: ignore[no-untyped-call]
         losses = squares(model[2](model[1](hidden).tanh()))
         if model[0].weight.requires_grad:
             assert error(clipper, model, losses) < BOUND

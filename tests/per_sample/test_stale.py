@@ -11,24 +11,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch import backends as flags
+from torch import get_default_dtype as default_dtype
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from clipbench.per_sample import PerSampleClipper, PowerThreshold
+from clipbench.per_sample.surroundings import _may_tell
+from tests.per_sample.leaves import WIDTH, N, parameters, randn
 from tests.per_sample.ragged import error, squares
 
 BOUND = 1e-11
-WIDTH = 4
-N = 5
-
-
-def randn(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
-
-
-def parameters(*shapes: tuple[int, ...]) -> nn.ParameterList:
-    torch.manual_seed(0)
-    return nn.ParameterList([nn.Parameter(randn(*shape)) for shape in shapes])
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -424,3 +417,81 @@ def test_functions_that_look_at_what_torch_keeps(function: Any) -> None:
         for _ in range(step // 3):
             counted.add_(1)
         assert error(clipper, net, squares(function.apply(randn(N, WIDTH) @ net[0], counted))) < BOUND
+
+
+def _rolling(ask: Any) -> Any:
+    """A function that rolls by what `ask` says of another tensor, or of torch."""
+
+    class Rolled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, asked: Tensor) -> Tensor:
+            ctx.asked = asked
+            return x.roll(ask(asked), 0)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+            return grad.roll(-ask(ctx.asked), 0), None
+
+    return Rolled
+
+
+def _by_its_module(_: Tensor) -> int:
+    import torch as module  # a local name
+
+    return int(module.is_anomaly_enabled())
+
+
+SETTINGS: dict[str, tuple[Any, Any, Any]] = {
+    # what is asked, what changes it, and what changes it back
+    "a setting": (
+        lambda _: int(torch.get_default_dtype() == torch.float64),
+        lambda _: torch.set_default_dtype(torch.float64),
+        lambda: torch.set_default_dtype(torch.float32),
+    ),
+    "a setting by another name": (
+        lambda _: int(default_dtype() == torch.float64),
+        lambda _: torch.set_default_dtype(torch.float64),
+        lambda: torch.set_default_dtype(torch.float32),
+    ),
+    "a setting of a module": (
+        lambda _: int(torch.backends.mkldnn.enabled),
+        lambda _: torch.backends.mkldnn.set_flags(False),
+        lambda: torch.backends.mkldnn.set_flags(True),
+    ),
+    "a module by another name": (
+        lambda _: int(flags.mkldnn.enabled),
+        lambda _: torch.backends.mkldnn.set_flags(False),
+        lambda: torch.backends.mkldnn.set_flags(True),
+    ),
+    "a local module": (
+        _by_its_module,
+        lambda _: torch.autograd.set_detect_anomaly(True),
+        lambda: torch.autograd.set_detect_anomaly(False),
+    ),
+    "a gradient": (lambda t: int(t.grad is not None), lambda t: setattr(t, "grad", torch.zeros(1)), lambda: None),
+    "hooks": (lambda t: len(t._backward_hooks or ()), lambda t: t.register_hook(lambda grad: None), lambda: None),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@pytest.mark.parametrize("name", SETTINGS)
+def test_functions_that_ask_what_torch_is_told(name: str) -> None:
+    """Or what a tensor has: neither stands in a shape, a value or a variable."""
+    ask, change, back = SETTINGS[name]
+    net, asked = parameters((WIDTH, 3)), torch.zeros(1, requires_grad=True)
+    clipper, function = PerSampleClipper(net, 1.0), _rolling(ask)
+    try:
+        for step in range(5):
+            if step == 3:
+                change(asked)
+            assert error(clipper, net, squares(function.apply(randn(N, WIDTH) @ net[0], asked))) < BOUND
+    finally:
+        back()
+
+
+def test_operations_of_torch_tell_nothing() -> None:
+    """A function of operations alone is looked at once, whatever they are called."""
+    for operation in (torch.relu, torch.zeros, torch.where, torch.nn.functional.pad, torch.linalg.svd, torch.rand_like):
+        assert not _may_tell(operation)
+    for question in (torch.get_num_threads, torch.is_grad_enabled, torch.initial_seed, torch.cuda.current_device):
+        assert _may_tell(question)
