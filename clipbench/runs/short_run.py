@@ -21,7 +21,7 @@ SHORT = [f"steps={STEPS}", "epochs=null", "eval_every=3", "checkpoint_every=2", 
 
 
 def short_runs(cases: Sequence[Sequence[str]]) -> list[Any]:
-    """For each list of overrides [fingerprint, status, rows, digest], or why that run cannot be made."""
+    """For each list of overrides [fingerprint, status, rows, digest, finals], or why that run cannot be made."""
     found: list[Any] = []
     for words in cases:
         try:
@@ -45,7 +45,7 @@ def lone(words: Sequence[str]) -> list[Any]:
                     execute(config, _nobody, lambda rows: bool(rows) and rows[-1]["step"] >= STOP)
             outcome = execute(config, _nobody)
             rows = _rows(outcome.folder)
-            left.append([outcome.info["fingerprint"], outcome.status, *digest(rows)])
+            left.append([outcome.info["fingerprint"], outcome.status, *digest(rows), finals([outcome.info])])
     if left[0] != left[1]:
         raise RuntimeError(f"the resumed run differs from the undisturbed one: {left}")
     return left[0]
@@ -62,10 +62,12 @@ def batched(words: Sequence[str]) -> list[Any]:
         outcomes = run_together([request(_config([*own, f"seed={seed}"])) for seed in (0, 1)], _nobody)
         if not outcomes:
             raise RuntimeError("these runs go alone")
-        for outcome in sorted(outcomes, key=lambda outcome: int(outcome.info["seed"])):
+        outcomes = sorted(outcomes, key=lambda outcome: int(outcome.info["seed"]))
+        for outcome in outcomes:
             rows += _rows(outcome.folder)
     statuses = " ".join(str(outcome.status) for outcome in outcomes)
-    return [outcomes[0].info["together_fingerprint"], statuses, *digest(rows)]
+    infos = [outcome.info for outcome in outcomes]
+    return [infos[0]["together_fingerprint"], statuses, *digest(rows), finals(infos)]
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -99,6 +101,17 @@ def digest(rows: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
         if not row["metric"].endswith(("_seconds", "_per_second"))
     ]
     return len(kept), hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:24]
+
+
+def finals(infos: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Final and best metrics of the records, what is time left out; floats to the last bit."""
+    return {
+        f"{number} {kind} {name}": float(value).hex()
+        for number, info in enumerate(infos)
+        for kind in ("final", "best")
+        for name, value in info[kind].items()
+        if not name.endswith(("_seconds", "_per_second"))
+    }
 
 
 if __name__ == "__main__":

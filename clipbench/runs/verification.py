@@ -24,12 +24,13 @@ PACKAGE = Path(__file__).parents[1]
 
 
 class ShortRun(NamedTuple):
-    """What a short run left: its code's fingerprint, its status, its number of rows and their digest."""
+    """What a short run left: its code's fingerprint, its status, number of rows, their digest, and its finals."""
 
     fingerprint: str
     status: str
     rows: int
     digest: str
+    finals: dict[str, str]
 
 
 class Comparison(NamedTuple):
@@ -43,8 +44,13 @@ class Comparison(NamedTuple):
 
     @property
     def equal(self) -> bool:
-        """Whether both left the same rows, bit for bit."""
-        return self.old is not None and self.old[1:] == self.new[1:]
+        """Whether both left the same rows, bit for bit, and all that is final by the new code was so by the old.
+
+        Old records may hold more: a metric that is no longer kept makes no number another.
+        """
+        if self.old is None or self.old[1:4] != self.new[1:4]:
+            return False
+        return all(self.old.finals.get(name) == value for name, value in self.new.finals.items())
 
 
 def compare(commit: str, cases: Sequence[tuple[str, str, bool]], say: Any = print) -> list[Comparison]:

@@ -19,7 +19,7 @@ from clipbench.runs.reach import PACKAGE
 from clipbench.runs.request import request
 from clipbench.runs.sweep import Sweep
 from clipbench.runs.together import run_together
-from clipbench.runs.verification import Repeated
+from clipbench.runs.verification import Comparison, Repeated, ShortRun
 
 EXPERIMENT = "heavy_tailed_mlp/smoke"
 SMOKE = [f"experiment={EXPERIMENT}", "device=cpu"]
@@ -120,6 +120,23 @@ def test_a_number_that_an_edit_changes_changes_the_digest(monkeypatch: pytest.Mo
     monkeypatch.setattr(Constant, "factor", lambda self, step, steps: 1.0 + 1e-6)
     (after,) = short_run.short_runs([["method=sgd", "device=cpu"]])
     assert before[3] != after[3]
+
+
+def test_codes_are_equal_where_rows_and_final_metrics_are() -> None:
+    run = ShortRun("a", "ok", 18, "d", {"0 final test_loss": "0x1.0p+0", "0 final train_speed": "0x1.0p+1"})
+    kept = run._replace(fingerprint="b", finals={"0 final test_loss": "0x1.0p+0"})
+    assert Comparison("toy", "sgd", False, run, kept).equal, "what is no longer kept makes no number another"
+    for other in (
+        kept._replace(digest="e"), kept._replace(status="diverged"), kept._replace(rows=19),
+        kept._replace(finals={"0 final test_loss": "0x1.1p+0"}), kept._replace(finals={"0 final new": "0x1.0p+0"}),
+    ):  # fmt: skip
+        assert not Comparison("toy", "sgd", False, run, other).equal
+    assert not Comparison("toy", "sgd", False, None, kept).equal
+
+
+def test_a_short_run_tells_its_final_metrics_to_the_last_bit() -> None:
+    infos = [{"final": {"loss": 0.1, "train_seconds": 3.0}, "best": {"loss": math.nan}}, {"final": {}, "best": {}}]
+    assert short_run.finals(infos) == {"0 final loss": (0.1).hex(), "0 best loss": "nan"}
 
 
 @pytest.mark.slow
