@@ -221,7 +221,7 @@ def sensitivity(data: Sensitivity) -> Figure:
                 "alpha": 0.4,
             }
             axis.plot(trials.lr[good], trials.loss[good], markersize=3.5, markeredgewidth=0, **dots)
-            edge = np.full(beyond.sum(), 0.985)
+            edge = np.full(beyond.sum(), 0.985 - 0.03 * i)  # one line of them per method, too
             axis.plot(trials.lr[beyond], edge, color=style.colour, transform=above, markersize=5, **BEYOND)
             height = np.full(lost.sum(), 1.03 + 0.05 * (len(data.methods) - 1 - i))
             axis.plot(
@@ -243,18 +243,19 @@ def sensitivity(data: Sensitivity) -> Figure:
 
 def _sensitivity_limits(axis: Axes, data: Sensitivity) -> float:
     """Logarithmic where the trials span more than a factor of 5. Returns the loss from which on a trial has left the
-    axis: far above the best of all neighbours and above all but a few of the trials, else infinity."""
+    axis: far above the best of all neighbours and above three quarters of the trials, else infinity."""
     values = np.concatenate([s.loss[np.isfinite(s.loss)] for s in data.methods])
     if not len(values):
         return math.inf
     low, high = float(values.min()), float(values.max())
-    top = 3 * max(float(np.quantile(values, 0.95)), *(float(s.envelope()[1].max(initial=low)) for s in data.methods))
+    top = 3 * max(float(np.quantile(values, 0.75)), *(float(s.envelope()[1].max(initial=low)) for s in data.methods))
     top = top if low > 0 and high > top else math.inf
     high = min(high, top)
     if low > 0 and high > 5 * low:
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        if high < 1000 * low:
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_ylim(low / 1.15, high * 1.15)
     elif high > low:
